@@ -1,0 +1,1 @@
+"""The rooms that every capability shares: store, ledger, account, findings, errors."""

@@ -1,0 +1,1 @@
+"""Streamed records become NDJSON files of bounded size, while they still stream."""

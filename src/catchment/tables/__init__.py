@@ -1,0 +1,1 @@
+"""Center datasets of Parquet tables become timestamped snapshots, transfers resolved."""

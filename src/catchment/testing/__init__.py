@@ -1,0 +1,1 @@
+"""Shipped for tests: contract suites, fault injection, makers of sample sites."""

@@ -1,0 +1,69 @@
+"""The only place that spells the paths of exports.
+
+Below a base folder, as any worker of the first system knows it::
+
+    <job>/streaming/tmp_<unique>.ndjson     being written
+    <job>/finished/tmp_<unique>.ndjson      whole; waits to be combined
+    <job>/C0001_0001.ndjson                 an output of contract C0001
+    <job>/C0001_0001_error.ndjson           an output with errors; it has its own numbers
+    <job>/.catchment/                       the aggregator's journal while the job is open
+"""
+
+from __future__ import annotations
+
+import re
+
+from catchment.core.errors import Invalid
+from catchment.core.names import shown
+from catchment.exports.model import Codec, Kind
+
+STREAMING = "streaming"
+FINISHED = "finished"
+JOURNAL = ".catchment"
+
+SUFFIX = {Kind.DATA: ".ndjson", Kind.ERROR: "_error.ndjson"}
+STORED = {Codec.NONE: "", Codec.GZIP: ".gz", Codec.ZSTD: ".zst"}
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_PART = re.compile(r".+?(?P<error>_error)?\.ndjson(\.gz)?", re.DOTALL)
+
+
+def check(name: str, what: str) -> str:
+    """The name of a job or a contract, if it may be part of a path; Invalid (kind ``bad-name``)."""
+    if not _NAME.fullmatch(name):
+        raise Invalid(
+            f"not a usable {what}: expected a letter or digit, then up to 62 of A-Z a-z 0-9 _ -, "
+            f"got {shown(name)}",
+            kind="bad-name",
+        )
+    return name
+
+
+def part_name(unique: str, kind: Kind) -> str:
+    """What a worker calls the file that it streams to."""
+    return f"tmp_{unique}{SUFFIX[kind]}"
+
+
+def kind_of(part: str) -> Kind | None:
+    """What a finished part holds, told by its suffix; None for a file that is not a part."""
+    match = _PART.fullmatch(part)
+    if match is None:
+        return None
+    return Kind.ERROR if match["error"] else Kind.DATA
+
+
+def is_gzip(part: str) -> bool:
+    """Whether a part is compressed, told by its suffix."""
+    return part.endswith(".gz")
+
+
+def output_name(contract: str, number: int, kind: Kind, codec: Codec = Codec.NONE) -> str:
+    """The name of an output; numbers have four digits at least."""
+    return f"{contract}_{number:04}{SUFFIX[kind]}{STORED[codec]}"
+
+
+def output_number(name: str, contract: str, kind: Kind) -> int | None:
+    """The number in an output's name, whatever its codec; None for any other name."""
+    pattern = rf"{re.escape(contract)}_(\d{{4,}}){re.escape(SUFFIX[kind])}(\.gz|\.zst)?"
+    match = re.fullmatch(pattern, name)
+    return int(match[1]) if match else None

@@ -5,6 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# First imports and a busy machine are not what a test is about.
+settings.register_profile("catchment", deadline=None)
+settings.load_profile("catchment")
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -84,7 +84,9 @@ class Account:
 
     def check(self) -> None:
         """Raise :class:`Corrupt` (kind ``account-unbalanced``) unless every line balances."""
-        wrong = [f"{line.site}/{line.part}: {b.missing} {line.unit}" for line, b in self if b.missing]
+        wrong = [
+            f"{line.site}/{line.part}: {b.missing} {line.unit}" for line, b in self if b.missing
+        ]
         if wrong:
             raise Corrupt(
                 "records are not accounted for: " + "; ".join(wrong[:10]),
@@ -99,6 +101,4 @@ class Account:
     @classmethod
     def from_json(cls, data: Iterable[Mapping[str, Any]]) -> Self:
         """The inverse of :meth:`to_json`."""
-        return cls(
-            {Line(d["site"], d["part"], d["unit"]): Balance.from_json(d) for d in data}
-        )
+        return cls({Line(d["site"], d["part"], d["unit"]): Balance.from_json(d) for d in data})

@@ -29,7 +29,7 @@ class CatchmentError(Exception):
         self.hint = hint
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, self.kind, self.hint)
+        return _bare, (type(self), self.message), vars(self)
 
     def __str__(self) -> str:
         return self.message
@@ -75,5 +75,6 @@ class Corrupt(CatchmentError):
     status_code = 500
 
 
-def _rebuild(cls: type[CatchmentError], message: str, kind: str, hint: str) -> CatchmentError:
-    return cls(message, kind=kind, hint=hint)
+def _bare(cls: type[CatchmentError], message: str) -> CatchmentError:
+    """An error before its ``__init__``: pickle fills in the attributes, a subclass's own too."""
+    return cls.__new__(cls, message)

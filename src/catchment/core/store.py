@@ -9,19 +9,36 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from catchment.core.errors import Invalid
+from catchment.core.errors import Conflict, Invalid
 
 Mode = Literal["create", "overwrite"]
 Buffer = bytes | bytearray | memoryview
 
 MAX_KEY_BYTES = 1024  # S3's limit
 MAX_PART_BYTES = 255  # a file name on every usual file system
+RESERVED = ".catchment"  # first part of what a store keeps for itself; never an object's key
+OPTIONS = frozenset(
+    {
+        "endpoint",
+        "region",
+        "access_key_id",
+        "secret_access_key",
+        "session_token",
+        "allow_http",
+        "virtual_hosted_style",
+    }
+)
 
 
 class Stat(NamedTuple):
-    """What a store knows of an object without reading it. ``etag`` only tells that nothing moved."""
+    """What a store knows of an object without reading it.
+
+    ``etag`` only tells that nothing moved; ``modified`` is the storage's clock, but in the answer
+    of an S3 put it is ours.
+    """
 
     key: str
     size: int  # bytes
@@ -50,7 +67,12 @@ class Composed(NamedTuple):
 
 
 class Store(Protocol):
-    """Few verbs. A store survives pickling (but not ``memory://``): workers open it by URL."""
+    """Few verbs. A store survives pickling (but not ``memory://``): workers open it by URL.
+
+    No key should be the folder of another (``a`` and ``a/b``): a local store refuses the second
+    (Conflict, kind ``key-taken``). All verbs raise Unavailable while the storage cannot be reached
+    or is full, and Invalid (kind ``permission-denied``) where it refuses us.
+    """
 
     @property
     def url(self) -> str:
@@ -64,7 +86,8 @@ class Store(Protocol):
     def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
         """The bytes ``[start, start + length)``, shorter at the end of the object.
 
-        A negative ``start`` counts from the end. NotFound if there is no object.
+        A negative ``start`` counts from the end (at most to the start). NotFound if there is no
+        object.
         """
         ...
 
@@ -73,20 +96,31 @@ class Store(Protocol):
         ...
 
     def put(
-        self, key: str, data: Buffer | Iterable[Buffer], *, mode: Mode = "create"
+        self,
+        key: str,
+        data: Buffer | Iterable[Buffer],
+        *,
+        mode: Mode = "create",
+        durable: bool = True,
     ) -> Stat:
         """All or nothing, durable on return: no reader sees half an object.
 
-        Conflict (kind ``key-taken``) if mode is ``create`` and the key is taken.
+        Conflict (kind ``key-taken``) if mode is ``create`` and the key is taken. Memory does not
+        grow with the size of an iterable; if it fails, nothing was put. ``durable=False`` is for
+        staged objects that may be lost, or emptied, by a power cut.
         """
         ...
 
     def list(self, prefix: str = "") -> Iterator[Stat]:
-        """Objects below a prefix that is empty or ends in ``/``, in order of key (UTF-8 bytes)."""
+        """Objects below a prefix that is empty or ends in ``/``, in order of key (UTF-8 bytes).
+
+        Foreign objects whose names are no usable keys are listed too, so that none is passed over
+        in silence; every other verb refuses such a name.
+        """
         ...
 
     def folders(self, prefix: str = "") -> Iterator[str]:
-        """The distinct next parts below a prefix, without ``/``, in order; objects are not listed."""
+        """The distinct next parts below a prefix, without ``/``, in order (UTF-8 bytes)."""
         ...
 
     def delete(self, key: str) -> None:
@@ -97,7 +131,13 @@ class Store(Protocol):
         """A copy within this store, made by the storage itself; as whole and durable as a put."""
         ...
 
-    def presign(self, key: str, *, expires: timedelta, method: Literal["GET", "PUT"] = "GET") -> str:
+    def path(self, key: str) -> Path | None:
+        """Where a reader on this machine finds the object as a file; None if it is not one."""
+        ...
+
+    def presign(
+        self, key: str, *, expires: timedelta, method: Literal["GET", "PUT"] = "GET"
+    ) -> str:
         """A URL that allows one method on one key for a while. Invalid where the store has none."""
         ...
 
@@ -108,13 +148,19 @@ class Store(Protocol):
         *,
         mode: Mode = "create",
         digest: bool = False,
+        durable: bool = True,
     ) -> Composed:
         """Build an object from byte ranges and literal bytes, in order; bytes are not decoded.
 
         Ranges of the same kind of storage never pass through this process where the storage can
         copy them itself. As whole and durable as a put; an interrupted one leaves nothing visible.
-        NotFound if a source is missing, Corrupt if one is shorter than its range says.
+        NotFound if a source is missing, Corrupt (kind ``short-source``) if one is shorter than its
+        range says. ``digest`` costs S3 one read of the sources: it hashes no object for us.
         """
+        ...
+
+    def sweep(self, older_than: timedelta) -> int:
+        """Remove what interrupted writes of at least that age left behind; how many there were."""
         ...
 
 
@@ -123,6 +169,7 @@ def check_key(key: str) -> str:
 
     Keys are relative, of parts joined by ``/``; no part is empty, ``.`` or ``..`` or holds a
     control character, a backslash or a lone surrogate; a part has at most 255 bytes, a key 1024.
+    The first part is not ``.catchment``.
     """
     problem = _problem(key)
     if problem:
@@ -141,6 +188,11 @@ def check_prefix(prefix: str) -> str:
     return prefix
 
 
+def key_taken(key: str) -> Conflict:
+    """The error of a create that came second."""
+    return Conflict(f"the key {key!r} is taken", kind="key-taken")
+
+
 def _problem(key: str) -> str | None:
     try:
         size = len(key.encode())
@@ -148,7 +200,10 @@ def _problem(key: str) -> str | None:
         return "it holds a lone surrogate"
     if not 0 < size <= MAX_KEY_BYTES:
         return f"it has {size} bytes, expected 1 to {MAX_KEY_BYTES}"
-    for part in key.split("/"):
+    parts = key.split("/")
+    if parts[0] == RESERVED:
+        return f"its first part is {RESERVED!r}, which a store keeps for itself"
+    for part in parts:
         if part in ("", ".", ".."):
             return "it has an empty, '.' or '..' part"
         if len(part.encode()) > MAX_PART_BYTES:
@@ -161,6 +216,39 @@ def _problem(key: str) -> str | None:
 def open_store(url: str, **options: str) -> Store:
     """Open the store at a URL; options are those of the settings' ``[s3]`` table.
 
-    Invalid (kind ``bad-store-url``) for any other URL. A local folder is made at the first write.
+    They are ``endpoint``, ``region``, ``access_key_id``, ``secret_access_key``, ``session_token``,
+    ``allow_http`` and ``virtual_hosted_style`` (``true`` or ``false``); what is absent comes from
+    the ``AWS_*`` environment. Stores that are not S3 take no notice of them.
+
+    Invalid (kind ``bad-store-url``) for any other URL, and for one that holds credentials; Invalid
+    (kind ``bad-store-option``) for an unknown option. A local folder is made at the first write.
     """
-    raise NotImplementedError
+    if unknown := sorted(options.keys() - OPTIONS):
+        raise Invalid(
+            f"unknown store options {', '.join(unknown)}; expected {', '.join(sorted(OPTIONS))}",
+            kind="bad-store-option",
+        )
+    scheme, _, rest = url.partition("://")
+    if "@" in rest.partition("/")[0]:
+        raise Invalid(
+            "a store's URL must not hold credentials",
+            kind="bad-store-url",
+            hint="put them into the [s3] settings or into AWS_* variables",
+        )
+    match scheme:
+        case "file":
+            from catchment.core.store_local import open_local
+
+            return open_local(rest)
+        case "memory":
+            from catchment.core.store_objects import open_memory
+
+            return open_memory(rest)
+        case "s3":
+            from catchment.core.store_s3 import open_s3
+
+            return open_s3(rest, {name: value for name, value in options.items() if value})
+    raise Invalid(
+        "not the URL of a store; expected file:///folder, memory://name or s3://bucket/prefix",
+        kind="bad-store-url",
+    )

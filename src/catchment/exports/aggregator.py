@@ -12,9 +12,9 @@ from typing import Self
 
 from catchment.core.progress import Event, Progress, silent
 from catchment.exports import layout
-from catchment.exports.combine import Made, combine
+from catchment.exports.combine import Combiner, Made
 from catchment.exports.directories import JobDirectories
-from catchment.exports.files import sync_folder, told
+from catchment.exports.files import sync, told
 from catchment.exports.inventory import Inventory
 from catchment.exports.journal import Journal
 from catchment.exports.model import Codec, Kind, Output, Piece, Rules
@@ -57,6 +57,7 @@ class Aggregator:
         self._progress = progress
         self._journal = Journal(directories, published)
         self._inventory = Inventory(directories, self._rules.max_bytes, self._journal)
+        self._combiner = Combiner()
         self._plans: dict[Kind, Iterator[list[Piece]]] = {}
         self._numbers = dict.fromkeys(Kind, 0)
         self._bytes = 0
@@ -76,6 +77,7 @@ class Aggregator:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._combiner.close()
         self._inventory.close()
         self._journal.close()
 
@@ -122,7 +124,7 @@ class Aggregator:
                     raise
                 self._inventory.reopen()
                 return False
-            sync_folder(self._directories.job_path)
+            sync(self._directories.job_path)
             self._journal.forget()
         return True
 
@@ -181,7 +183,7 @@ class Aggregator:
         with told(f"{path.stem} cannot be written"):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
             try:
-                return combine(
+                return self._combiner.combine(
                     descriptor, pieces, lambda part: open_part(finished / part), self._codec
                 )
             finally:

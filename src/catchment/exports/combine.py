@@ -7,7 +7,8 @@ import io
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import cycle
 from typing import NamedTuple, Protocol
 
 import zstandard
@@ -31,31 +32,48 @@ class Made(NamedTuple):
     digest: str
 
 
-def combine(
-    descriptor: int, pieces: Iterable[Piece], open_part: Callable[[str], io.RawIOBase], codec: Codec
-) -> Made:
-    """Write the pieces, one after the other, to a file; durable on return.
+class Combiner:
+    """Writes outputs, one at a time; its buffers and its thread serve all of them."""
 
-    Bytes are copied, never parsed; the only change is a newline where a part lacks its last one.
-    Reading and writing go on while another thread takes the digest of the same buffers.
-    """
-    source = _Source(pieces, open_part)
-    sink = _Sink(descriptor, codec)
-    tally = _Tally()
-    buffers: deque[tuple[bytearray, Future[None] | None]] = deque(
-        (bytearray(MIB), None) for _ in range(_BUFFERS)
-    )
-    with source, ThreadPoolExecutor(1) as thread:
-        while True:
-            buffer, pending = buffers.popleft()
-            if pending is not None:
-                pending.result()
-            if not (filled := source.fill(buffer)):
-                break
-            buffers.append((buffer, thread.submit(tally.add, buffer, filled)))
-            sink.write(memoryview(buffer)[:filled])
-    stored = sink.close()
-    return Made(tally.size, stored, tally.lines, f"sha256:{tally.digest.hexdigest()}")
+    def __init__(self) -> None:
+        self._buffers = [bytearray(MIB) for _ in range(_BUFFERS)]
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="catchment-digest")
+
+    def close(self) -> None:
+        """Let the thread go."""
+        self._thread.shutdown()
+
+    def combine(
+        self,
+        descriptor: int,
+        pieces: Iterable[Piece],
+        open_part: Callable[[str], io.RawIOBase],
+        codec: Codec,
+    ) -> Made:
+        """Write the pieces, one after the other, to a file, which is not durable yet.
+
+        Bytes are copied, never parsed; the only change is a newline where a part lacks its last
+        one. Reading and writing go on while the thread takes the digest of the same buffers.
+        """
+        source = _Source(pieces, open_part)
+        sink = _Sink(descriptor, codec)
+        tally = _Tally()
+        pending: deque[Future[None]] = deque()
+        try:
+            for buffer in cycle(self._buffers):
+                if len(pending) == _BUFFERS:
+                    pending.popleft().result()
+                if not (filled := source.fill(buffer)):
+                    break
+                pending.append(self._thread.submit(tally.add, buffer, filled))
+                sink.write(memoryview(buffer)[:filled])
+            for future in pending:
+                future.result()
+        finally:
+            source.close()
+            wait(pending)  # before the buffers serve the next output
+        stored = sink.close()
+        return Made(tally.size, stored, tally.lines, f"sha256:{tally.digest.hexdigest()}")
 
 
 class _Source:
@@ -103,10 +121,7 @@ class _Source:
         self._last = _NEWLINE
         return True
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
         self._file.close()
 
 
@@ -131,10 +146,9 @@ class _Sink:
         self._put(self._compressor.compress(data) if self._compressor else data)
 
     def close(self) -> int:
-        """Finish and make durable; returns the bytes stored."""
+        """Finish; returns the bytes stored."""
         if self._compressor:
             self._put(self._compressor.flush())
-        os.fsync(self._descriptor)
         return self._stored
 
     def _put(self, data: bytes | memoryview) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from catchment.core.errors import Conflict
 from catchment.exports import layout
-from catchment.exports.files import sync_folder, told
+from catchment.exports.files import sync, told
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class JobDirectories:
             # First of all `streaming`: without it an aggregator takes the job for done.
             self.streaming_path.mkdir(parents=True, exist_ok=True)
             self.finished_path.mkdir(exist_ok=True)
-            sync_folder(self.job_path)
+            sync(self.job_path)
 
     def finish(self, *, discard: bool = False) -> None:
         """Tell the aggregator that all data is written, by removing ``streaming``.
@@ -82,7 +82,7 @@ class JobDirectories:
                     kind="streams-open",
                     hint="close the streams first; discard what a killed worker left",
                 ) from None
-            sync_folder(self.job_path)
+            sync(self.job_path)
 
     @property
     def done(self) -> bool:
@@ -94,4 +94,4 @@ class JobDirectories:
         """Move a whole file from ``streaming`` to ``finished``, durably."""
         with told(f"{name} cannot be moved to {self.finished}"):
             (self.streaming_path / name).rename(self.finished_path / name)
-            sync_folder(self.finished_path)
+            sync(self.finished_path)

@@ -36,6 +36,7 @@ class Inventory:
         self.totals = dict.fromkeys(Kind, 0)
         self.problems: dict[str, CatchmentError] = {}
         self._directories = directories
+        self._folder = directories.finished_path
         self._max_bytes = max_bytes
         self._journal = journal
         self._watch = Watch()
@@ -45,7 +46,7 @@ class Inventory:
 
     def open(self) -> None:
         """Begin to watch."""
-        self._watch.open(self._directories.job_path, self._directories.finished_path)
+        self._watch.open(self._directories.job_path, self._folder)
 
     def close(self) -> None:
         """Stop watching."""
@@ -121,7 +122,7 @@ class Inventory:
         self._looked = time.monotonic()
         with told("the folder of finished files cannot be read"):
             try:
-                with os.scandir(self._directories.finished_path) as entries:
+                with os.scandir(self._folder) as entries:
                     return [entry.name for entry in entries]
             except FileNotFoundError:
                 return []
@@ -137,7 +138,7 @@ class Inventory:
             self.problems[name] = error
 
     def _add(self, name: str) -> None:
-        path = self._directories.finished_path / name
+        path = self._folder / name
         status = path.lstat()
         identity = self._identities[name] = Identity.of(status)
         kind = layout.kind_of(name)
@@ -157,7 +158,7 @@ class Inventory:
 
     def _is_same(self, part: str) -> bool:
         try:
-            status = (self._directories.finished_path / part).lstat()
+            status = (self._folder / part).lstat()
         except OSError:
             return False
         return Identity.of(status) == self._identities[part]

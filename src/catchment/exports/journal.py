@@ -1,16 +1,16 @@
 """What an aggregator remembers on disk, so that each record comes out exactly once.
 
-For each output there is a small record in ``<job>/.catchment``. The steps of making an output are
+The steps of making an output are
 
-1. its bytes are written to a temporary file there, durably;
-2. the record names the output and the pieces that it took: from here on they are used;
-3. the temporary file is linked to the output's name, which must be free;
-4. the temporary file is removed, then the parts that gave all they had.
+1. its bytes are written to a temporary file in ``<job>/.catchment``;
+2. a record beside it names the output and the pieces that it takes; both are made durable;
+3. the temporary file is linked to the output's name, which must be free: from here on the output
+   stands and its pieces are used;
+4. the temporary file is removed, then the parts that gave all they had; the record stays.
 
-A crash before 2 leaves a temporary file without a record: it is thrown away, the parts are whole.
-A crash later leaves a record, from which the remaining steps are made again, each at most once.
-A part that cannot be removed stays used for as long as it lies there. Records go when the job is
-done, all at once.
+After a crash, a temporary file that is not linked to its output is thrown away with its record,
+and the parts are whole; for one that is, the remaining steps are made again. A part that cannot
+be removed stays used for as long as it lies there. Records go all at once, when the job is done.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from catchment.core.errors import CatchmentError, Conflict, Corrupt
 from catchment.exports.directories import JobDirectories
-from catchment.exports.files import failure, sync_folder, told, write_all
+from catchment.exports.files import failure, sync, told
 from catchment.exports.model import Output
 from catchment.exports.parts import Identity, Span
 
@@ -60,6 +60,7 @@ class Journal:
         self._directories = directories
         self._published = published
         self._folder = directories.journal_path
+        self._finished = directories.finished_path
         self._lock = -1
         self._used: dict[str, tuple[Identity, list[Span]]] = {}
         self.outputs: list[Output] = []
@@ -72,34 +73,37 @@ class Journal:
         """
         with told(f"job {self._directories.job} cannot be opened for combining"):
             self._lock = self._take()
-            files = set(self._folder.iterdir()) - {self._folder / _LOCK}
-            records = sorted(path for path in files if path.suffix == _RECORD)
-            for path in files.difference(records):
-                if path.with_suffix(_RECORD) not in files:
-                    path.unlink()
-            for path in records:
-                output, uses = _read(path)
-                if not self._finish(output, uses):
-                    self.temporary(output.name).unlink()
+            names = sorted(path.name for path in self._folder.iterdir())
+            for name in names:
+                if name.endswith(_TEMPORARY) and not self._is_linked(name[: -len(_TEMPORARY)]):
+                    self._discard(name[: -len(_TEMPORARY)])
+            for path in [self._folder / name for name in names if name.endswith(_RECORD)]:
+                if path.exists():
+                    self._finish(*_read(path))
 
     def temporary(self, name: str) -> Path:
-        """Where the bytes of an output are written before it is on record."""
+        """Where the bytes of an output are written before it stands."""
         return self._folder / (name + _TEMPORARY)
 
     def publish(self, output: Output, uses: Sequence[Use]) -> bool:
-        """Record, publish and clean up after an output whose bytes are in its temporary file.
+        """Publish an output whose bytes are in its temporary file, then remove what is used up.
 
-        False, and nothing has changed, where another file has the output's name.
+        False, and only the temporary file is left, where another file has the output's name.
         """
-        record = {"format": FORMAT, "output": output.to_json(), "uses": uses}
-        path = self._folder / (output.name + _RECORD)
-        draft = path.with_suffix(".draft")
-        with draft.open("wb", buffering=0) as file:
-            write_all(file.fileno(), json.dumps(record).encode())
-            os.fsync(file.fileno())
-        draft.rename(path)
-        sync_folder(self._folder)
-        return self._finish(output, uses)
+        temporary, record = self.temporary(output.name), self._record(output.name)
+        data = {"format": FORMAT, "output": output.to_json(), "uses": uses}
+        record.write_text(json.dumps(data))
+        for path in (temporary, record, self._folder):
+            sync(path)
+        try:
+            os.link(temporary, self._directories.job_path / output.name)
+        except FileExistsError:
+            record.unlink()
+            sync(self._folder)
+            return False
+        sync(self._directories.job_path)
+        self._finish(output, uses)
+        return True
 
     def used(self, part: str, identity: Identity) -> list[Span]:
         """What outputs took from this part already."""
@@ -108,7 +112,7 @@ class Journal:
 
     def remove(self, part: str, identity: Identity) -> None:
         """Remove a part that is used up, or note that it is stuck."""
-        path = self._directories.finished_path / part
+        path = self._finished / part
         try:
             if Identity.of(path.lstat()) == identity:
                 path.unlink()
@@ -157,18 +161,9 @@ class Journal:
                 raise
             os.close(lock)  # the one before finished the job and removed its lock just now
 
-    def _finish(self, output: Output, uses: Sequence[Use]) -> bool:
+    def _finish(self, output: Output, uses: Sequence[Use]) -> None:
         temporary = self.temporary(output.name)
-        target = self._directories.job_path / output.name
         if temporary.exists():
-            try:
-                os.link(temporary, target)
-            except FileExistsError:
-                if not temporary.samefile(target):
-                    (self._folder / (output.name + _RECORD)).unlink()
-                    sync_folder(self._folder)
-                    return False
-            sync_folder(self._directories.job_path)
             self._published(output)
             temporary.unlink()
         self.outputs.append(output)
@@ -176,7 +171,18 @@ class Journal:
             self._used.setdefault(use.part, (use.identity, []))[1].append(use.span)
             if use.last:
                 self.remove(use.part, use.identity)
-        return True
+
+    def _is_linked(self, name: str) -> bool:
+        target = self._directories.job_path / name
+        return target.exists() and target.samefile(self.temporary(name))
+
+    def _discard(self, name: str) -> None:
+        self._record(name).unlink(missing_ok=True)
+        sync(self._folder)  # never must the record be there without the file
+        self.temporary(name).unlink()
+
+    def _record(self, name: str) -> Path:
+        return self._folder / (name + _RECORD)
 
 
 def _read(path: Path) -> tuple[Output, list[Use]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -49,14 +50,13 @@ def chunks(path: Path, start: int = 0, size: int | None = None) -> Iterator[byte
 
     Corrupt (kind ``part-unreadable``) where a compressed part cannot be read to its end.
     """
+    left = sys.maxsize if size is None else size
     try:
         with open_part(path) as file:
             file.seek(start)
-            left = size
-            while chunk := file.read(MIB if left is None else min(left, MIB)):
+            while chunk := file.read(min(left, MIB)):
                 yield chunk
-                if left is not None:
-                    left -= len(chunk)
+                left -= len(chunk)
     except (EOFError, igzip.BadGzipFile, IsalError):  # type: ignore[misc] # wrong in its stub
         raise Corrupt(
             f"{path.name} cannot be read as gzip",
@@ -74,7 +74,7 @@ def measure(path: Path, size: int, max_bytes: int, used: Sequence[Span] = ()) ->
         max_bytes: no piece is larger, but for a single line that is.
         used: what earlier outputs took from it.
     """
-    total = size if not layout.is_gzip(path.name) else sum(map(len, chunks(path)))
+    total = sum(map(len, chunks(path))) if layout.is_gzip(path.name) else size
     if total and next(chunks(path, total - 1)) != b"\n":
         total += 1
     pieces = []

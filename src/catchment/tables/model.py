@@ -121,3 +121,20 @@ class Options:
     strict: bool = False
     require_all: bool = False
     fall_back: bool = False  # to the version before a newest one that has no tables
+
+
+class State(enum.StrEnum):
+    """Where a contribution (a version of a center's dataset) stands."""
+
+    RECEIVED = "received"
+    PUBLISHED = "published"  # its rows are in the latest snapshot
+    QUARANTINED = "quarantined"  # refused, with findings
+    SUPERSEDED = "superseded"  # was published; a later snapshot does not use it
+
+
+NEXT: Mapping[State, frozenset[State]] = {
+    State.RECEIVED: frozenset({State.PUBLISHED, State.QUARANTINED}),
+    State.PUBLISHED: frozenset({State.SUPERSEDED, State.QUARANTINED}),
+    State.QUARANTINED: frozenset({State.PUBLISHED, State.SUPERSEDED}),
+    State.SUPERSEDED: frozenset({State.PUBLISHED, State.QUARANTINED}),
+}

@@ -5,17 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from catchment.core.account import Account
 from catchment.core.finding import Finding
 
 
 @dataclass(frozen=True, slots=True)
+class Delivery:
+    """What a site hands in: a contribution before the ledger knows it."""
+
+    site: str
+    name: str
+    digest: str  # "sha256:<hex>"
+    size: int  # bytes
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Contribution:
     """One thing that a site delivered once; known by (aggregate, site, name, digest)."""
 
-    id: int
+    id: int  # a handle within this ledger; a rebuild keeps it where it is free
     aggregate: str  # "tables/nacc"
     site: str
     name: str  # what the site calls it: "uds/versions/3", a package, a file
@@ -34,6 +45,27 @@ class Move:
     expected: str
     to: str
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One line of a contribution's history, which is only ever appended to."""
+
+    contribution: int
+    at: datetime
+    was: str | None  # None: it was received
+    to: str
+    reason: str
+    run: str  # empty: outside of a run
+
+
+class Count(NamedTuple):
+    """How many contributions of a site are in a state."""
+
+    aggregate: str
+    site: str
+    state: str
+    contributions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +89,7 @@ class Run:
     finished_at: datetime | None
     config: Mapping[str, Any]
     error: Mapping[str, Any] | None = None  # kind, message, hint
+    key: str | None = None  # idempotency key of the start: the same key gives this run
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +99,11 @@ class Snapshot:
     Attributes:
         location: prefix below the workspace's store, ending in ``/``.
         key: idempotency key of the commit: a second publish with the same key gives this snapshot.
-        provenance: the whole ``provenance.json``, from which the ledger can be rebuilt.
+        provenance: the whole ``provenance.json``, from which the ledger can be rebuilt: what the
+            publication brought and the section ``catchment`` (see :func:`describe`). Empty in
+            listings that were not asked for it.
         sealed: the provenance object stands in the store; it is written after the ledger's row.
+        expired_at: since when its objects may be collected; its number is never used again.
     """
 
     aggregate: str
@@ -79,11 +115,20 @@ class Snapshot:
     published_at: datetime
     provenance: Mapping[str, Any]
     sealed: bool
+    expired_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """All that becomes visible in one transaction: a snapshot, its account, findings, moves."""
+    """All that becomes visible in one transaction: a snapshot, its account, findings, moves.
+
+    Attributes:
+        key: idempotency key: publishing it twice gives one snapshot.
+        provenance: plain JSON; the ledger adds the section ``catchment``, a reserved name.
+        run: the running run that it ends; empty: the ledger makes one.
+        parent: number of the snapshot it was planned against (0: there was none); Conflict if it
+            is not the latest. None: whichever is the latest.
+    """
 
     aggregate: str
     key: str
@@ -93,4 +138,4 @@ class Publication:
     findings: Sequence[Finding] = ()
     moves: Sequence[Move] = ()
     run: str = ""
-    parent: int | None = None  # the snapshot it was planned against; Conflict if it is not the latest
+    parent: int | None = None

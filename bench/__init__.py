@@ -1,0 +1,1 @@
+"""Benchmarks: ``make bench NAME=tables`` runs ``python -m bench.tables``."""

@@ -1,0 +1,175 @@
+"""The command line: global options, commands that load when they are called, errors as exit codes.
+
+Exit codes: 0 well, 1 a check found faults, 2 :class:`Invalid` or wrong usage, 3 :class:`NotFound`,
+4 :class:`Conflict`, 5 :class:`Unavailable`, 6 :class:`Corrupt`, 70 a fault of the program itself,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
+from typer.main import get_group
+
+from catchment.cli.output import UNEXPECTED, Output, unexpected
+from catchment.core.errors import CatchmentError
+
+# Names and one line of help each; the module catchment.cli.<name> is loaded when it is called.
+GROUPS = {
+    "tables": "Center datasets become table snapshots.",
+}
+# The same for the commands of catchment.cli.workspace.
+COMMANDS = {
+    "init": "Write a first catchment.toml, with an example center mapping.",
+    "config": "Show the settings, resolved, without secrets.",
+    "run": "Bring every aggregate of the workspace up to date.",
+    "status": "What is published, what runs, and what needs attention.",
+    "gc": "Remove what crashed or abandoned runs left behind.",
+    "doctor": "Check the workspace, and mend the ledger from the store.",
+}
+
+
+class _Root(TyperGroup):
+    """The root group: knows names and help of all commands, and loads the one that is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*COMMANDS, *GROUPS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in GROUPS:
+            command: Any = get_group(import_module(f"catchment.cli.{cmd_name}").app)
+        elif cmd_name in COMMANDS:
+            command = get_group(import_module("catchment.cli.workspace").app).commands[cmd_name]
+        else:
+            return None
+        self._add_common(command)
+        return command
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([*COMMANDS.items(), *GROUPS.items()])
+
+    def _add_common(self, command: Any) -> None:
+        """The global options stand after a command, too; help is plain text."""
+        command.rich_markup_mode = None
+        if isinstance(command, TyperGroup):
+            for one in command.commands.values():
+                self._add_common(one)
+        elif isinstance(command, TyperCommand):
+            command.params += [p for p in self.params if p.name != "version"]
+
+
+def _set(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> None:
+    """Keep a global option; one that is not given leaves what an earlier place said."""
+    if value:
+        setattr(ctx.obj, param.name or "", value)
+        ctx.obj.log()
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(version("catchment"))
+        raise typer.Exit
+
+
+app = typer.Typer(
+    cls=_Root,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Many sites send health data; one place makes trustworthy datasets of it.",
+)
+
+
+@app.callback()
+def common(  # noqa: D103 - the help is the app's
+    workspace: Annotated[
+        Path | None,
+        typer.Option(
+            "--workspace",
+            "-w",
+            metavar="PATH",
+            callback=_set,
+            expose_value=False,
+            help="Folder of the workspace, or its catchment.toml. Default: CATCHMENT_WORKSPACE, "
+            "or the nearest above this folder.",
+        ),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", callback=_set, expose_value=False, help="Print JSON.")
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", "-q", callback=_set, expose_value=False, help="No progress, no notes."
+        ),
+    ] = False,
+    verbosity: Annotated[
+        int,
+        typer.Option(
+            "--verbose",
+            "-v",
+            count=True,
+            show_default=False,
+            callback=_set,
+            expose_value=False,
+            help="Log more; -vv all.",
+        ),
+    ] = 0,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_version, expose_value=False, help="Print it."
+        ),
+    ] = False,
+) -> None: ...
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The program ``catchment``; ends with its exit code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and give its exit code; says what went wrong on standard error."""
+    output = Output()
+    output.log()
+    try:
+        code = app(
+            list(arguments) or ["--help"], prog_name="catchment", standalone_mode=False, obj=output
+        )
+        sys.stdout.flush()
+    except CatchmentError as error:
+        output.error(error)
+        return error.exit_code
+    except TyperException as error:
+        output.json |= "--json" in arguments  # it may stand after the place of the fault
+        output.error(_usage(error))
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader has gone, as `head` does; nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except SystemExit:
+        raise
+    except BaseException as error:  # native libraries panic outside of Exception
+        if os.environ.get("CATCHMENT_DEBUG"):
+            raise
+        output.error(unexpected(error))
+        return UNEXPECTED
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: TyperException) -> CatchmentError:
+    place = getattr(error, "ctx", None)
+    path = place.command_path if place else "catchment"
+    return CatchmentError(error.format_message(), kind="usage", hint=f"{path} --help")

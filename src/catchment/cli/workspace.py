@@ -1,0 +1,249 @@
+"""Commands about the workspace as a whole: ``init``, ``config``, ``run``, ``status`` and so on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from catchment.cli.output import Output, facts, findings, table
+from catchment.core.errors import CatchmentError, Conflict, NotFound
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+COUNTS = ("received", "kept", "dropped", "quarantined")
+TEMPLATE = ("catchment.toml", "centers.json")
+
+Only = Annotated[
+    str | None, typer.Argument(metavar="AGGREGATE", help="Only this one, as in tables/main.")
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", metavar="tcp://HOST:PORT", help="Work on this dask cluster."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
+
+app = typer.Typer()
+
+
+@app.command()
+def init(
+    ctx: typer.Context,
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of the workspace; made if missing.")
+    ] = Path(),
+) -> None:
+    """Write a first catchment.toml, with an example center mapping."""
+    output: Output = ctx.obj
+    targets = [directory / name for name in TEMPLATE]
+    if taken := [str(target) for target in targets if target.exists()]:
+        raise Conflict(
+            f"already there: {', '.join(taken)}",
+            kind="file-exists",
+            hint="catchment init ANOTHER-FOLDER",
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    for target in targets:
+        text = files("catchment.cli").joinpath("template", target.name).read_text("utf-8")
+        with target.open("x", encoding="utf-8") as file:
+            file.write(text)
+    output.result(
+        {"written": [str(target) for target in targets]},
+        lambda data: [
+            *(f"wrote {path}" for path in data["written"]),
+            "next: name your centers in centers.json, put their datasets below sites/, then",
+            "      catchment run",
+        ],
+    )
+
+
+@app.command()
+def config(
+    ctx: typer.Context,
+    show: Annotated[bool, typer.Option("--show", help="Print them; the default.")] = True,  # noqa: ARG001
+) -> None:
+    """Show the settings, resolved, without secrets."""
+    from catchment.core.workspace import Workspace
+
+    output: Output = ctx.obj
+    settings = Workspace.open(output.workspace).settings
+    output.result(
+        {key: {"value": value, "from": origin} for key, value, origin in settings.shown()},
+        _show_settings,
+    )
+
+
+@app.command()
+def run(
+    ctx: typer.Context, aggregate: Only = None, cluster: Cluster = None, dry_run: DryRun = False
+) -> None:
+    """Bring every aggregate of the workspace up to date.
+
+    One that fails does not keep the others from running; the exit code is the first failure's.
+    """
+    from catchment.core.capability import aggregates, load
+    from catchment.core.workspace import Workspace
+
+    output: Output = ctx.obj
+    outcomes: list[dict[str, Any]] = []
+    failed: list[CatchmentError] = []
+    with (
+        Workspace.open(output.workspace, {"executor.kind": cluster}) as workspace,
+        output.progress() as progress,
+    ):
+        for name in _wanted(aggregates(workspace), aggregate):
+            kind, _, own = name.partition("/")
+            try:
+                outcome = load(kind).run(workspace, own, dry_run=dry_run, progress=progress)
+                outcomes.append(outcome.to_json())
+            except CatchmentError as error:
+                failed.append(error)
+                outcomes.append({"aggregate": name, "state": "failed", "error": facts(error)})
+    output.result(outcomes, _show_outcomes)
+    if failed:
+        raise typer.Exit(failed[0].exit_code)
+
+
+@app.command()
+def status(ctx: typer.Context, aggregate: Only = None) -> None:
+    """What is published, what runs, and what needs attention."""
+    from catchment.core.capability import aggregates
+    from catchment.core.status import status as look
+    from catchment.core.workspace import Workspace
+
+    output: Output = ctx.obj
+    with Workspace.open(output.workspace) as workspace:
+        entries = look(workspace.ledger_to_read(), aggregates(workspace), aggregate)
+    output.result(entries, _show_status)
+
+
+@app.command()
+def gc(
+    ctx: typer.Context,
+    grace: Annotated[
+        int, typer.Option("--grace", metavar="HOURS", min=0, help="Spare what is younger.")
+    ] = 24,
+    dry_run: DryRun = False,
+) -> None:
+    """Remove what crashed or abandoned runs left behind."""
+    from catchment.core.capability import NAMES, load
+    from catchment.core.workspace import Workspace
+
+    output: Output = ctx.obj
+    age = timedelta(hours=grace)
+    interrupted = 0
+    with Workspace.open(output.workspace) as workspace:
+        orphans = [key for name in NAMES for key in load(name).orphans(workspace, grace=age)]
+        if not dry_run:
+            for key in orphans:
+                workspace.store.delete(key)
+            interrupted = workspace.store.sweep(age)
+    output.result(
+        {"dry_run": dry_run, "objects": orphans, "interrupted_writes": interrupted}, _show_collected
+    )
+
+
+@app.command()
+def doctor(
+    ctx: typer.Context,
+    rebuild_ledger: Annotated[
+        bool,
+        typer.Option("--rebuild-ledger", help="Recreate what the ledger lacks from the store."),
+    ] = False,
+) -> None:
+    """Check the workspace, and mend the ledger from the store."""
+    from catchment.core.doctor import examine
+    from catchment.core.provenance import read_all
+    from catchment.core.workspace import Workspace
+
+    output: Output = ctx.obj
+    restored = None
+    with Workspace.open(output.workspace) as workspace:
+        if rebuild_ledger:
+            restored = workspace.ledger.restore(read_all(workspace.store))
+        checks = [check._asdict() for check in examine(workspace)]
+    output.result({"restored": restored, "checks": checks}, _show_checks)
+    if not all(check["well"] for check in checks):
+        raise typer.Exit(1)
+
+
+def _wanted(names: list[str], only: str | None) -> list[str]:
+    if only is not None and only not in names:
+        raise NotFound(
+            f"the settings have no {only!r}, expected one of: {', '.join(names) or 'none'}",
+            kind="no-aggregate",
+            hint="catchment config",
+        )
+    return [name for name in names if only in (None, name)]
+
+
+def _show_settings(settings: dict[str, dict[str, Any]]) -> Iterator[Table]:
+    rows = ((key, of["value"], of["from"]) for key, of in settings.items())
+    yield table("", ("key", "value", "from"), rows)
+
+
+def _show_outcomes(outcomes: list[dict[str, Any]]) -> Iterator[str | Table]:
+    rows = []
+    for outcome in outcomes:
+        totals = Counter[str]()
+        for line in outcome.get("account", []):
+            if line["unit"] == "rows":
+                totals["received"] += line["received"]
+                totals["kept"] += line["kept"]
+                totals["dropped"] += sum(line["dropped"].values())
+                totals["quarantined"] += sum(line["quarantined"].values())
+        known = "account" in outcome
+        counts = [totals[name] if known else None for name in COUNTS]
+        rows.append((outcome["aggregate"], outcome["state"], outcome.get("snapshot"), *counts))
+    yield table("", ("aggregate", "state", "snapshot", *COUNTS), rows)
+    for outcome in outcomes:
+        yield from findings(outcome.get("findings", []))
+        if "error" in outcome:
+            yield f"{outcome['aggregate']}: error: {outcome['error']['message']}"
+            yield f"  hint: {outcome['error']['hint']}"
+
+
+def _show_status(entries: list[dict[str, Any]]) -> Iterator[str | Table]:
+    rows = []
+    for entry in entries:
+        snapshot, runs = entry["snapshot"] or {}, entry["runs"]
+        rows.append(
+            (
+                entry["aggregate"],
+                snapshot.get("number"),
+                snapshot.get("published_at"),
+                runs[0]["state"] if runs else None,
+                entry["lease"] and entry["lease"]["holder"],
+                ", ".join(f"{n:,} {state}" for state, n in entry["contributions"].items()),
+                len(entry["findings"]),
+            )
+        )
+    columns = ("aggregate", "snapshot", "published", "last run", "held by", "contributions")
+    yield table("", (*columns, "findings"), rows)
+    for entry in entries:
+        yield from findings(entry["findings"])
+        if entry["runs"] and (error := entry["runs"][0]["error"]):
+            yield f"{entry['aggregate']}: {error['message']}\n  hint: {error['hint']}"
+
+
+def _show_collected(data: dict[str, Any]) -> Iterator[str]:
+    yield from data["objects"]
+    verb = "would be" if data["dry_run"] else "were"
+    yield f"{len(data['objects']):,} objects {verb} removed"
+    if data["interrupted_writes"]:
+        yield f"{data['interrupted_writes']:,} interrupted writes were cleared away"
+
+
+def _show_checks(data: dict[str, Any]) -> Iterator[str | Table]:
+    if data["restored"] is not None:
+        yield f"{data['restored']:,} snapshots were new to the ledger"
+    rows = [
+        ("well" if c["well"] else "WRONG", c["what"], c["found"], c["hint"]) for c in data["checks"]
+    ]
+    yield table("", ("", "what", "found", "hint"), rows)

@@ -1,0 +1,84 @@
+"""What each capability offers to the commands that serve all of them, ``run`` and ``gc``.
+
+A capability is a package with a module ``capability`` that has the functions of
+:class:`Capability`. It becomes one by one more name in :data:`NAMES`: nothing else in the core
+knows it. An aggregate is known as ``<capability>/<name>``, the name being that of its table in
+``catchment.toml`` (``[tables.nacc]`` is ``tables/nacc``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+from catchment.core.account import Account
+from catchment.core.finding import Finding
+from catchment.core.progress import Progress
+from catchment.core.workspace import Workspace
+
+NAMES = ("tables",)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        state: ``published``, ``unchanged`` (the latest snapshot says it all), or ``planned`` (a
+            dry run: nothing was written).
+        snapshot: number of the snapshot that holds the result; None where there is none yet.
+        location: prefix of that snapshot below the workspace's store.
+        details: what only this capability has to say, as plain types.
+    """
+
+    aggregate: str
+    state: str
+    snapshot: int | None
+    location: str | None
+    account: Account
+    findings: Sequence[Finding] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types, ready for ``json.dumps``."""
+        return {
+            "aggregate": self.aggregate,
+            "state": self.state,
+            "snapshot": self.snapshot,
+            "location": self.location,
+            "account": self.account.to_json(),
+            "findings": [finding.to_json() for finding in self.findings],
+            "details": dict(self.details),
+        }
+
+
+class Capability(Protocol):
+    """The functions of a module ``catchment.<name>.capability``."""
+
+    def run(self, workspace: Workspace, name: str, *, dry_run: bool, progress: Progress) -> Outcome:
+        """Bring the aggregate ``name`` of the settings up to date."""
+        ...
+
+    def orphans(self, workspace: Workspace, *, grace: timedelta) -> Iterable[str]:
+        """Keys of the workspace's store that no snapshot and no running run needs.
+
+        Nothing that is younger than the grace time: a run may be about to name it.
+        """
+        ...
+
+
+def load(name: str) -> Capability:
+    """The capability of a name in :data:`NAMES`."""
+    return cast("Capability", import_module(f"catchment.{name}.capability"))
+
+
+def aggregates(workspace: Workspace) -> list[str]:
+    """Every aggregate of the settings, as ``<capability>/<name>``."""
+    return [
+        f"{capability}/{name}"
+        for capability in NAMES
+        for name in getattr(workspace.settings, capability)
+    ]

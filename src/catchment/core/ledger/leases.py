@@ -1,0 +1,90 @@
+"""Statements about leases. The row of an aggregate holds its lease and is the queue of writers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from catchment.core.errors import Conflict
+from catchment.core.ledger.contributions import declare
+from catchment.core.ledger.model import Lease
+from catchment.core.ledger.schema import aggregates
+
+
+def lock(c: sa.Connection, aggregate: str) -> Any:
+    """The aggregate's row, held until the transaction ends (SQLite holds the whole file anyway)."""
+    query = sa.select(aggregates).where(aggregates.c.name == aggregate)
+    query = query.with_for_update(key_share=True)
+    row = c.execute(query).one_or_none()
+    if row is None:
+        declare(c, aggregate)
+        row = c.execute(query).one()
+    return row
+
+
+def acquire(
+    c: sa.Connection,
+    aggregate: str,
+    holder: str,
+    *,
+    ttl: timedelta,
+    now: datetime,
+    ours: Collection[int],
+) -> Lease:
+    """The lease with the next fence, unless somebody's is still good.
+
+    A fence in ``ours`` was asked for by this very call, whose answer was lost.
+    """
+    row = lock(c, aggregate)
+    held = row.holder is not None and row.expires_at > now
+    if held and not (row.holder == holder and row.fence in ours):
+        raise Conflict(
+            f"{aggregate}: {row.holder} holds the lease until {row.expires_at:%Y-%m-%d %H:%M:%SZ}",
+            kind="lease-held",
+            hint=f"catchment status {aggregate}",
+        )
+    lease = Lease(aggregate, holder, row.fence + 1, now + ttl)
+    _set(c, aggregate, holder=holder, fence=lease.fence, expires_at=lease.expires_at)
+    return lease
+
+
+def current(c: sa.Connection, aggregate: str, now: datetime) -> Lease | None:
+    """The lease that is good now."""
+    query = sa.select(aggregates).where(
+        aggregates.c.name == aggregate, aggregates.c.expires_at > now
+    )
+    row = c.execute(query).one_or_none()
+    return Lease(aggregate, row.holder, row.fence, row.expires_at) if row else None
+
+
+def check(row: Any, lease: Lease) -> None:
+    """Conflict unless the lease is the aggregate's last; expired but not taken over is good."""
+    if (row.holder, row.fence) != (lease.holder, lease.fence):
+        raise Conflict(
+            f"{lease.aggregate}: the lease of {lease.holder} with fence {lease.fence} is lost, "
+            f"got {row.holder or 'no holder'} with fence {row.fence}",
+            kind="lease-lost",
+            hint="nothing was published; run the same command again",
+        )
+
+
+def renew(c: sa.Connection, lease: Lease, expires_at: datetime) -> Lease:
+    """The same lease with a later end."""
+    check(lock(c, lease.aggregate), lease)
+    _set(c, lease.aggregate, expires_at=expires_at)
+    return replace(lease, expires_at=expires_at)
+
+
+def release(c: sa.Connection, lease: Lease) -> None:
+    """Give it back, if it is still ours; the fence stays, so that the next one is greater."""
+    row = lock(c, lease.aggregate)
+    if (row.holder, row.fence) == (lease.holder, lease.fence):
+        _set(c, lease.aggregate, holder=None, expires_at=None)
+
+
+def _set(c: sa.Connection, aggregate: str, **values: Any) -> None:
+    c.execute(sa.update(aggregates).where(aggregates.c.name == aggregate).values(values))

@@ -1,0 +1,60 @@
+"""Bring a database to the schema of this version; safe when many processes open it at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from catchment.core.errors import Invalid
+from catchment.core.ledger.database import Database
+
+HEAD = "0001"  # the last of migrations/versions
+VERSION_TABLE = "catchment_version"
+_LOCK = 0x43617463686D656E  # "Catchmen": the advisory lock that migrations take on PostgreSQL
+
+
+def migrate(database: Database) -> None:
+    """Create or upgrade the schema in one transaction; at HEAD already, it reads one row.
+
+    Raises:
+        Invalid: kind ``ledger-newer`` if a later version of Catchment made it, ``not-a-ledger``
+            if other tables live there.
+    """
+    if database.read(lambda c: _version(c, database.name)) != HEAD:
+        database.write(lambda c: _upgrade(c, database.name))
+
+
+def _version(c: sa.Connection, name: str) -> str:
+    """The schema's version; empty for an empty database."""
+    tables = sa.inspect(c).get_table_names()
+    if VERSION_TABLE not in tables:
+        if tables:
+            raise Invalid(
+                f"{name}: expected a ledger or an empty database, got other tables",
+                kind="not-a-ledger",
+                hint="give the ledger a database of its own",
+            )
+        return ""
+    version = c.scalar(sa.select(sa.column("version_num")).select_from(sa.table(VERSION_TABLE)))
+    if version is not None and version > HEAD:
+        raise Invalid(
+            f"{name}: expected a ledger of version {HEAD} or older, got version {version}",
+            kind="ledger-newer",
+            hint="pip install --upgrade catchment",
+        )
+    return version or ""
+
+
+def _upgrade(c: sa.Connection, name: str) -> None:
+    from alembic import command  # 0.2 s, needed once in a ledger's life
+    from alembic.config import Config
+
+    if c.dialect.name == "postgresql":
+        c.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+    if _version(c, name) == HEAD:
+        return  # another process was first
+    config = Config(attributes={"connection": c, "version_table": VERSION_TABLE})
+    folder = str(Path(__file__).with_name("migrations"))
+    config.set_main_option("script_location", folder.replace("%", "%%"))
+    command.upgrade(config, "head")

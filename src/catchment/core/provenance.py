@@ -1,0 +1,76 @@
+"""Provenance: the object by which a snapshot describes itself, written last and read first.
+
+The ledger's row decides that a snapshot exists; its provenance object, derived from that row byte
+for byte, tells readers of the store. A crash between the two is mended by :func:`seal_all` at the
+next start; a lost ledger is rebuilt from what :func:`read_all` finds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from typing import Any
+
+from catchment.core.errors import Conflict, Corrupt, Invalid
+from catchment.core.ledger import Ledger, Snapshot
+from catchment.core.store import Store
+
+NAME = "provenance.json"
+MAX_BYTES = 256 * 1024 * 1024
+
+
+def manifest() -> dict[str, str]:
+    """Which program made it."""
+    return {"name": "catchment", "version": version("catchment")}
+
+
+def dumps(provenance: Mapping[str, Any]) -> bytes:
+    """The one byte form of a provenance: the same value gives the same bytes."""
+    return json.dumps(provenance, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def seal(store: Store, ledger: Ledger, snapshot: Snapshot) -> None:
+    """Write the provenance object of a published snapshot, then say so in the ledger.
+
+    Corrupt (kind ``provenance-differs``) if another object already stands in its place.
+    """
+    key, data = snapshot.location + NAME, dumps(snapshot.provenance)
+    try:
+        store.put(key, data)
+    except Conflict:
+        if store.read(key) != data:
+            raise Corrupt(
+                f"{key} is not the provenance of snapshot {snapshot.number} of {snapshot.aggregate}",
+                kind="provenance-differs",
+                hint="move the object away, then run again",
+            ) from None
+    ledger.seal(snapshot)
+
+
+def seal_all(store: Store, ledger: Ledger, aggregate: str) -> None:
+    """Finish what a crash left between the ledger's row and the provenance object."""
+    for snapshot in ledger.unsealed(aggregate):
+        seal(store, ledger, snapshot)
+
+
+def read_all(store: Store, prefix: str = "") -> Iterator[dict[str, Any]]:
+    """Every provenance below a prefix that carries our section, in order of key.
+
+    Corrupt (kind ``provenance-unreadable``) for one of ours that cannot be read.
+    """
+    for stat in store.list(prefix):
+        if not stat.key.endswith("/" + NAME) or stat.key.startswith(".catchment/"):
+            continue
+        try:
+            if stat.size > MAX_BYTES:
+                raise Invalid(f"{stat.size} bytes, expected at most {MAX_BYTES}")
+            data = json.loads(store.read(stat.key))
+        except (ValueError, RecursionError, Invalid) as error:
+            raise Corrupt(
+                f"{stat.key} cannot be read as a provenance",
+                kind="provenance-unreadable",
+                hint="restore the object from a backup, or move its folder away",
+            ) from error
+        if isinstance(data, dict) and "catchment" in data:
+            yield data

@@ -1,0 +1,140 @@
+"""A workspace: a store, a ledger and the settings that name sites and aggregates."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, ExitStack
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+from catchment.core.errors import Invalid, NotFound
+from catchment.core.executor import open_executor
+from catchment.core.ledger import Ledger
+from catchment.core.safe import Limits
+from catchment.core.settings import FILE, Settings
+from catchment.core.store import RESERVED, Store, open_store
+
+SQLITE = "sqlite:///"
+
+
+class Workspace:
+    """Store and ledger are opened when they are first asked for.
+
+    Attributes:
+        settings: all settings, resolved.
+        file: the ``catchment.toml``; None where the workspace is described by arguments only.
+    """
+
+    def __init__(self, settings: Settings, file: Path | None = None) -> None:
+        self.settings = settings
+        self.file = file
+        self._opened = ExitStack()
+
+    @classmethod
+    def open(
+        cls, path: str | Path | None = None, overrides: Mapping[str, Any] | None = None
+    ) -> Self:
+        """The workspace of a folder or a ``catchment.toml``, with settings by dotted key on top.
+
+        Without a path, the environment's ``CATCHMENT_WORKSPACE``, or else the nearest
+        ``catchment.toml`` in this folder or above it. NotFound (kind ``no-workspace``) where there
+        is none, Invalid (kind ``bad-settings``) where it cannot be used.
+        """
+        path = path or os.environ.get("CATCHMENT_WORKSPACE")
+        file = Path(path) if path else find(Path.cwd())
+        if file is not None and file.is_dir():
+            file /= FILE
+        if file is None or not file.is_file():
+            raise NotFound(
+                f"there is no {FILE} in {path or 'this folder or above it'}",
+                kind="no-workspace",
+                hint="catchment init",
+            )
+        return cls(Settings.load(file, overrides), file)
+
+    @classmethod
+    def described(cls, overrides: Mapping[str, Any]) -> Self:
+        """A workspace without a file: environment and overrides say everything."""
+        return cls(Settings.load(None, overrides))
+
+    def close(self) -> None:
+        """Close the ledger, if it was opened; the next use opens it again."""
+        self._opened.close()
+        vars(self).pop("ledger", None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @cached_property
+    def store(self) -> Store:
+        """The store that holds all aggregates."""
+        return self.open_store(self.settings.workspace.store)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger; made where there is none yet."""
+        file = _sqlite_file(self._ledger_url)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        return self._opened.enter_context(Ledger.open(self._ledger_url))
+
+    def ledger_to_read(self) -> Ledger:
+        """The ledger, for questions; where there is none yet, an empty one that is not kept."""
+        file = _sqlite_file(self._ledger_url)
+        if file is None or file.exists():
+            return self.ledger
+        folder = self._opened.enter_context(TemporaryDirectory(prefix="catchment-"))
+        return self._opened.enter_context(Ledger.open(f"{SQLITE}{folder}/ledger.db"))
+
+    def open_store(self, url: str) -> Store:
+        """Any store, of a site for example, reached with the settings of this workspace."""
+        return open_store(url, **self.settings.s3.options())
+
+    def executor(self) -> AbstractContextManager[Executor]:
+        """The workers that the settings ask for; shut down when the context ends."""
+        wanted = self.settings.executor
+        return open_executor(wanted.kind, wanted.workers, self.limits)
+
+    @property
+    def limits(self) -> Limits:
+        """What reading one untrusted file may take."""
+        return Limits(memory=self.settings.executor.memory << 20)
+
+    @property
+    def _ledger_url(self) -> str:
+        if self.settings.workspace.ledger is not None:
+            return self.settings.workspace.ledger
+        url = self.settings.workspace.store
+        if url.startswith("memory:"):
+            raise Invalid(
+                "a store in memory is gone with the program, and so must its ledger be",
+                kind="bad-settings",
+                hint="set workspace.ledger to a temporary file",
+            )
+        if not url.startswith("file:"):
+            # A remote store has no place for a database; the state folder keeps one per URL.
+            state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+            folder = Path(state, "catchment", hashlib.sha256(url.encode()).hexdigest()[:16])
+        elif self.file is None:
+            folder = Path(unquote(urlsplit(url).path), RESERVED)
+        else:
+            folder = self.file.absolute().parent / RESERVED
+        return f"{SQLITE}{folder / 'ledger.db'}"
+
+
+def _sqlite_file(url: str) -> Path | None:
+    return Path(url.removeprefix(SQLITE)) if url.startswith(SQLITE) else None
+
+
+def find(folder: Path) -> Path | None:
+    """The ``catchment.toml`` of the folder or the nearest one above it."""
+    return next((p / FILE for p in (folder, *folder.parents) if (p / FILE).is_file()), None)

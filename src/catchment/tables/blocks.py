@@ -1,0 +1,95 @@
+"""Row groups under construction: which column comes from where, and the file made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from catchment.core.store import Composed, Range, Segment, Store
+from catchment.tables.footer import MAGIC, Columns, Group, assemble, columns_of, join, leaves_of
+from catchment.tables.parse import parse_file
+from catchment.tables.thrift import Ints
+
+
+class Source(NamedTuple):
+    """A row group from which chunks are taken: of a stored object, or of a file in memory."""
+
+    place: tuple[Store, str] | bytes
+    columns: Columns
+    group: Group
+
+    def segments(self, group: Group) -> Iterator[Segment]:
+        """The bytes of some of its chunks."""
+        for start, length in group.extents():
+            if isinstance(self.place, bytes):
+                yield self.place[start : start + length]
+            else:
+                yield Range(*self.place, start, length)
+
+
+@dataclass(slots=True)
+class Block:
+    """A row group of the result. For each of its columns, which source and which column of it."""
+
+    rows: int
+    sources: list[Source]
+    source: Ints
+    column: Ints
+
+    def runs(self, columns: Columns) -> Iterator[tuple[Source, Group]]:
+        """The sources' chunks in the order of the result, under the names that they have there."""
+        breaks = np.flatnonzero((np.diff(self.source) != 0) | (np.diff(self.column) != 1)) + 1
+        for first, after in pairwise([0, *breaks.tolist(), len(columns)]):
+            source = self.sources[self.source[first]]
+            start = int(self.column[first])
+            leaves = source.columns.leaves(start, start + after - first)
+            group = source.group.pick(leaves)
+            paths = columns.paths[columns.leaves(first, after)]
+            if paths != source.columns.paths[leaves]:  # the inside of lists and maps has many names
+                group = group.renamed(paths)
+            yield source, group
+
+
+class Target:
+    """A file to be composed.
+
+    Attributes:
+        schema: of the file.
+        columns: how it stores them.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.schema = schema
+        self.columns = stored(schema)
+
+    def compose(
+        self, store: Store, key: str, blocks: Sequence[Block]
+    ) -> tuple[Composed, list[Group]]:
+        """Write the file: the object, and its row groups."""
+        segments: list[Segment] = [MAGIC]
+        groups = []
+        position = len(MAGIC)
+        for block in blocks:
+            chunks = []
+            for source, group in block.runs(self.columns):
+                segments += source.segments(group)
+                chunks.append(group)
+            groups.append(join(chunks)._replace(rows=block.rows).moved(position))
+            position += int(groups[-1].length.sum())
+        segments.append(assemble(self.columns, groups, self.schema))
+        return store.compose(key, segments, digest=True), groups
+
+
+def stored(schema: pa.Schema) -> Columns:
+    """How our own files store a schema."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), sink, store_schema=False)
+    data = sink.getvalue()
+    leaves = leaves_of(pq.ParquetFile(pa.BufferReader(data)).schema)
+    return columns_of(parse_file(data).schema, leaves)

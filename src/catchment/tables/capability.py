@@ -1,0 +1,197 @@
+"""Tables as the workspace sees them: settings become a job, and what no snapshot needs is found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+from catchment.core.capability import Outcome
+from catchment.core.errors import Conflict, Invalid, NotFound
+from catchment.core.progress import Progress, silent
+from catchment.core.provenance import NAME
+from catchment.core.settings import TablesSettings
+from catchment.core.store import check_prefix
+from catchment.core.workspace import Workspace
+from catchment.tables import layout
+from catchment.tables import run as runs
+from catchment.tables.centers import read_centers, select_centers
+from catchment.tables.criteria import read_criteria
+from catchment.tables.identifiers import IdentifiersOptions, open_identifiers
+from catchment.tables.job import House, Job
+from catchment.tables.model import Options
+from catchment.tables.sources import MappingSource, Source, TemplateSource
+
+MAX_FILE = 64 * 1024 * 1024  # bytes of a center mapping or of criteria
+
+
+def run(
+    workspace: Workspace,
+    name: str,
+    *,
+    dry_run: bool = False,
+    full: bool = False,
+    progress: Progress = silent,
+) -> Outcome:
+    """Bring ``tables/<name>`` up to date, or say what that would do; see :func:`runs.run`."""
+    work = runs.plan_only if dry_run else runs.run
+    with house(workspace, progress, dry_run=dry_run) as where:
+        done = work(job(workspace, name), where, full=full)
+    return Outcome(
+        aggregate=f"tables/{name}",
+        state=done.state,
+        snapshot=done.snapshot.number if done.snapshot else None,
+        location=done.snapshot.location if done.snapshot else None,
+        account=done.plan.account,
+        findings=done.plan.findings,
+        details=done.plan.to_json(),
+    )
+
+
+def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
+    """Objects of runs that ended without publishing them; none while a run is at work.
+
+    A later run takes a new folder, so what is an orphan under the lease stays one.
+    """
+    ledger, store = workspace.ledger, workspace.store
+    youngest = datetime.now(UTC) - grace
+    for name in workspace.settings.tables:
+        aggregate, output = f"tables/{name}", output_prefix(workspace, name)
+        try:
+            with ledger.holding(aggregate):
+                known = {s.location for s in ledger.snapshots(aggregate)}
+                prefixes = [layout.staging_prefix(aggregate)]
+                snapshots = layout.snapshot_prefixes(store, output)
+                prefixes += [prefix for prefix in snapshots if prefix not in known]
+                found = [list(store.list(prefix)) for prefix in prefixes]
+        except Conflict:
+            continue
+        for prefix, stats in zip(prefixes, found, strict=True):
+            # With a provenance it is whole: of a ledger that was lost, not of a crash.
+            if not any(s.key == prefix + NAME for s in stats):
+                yield from (s.key for s in stats if s.modified <= youngest)
+
+
+@contextmanager
+def house(
+    workspace: Workspace, progress: Progress = silent, *, dry_run: bool = False
+) -> Iterator[House]:
+    """Where a job of the workspace works; a dry run makes no ledger where there is none."""
+    ledger = workspace.ledger_to_read() if dry_run else workspace.ledger
+    with workspace.executor() as executor:
+        yield House(workspace.store, ledger, executor, progress=progress)
+
+
+def job(workspace: Workspace, name: str) -> Job:
+    """The job of ``[tables.<name>]``.
+
+    Raises:
+        NotFound: kind ``no-aggregate``, or a file that the settings name.
+        Invalid: kinds of the center mapping, the criteria, the selection and the source.
+    """
+    settings = settings_of(workspace, name)
+    options = Options(
+        freeze_date=settings.freeze_date,
+        include_centers=None
+        if settings.include_centers is None
+        else frozenset(settings.include_centers),
+        exclude_centers=frozenset(settings.exclude_centers),
+        exclude_studies=frozenset(settings.exclude_studies),
+        transfers=_transfers(settings),
+        criteria={}
+        if settings.duplicates_criteria is None
+        else read_criteria(*_file(workspace, settings.duplicates_criteria)),
+        mode=settings.mode,
+        strict=settings.strict,
+        require_all=settings.require_all,
+        fall_back=settings.fall_back,
+    )
+    centers, malformed = read_centers(*_file(workspace, settings.centers))
+    taken, left_out = select_centers(centers, options, malformed)
+    return Job(
+        name=name,
+        output=output_prefix(workspace, name),
+        centers=taken,
+        source=_source(workspace, settings),
+        identifiers=None
+        if settings.identifiers is None
+        else open_identifiers(settings.identifiers, settings.mode, _identifiers(workspace)),
+        options=options,
+        findings=[*malformed, *left_out],
+        config=settings.model_dump(mode="json"),
+    )
+
+
+def choose(workspace: Workspace, name: str | None) -> str:
+    """The name itself, or that of the only ``[tables.NAME]``; Invalid (kind ``which-tables``)."""
+    names = sorted(workspace.settings.tables)
+    if name is None and len(names) != 1:
+        raise Invalid(
+            f"expected the name of one of the workspace's tables: {', '.join(names) or 'none'}",
+            kind="which-tables",
+            hint="catchment config --show",
+        )
+    return name or names[0]
+
+
+def settings_of(workspace: Workspace, name: str) -> TablesSettings:
+    """``[tables.<name>]``; NotFound (kind ``no-aggregate``) if there is none."""
+    try:
+        return workspace.settings.tables[name]
+    except KeyError:
+        names = ", ".join(sorted(workspace.settings.tables)) or "none"
+        raise NotFound(
+            f"the settings have no [tables.{name}], only: {names}",
+            kind="no-aggregate",
+            hint="catchment config --show",
+        ) from None
+
+
+def output_prefix(workspace: Workspace, name: str) -> str:
+    """Prefix of the snapshots of ``[tables.<name>]`` below the workspace's store."""
+    output = settings_of(workspace, name).output
+    return check_prefix(f"tables/{name}/" if output is None else output and f"{output.strip('/')}/")
+
+
+def _transfers(settings: TablesSettings) -> bool:
+    """Criteria take the place of the documented rule, unless both are asked for."""
+    if settings.transfers is None:
+        return settings.duplicates_criteria is None
+    return settings.transfers == "current"
+
+
+def _source(workspace: Workspace, settings: TablesSettings) -> Source:
+    options = workspace.settings.s3.options()
+    if isinstance(settings.datasets, dict):
+        return MappingSource(settings.datasets, allow=settings.allow, options=options)
+    if settings.datasets is not None:
+        return TemplateSource(settings.datasets, allow=settings.allow, options=options)
+    from catchment.tables.flywheel import FlywheelSource
+
+    key = workspace.settings.flywheel.api_key
+    if key is None:
+        raise Invalid(
+            "datasets in Flywheel need an API key",
+            kind="flywheel-key",
+            hint="set CATCHMENT_FLYWHEEL__API_KEY",
+        )
+    secret, project = key.get_secret_value(), settings.project or ""
+    return FlywheelSource(secret, project, allow=settings.allow, options=options)
+
+
+def _identifiers(workspace: Workspace) -> IdentifiersOptions:
+    settings = workspace.settings.identifiers
+    return IdentifiersOptions(
+        token=settings.token.get_secret_value() if settings.token else None,
+        region=settings.region,
+        store=workspace.settings.s3.options(),
+    )
+
+
+def _file(workspace: Workspace, url: str) -> tuple[bytes, str]:
+    """The bytes and the name of a file of the settings, of any store."""
+    folder, _, name = url.rpartition("/")
+    data = workspace.open_store(folder).read(name, length=MAX_FILE + 1)
+    if len(data) > MAX_FILE:
+        raise Invalid(f"{name}: expected at most {MAX_FILE} bytes, got more", kind="too-large")
+    return data, name

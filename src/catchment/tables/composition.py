@@ -1,0 +1,171 @@
+"""What a table was composed of: the memory that makes a second run cost only what changed.
+
+Beside each table lie two small Arrow IPC files, part of the snapshot as the table is:
+``_composition.arrow`` has a row for each input file (identity, schema, what was removed, where its
+row groups stand); ``_keys.arrow`` has a record batch for each input with its key columns.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import ipc
+
+from catchment.core.errors import Corrupt
+from catchment.core.store import Store
+from catchment.core.store_file import StoreFile
+from catchment.tables.model import Fate, Removal
+from catchment.tables.placed import ENGINE
+
+FORMAT = f"1, {ENGINE}"
+_BLOB = pa.large_binary()
+_REMOVAL = pa.struct(
+    [("fate", pa.string()), ("reason", pa.string()), ("rows", pa.list_(pa.int64()))]
+)
+_ENTRIES = pa.schema(
+    [
+        ("center", pa.string()),
+        ("name", pa.string()),
+        ("url", pa.string()),
+        ("key", pa.string()),
+        ("size", pa.int64()),
+        ("etag", pa.string()),
+        ("digest", pa.string()),
+        ("rows", pa.int64()),
+        ("schema", _BLOB),
+        ("removals", pa.list_(_REMOVAL)),
+        ("placed", _BLOB),
+    ]
+)
+_KEYS = pa.schema([("keys", _BLOB)])
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One input file of a composed table.
+
+    Attributes:
+        name: key of the file below its dataset's version.
+        url, key, size, etag: as the listing showed it; unchanged ones mean that nothing moved.
+        digest: ``sha256:<hex>`` of its bytes.
+        placed: where its row groups stand in the table (:class:`catchment.tables.merge.Placed`).
+    """
+
+    center: str
+    name: str
+    url: str
+    key: str
+    size: int  # bytes
+    etag: str
+    digest: str
+    rows: int
+    schema: pa.Schema
+    removals: tuple[Removal, ...]
+    placed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """All inputs of one table, in order, with what the table itself was."""
+
+    entries: tuple[Entry, ...]
+    schema: pa.Schema  # unified, without the constant columns
+    key_types: Mapping[str, str]  # of the columns that the keys were read from
+
+
+def dump(composition: Composition) -> bytes:
+    """The stored form; equal compositions give equal bytes."""
+    rows: list[dict[str, Any]] = [
+        {
+            "center": e.center,
+            "name": e.name,
+            "url": e.url,
+            "key": e.key,
+            "size": e.size,
+            "etag": e.etag,
+            "digest": e.digest,
+            "rows": e.rows,
+            "schema": e.schema.serialize().to_pybytes(),
+            "removals": [
+                {"fate": r.fate.value, "reason": r.reason, "rows": r.rows} for r in e.removals
+            ],
+            "placed": e.placed,
+        }
+        for e in composition.entries
+    ]
+    metadata = {
+        b"format": FORMAT.encode(),
+        b"schema": composition.schema.serialize().to_pybytes(),
+    } | {b"key:" + name.encode(): kind.encode() for name, kind in composition.key_types.items()}
+    return b"".join(_file(_ENTRIES.with_metadata(metadata), [rows]))
+
+
+def load(store: Store, key: str) -> Composition | None:
+    """The composition at a key; None for one of another format, which a full run replaces.
+
+    NotFound if there is none, Corrupt (kind ``composition-unreadable``) if it cannot be read.
+    """
+    try:
+        with ipc.open_file(pa.BufferReader(store.read(key))) as reader:
+            table = reader.read_all()
+        metadata = table.schema.metadata or {}
+        if metadata.get(b"format") != FORMAT.encode():
+            return None
+        entries = tuple(_entry(row) for row in table.to_pylist())
+        schema = _schema(metadata[b"schema"])
+    except (pa.ArrowException, KeyError, TypeError) as error:
+        raise Corrupt(
+            f"{key} cannot be read",
+            kind="composition-unreadable",
+            hint="catchment tables verify; then run with --full",
+        ) from error
+    types = {k[4:].decode(): v.decode() for k, v in metadata.items() if k.startswith(b"key:")}
+    return Composition(entries, schema, types)
+
+
+def dump_keys(blobs: Iterable[bytes]) -> Iterator[bytes]:
+    """The stored form of key columns, streamed: a record batch for each input, in order."""
+    return _file(_KEYS, ([{"keys": blob}] for blob in blobs))
+
+
+class Keys:
+    """Key columns of the inputs of a stored composition, read one at a time."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._reader = ipc.open_file(StoreFile(store, key))
+
+    def __getitem__(self, index: int) -> bytes:
+        blob: bytes = self._reader.get_batch(index).column(0)[0].as_py()
+        return blob
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    removals = tuple(
+        Removal(tuple(r["rows"]), Fate(r["fate"]), r["reason"]) for r in row["removals"]
+    )
+    return Entry(**row | {"schema": _schema(row["schema"]), "removals": removals})
+
+
+def _schema(data: bytes) -> pa.Schema:
+    return ipc.read_schema(pa.BufferReader(data))
+
+
+def _file(schema: pa.Schema, batches: Iterable[Sequence[Mapping[str, Any]]]) -> Iterator[bytes]:
+    sink = io.BytesIO()
+    options = ipc.IpcWriteOptions(compression="zstd")
+    with ipc.new_file(sink, schema, options=options) as writer:
+        for rows in batches:
+            writer.write_batch(pa.RecordBatch.from_pylist(list(rows), schema=schema))
+            yield _take(sink)
+    yield _take(sink)
+
+
+def _take(sink: io.BytesIO) -> bytes:
+    data = sink.getvalue()
+    sink.seek(0)
+    sink.truncate()
+    return data

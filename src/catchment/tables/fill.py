@@ -1,0 +1,47 @@
+"""Columns that no input has: nulls, and values that the run itself writes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import types
+
+_BLOCK = 1 << 16  # rows made at once, and repeated
+
+
+def nulls(kind: pa.DataType, rows: int) -> pa.ChunkedArray:
+    """A column of nulls that needs the memory of a few rows only."""
+    return _repeated(_blank(kind, min(rows, _BLOCK), null=True), rows)
+
+
+def constant(value: str, rows: int) -> pa.ChunkedArray:
+    """A column of one string, as a dictionary."""
+    indices = pa.array(np.zeros(min(rows, _BLOCK), np.int8))
+    return _repeated(pa.DictionaryArray.from_arrays(indices, pa.array([value])), rows)
+
+
+def _repeated(block: pa.Array, rows: int) -> pa.ChunkedArray:
+    whole, rest = divmod(rows, _BLOCK)
+    return pa.chunked_array([block] * whole + [block.slice(0, rest)] * bool(rest), block.type)
+
+
+def _blank(kind: pa.DataType, rows: int, *, null: bool) -> pa.Array:
+    """Nulls, in which a field that is ``not null`` has values; or such values (0, '', [])."""
+    if types.is_struct(kind):
+        children = [_blank(field.type, rows, null=field.nullable) for field in kind]
+        mask = pa.array(np.full(rows, null))
+        return pa.StructArray.from_arrays(children, fields=list(kind), mask=mask)
+    blank = pa.nulls(rows, kind)
+    if null:
+        return blank
+    if isinstance(kind, pa.BaseExtensionType):
+        storage = _blank(kind.storage_type, rows, null=False)
+        return pa.ExtensionArray.from_storage(kind, storage)
+    children = []
+    if types.is_list(kind):
+        children = [blank.values]
+    elif types.is_map(kind):
+        pair = [kind.key_field, kind.item_field]
+        children = [pa.StructArray.from_arrays([blank.keys, blank.items], fields=pair)]
+    buffers = [None, *blank.buffers()[1 : kind.num_buffers]]
+    return pa.Array.from_buffers(kind, rows, buffers, children=children)

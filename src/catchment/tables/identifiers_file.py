@@ -1,0 +1,109 @@
+"""Current centers of participants from a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from catchment.core.errors import Invalid
+from catchment.core.store import open_store
+
+MAX_FILE = 1 << 26  # bytes
+MAX_ROWS = 10_000_000  # of a Parquet file, which may unfold to much more than its bytes
+
+_ACTIVE = {"true": True, "1": True, "false": False, "0": False}
+_Row = tuple[str, str, str, str]  # where it is, naccid, adcid, active
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentifiers:
+    """A CSV or Parquet file; read whole at each question, only what is asked for is kept.
+
+    ``current`` raises Invalid (kind ``bad-identifiers``) with the line, never its content.
+    """
+
+    folder: str  # URL of a store
+    name: str
+    options: Mapping[str, str]  # of the store
+
+    def current(self, naccids: Collection[str]) -> Mapping[str, frozenset[int]]:
+        """See :class:`catchment.tables.identifiers.Identifiers`."""
+        wanted = frozenset(naccids)
+        store = open_store(self.folder, **self.options)
+        data = store.read(self.name, length=MAX_FILE + 1)
+        if len(data) > MAX_FILE:
+            raise _bad_file(f"expected at most {MAX_FILE} bytes, got more")
+        active: defaultdict[str, set[int]] = defaultdict(set)
+        rows = _parquet_rows(data) if self.name.endswith(".parquet") else _csv_rows(data)
+        for where, naccid, adcid, is_active in rows:
+            if not re.fullmatch(r"(NACC|TEST)[0-9]{6}", naccid):
+                raise _bad_file(f"{where}: naccid: expected NACC or TEST, then 6 digits")
+            if not re.fullmatch(r"[0-9]{1,9}", adcid):
+                raise _bad_file(f"{where}: adcid: expected an integer >= 0")
+            if is_active.lower() not in _ACTIVE:
+                raise _bad_file(f"{where}: active: expected true or false")
+            if naccid in wanted:
+                centers = active[naccid]  # known, with or without a center
+                if _ACTIVE[is_active.lower()]:
+                    centers.add(int(adcid))
+        return {naccid: frozenset(centers) for naccid, centers in active.items()}
+
+
+def _csv_rows(data: bytes) -> Iterator[_Row]:
+    try:
+        lines = csv.reader(io.StringIO(str(data, "utf-8-sig"), newline=""), strict=True)
+        header = next(lines, [])
+        _check_columns(header)
+        for values in lines:
+            if not values:
+                continue  # an empty line
+            where = f"line {lines.line_num}"
+            if len(values) != len(header):
+                raise _bad_file(f"{where}: expected {len(header)} fields, got {len(values)}")
+            row = dict(zip(header, values, strict=True))
+            yield where, row["naccid"], row["adcid"], row.get("active", "true")
+    except UnicodeDecodeError:
+        raise _bad_file("expected CSV in UTF-8") from None
+    except csv.Error:
+        raise _bad_file(f"line {lines.line_num}: expected CSV (RFC 4180)") from None
+
+
+def _parquet_rows(data: bytes) -> Iterator[_Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        _check_columns(file.schema_arrow.names)
+        if file.metadata.num_rows > MAX_ROWS:
+            raise _bad_file(f"expected at most {MAX_ROWS} rows, got more")
+        names = [n for n in ("naccid", "adcid", "active") if n in file.schema_arrow.names]
+        number = 0
+        for batch in file.iter_batches(columns=names):
+            columns = [batch.column(n).cast(pa.string()).fill_null("").to_pylist() for n in names]
+            for values in zip(*columns, strict=True):
+                number += 1
+                naccid, adcid, active = (*values, "true")[:3]
+                yield f"row {number}", naccid, adcid, active
+    except (pa.ArrowException, OSError):
+        # Their messages may show values, so they go no further.
+        raise _bad_file("expected Parquet with columns that can be read as text") from None
+
+
+def _check_columns(names: list[str]) -> None:
+    for name in ("naccid", "adcid", "active"):
+        count = names.count(name)
+        if count > 1 or (count == 0 and name != "active"):
+            raise _bad_file(f"expected one column {name}, got {count}")
+
+
+def _bad_file(problem: str) -> Invalid:
+    return Invalid(
+        f"file of identifiers: {problem}",
+        kind="bad-identifiers",
+        hint="expected columns naccid, adcid and, unless all rows are active, active",
+    )

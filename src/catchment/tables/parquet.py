@@ -1,0 +1,319 @@
+"""The door for the sites' Parquet files: what must be known of one before it enters a table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from typing import NamedTuple
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from catchment.core.errors import Invalid
+from catchment.core.names import shown
+from catchment.core.store import Store
+from catchment.tables.decode import Part, unreadable
+from catchment.tables.footer import MAGIC, Columns, Group, Leaf, columns_of, leaves_of
+from catchment.tables.parse import Encrypted, Raw, parse
+from catchment.tables.thrift import I32, Buffer, Ints
+from catchment.tables.types import plain_schema
+from catchment.tables.unify import BOUNDS
+
+_TAIL = 64 << 10  # bytes read for the footer at once
+_HEAD = 32  # bytes that hold the kind and the sizes of any page
+_I32 = 1 << 4 | I32  # head of the next Thrift field, an i32
+_PAGES = (0, 2 << 1, 3 << 1)  # DATA_PAGE, DICTIONARY_PAGE, DATA_PAGE_V2 as zigzag numbers
+_ENCRYPTED = b"PARE"
+
+
+class Limits(NamedTuple):
+    """What a file may say of itself.
+
+    Attributes:
+        footer: bytes.
+        columns: stored columns, the leaves of nested ones.
+        groups: row groups.
+        rows: of the file.
+        group_rows: of one row group.
+        group_bytes: of one row group, uncompressed.
+    """
+
+    footer: int = 64 << 20
+    columns: int = 20_000
+    groups: int = 30_000
+    rows: int = 1 << 32
+    group_rows: int = 1 << 26
+    group_bytes: int = 8 << 30
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """What a file is: enough to merge it without reading its footer again.
+
+    Attributes:
+        digest: ``sha256:<hex>`` of the file's bytes.
+        rows: of the file.
+        schema: plain types; the metadata has the bounds of 64-bit integers (see ``unify``).
+        elements: the list of ``SchemaElement`` structs.
+        leaves: how each leaf is stored.
+        groups: its row groups that have rows.
+        recode: a chunk is compressed in a way that not every reader knows, so none is copied.
+    """
+
+    digest: str
+    rows: int
+    schema: pa.Schema
+    elements: bytes
+    leaves: tuple[Leaf, ...]
+    groups: tuple[Group, ...]
+    recode: bool
+
+    @property
+    def columns(self) -> Columns:
+        """The columns of the schema as they are stored."""
+        return columns_of(self.elements, self.leaves)
+
+
+def inspect(
+    store: Store, key: str, size: int, *, limits: Limits = DEFAULT_LIMITS, deep: bool = False
+) -> Footer:
+    """Read a file's footer and digest. Its bytes are untrusted: call this in a child process.
+
+    A file is accepted only if pyarrow and DuckDB can read its footer and agree on its rows and
+    columns. Its column chunks must lie inside the file, without overlap, and each must begin with
+    the header of a page that fits in. Pages are decoded only where a merge needs it, so a damaged
+    page that is copied is copied as it is; ``deep`` decodes all of them.
+
+    Args:
+        store: where the file is.
+        key: of the file.
+        size: its bytes, as a listing tells.
+        limits: what the file may say of itself.
+        deep: decode every page, and check that strings are UTF-8.
+
+    Raises:
+        Invalid: kind ``parquet-unreadable``, ``parquet-truncated``, ``parquet-encrypted``,
+            ``parquet-too-large``, ``parquet-disagreement``.
+        NotFound: there is no such file.
+    """
+    footer = _read_footer(store, key, size, limits)
+    try:
+        raw = parse(footer)
+        layout = _layout(raw.schema, raw.key_values)
+        rows = _pyarrow_rows(footer)
+        duckdb_rows = _duckdb(footer, "SELECT num_rows FROM parquet_file_metadata(?)")
+        columns = columns_of(raw.schema, layout.leaves)
+        if raw.groups and raw.paths != tuple(path for c in columns for path in c.paths):
+            raise ValueError("row groups with other columns than the schema")
+    except Encrypted:
+        raise _encrypted(key) from None
+    except (pa.ArrowException, duckdb.Error, OSError, ValueError, IndexError, KeyError):
+        raise unreadable(key, "its footer cannot be read") from None  # texts may show values
+    if not raw.rows == rows == duckdb_rows == sum(group.rows for group in raw.groups):
+        raise _disagreement(key, "on the number of rows")
+    if len(columns) != layout.duckdb_columns:
+        raise _disagreement(key, "on the number of columns")
+    if layout.repeated is not None:
+        raise _disagreement(key, f"about fields of one name: {shown(layout.repeated)}")
+    _check_limits(key, raw, limits)
+    _check_extents(key, raw, layout.leaves, size - len(footer) - 8)
+    digest = _digest(store, key, size, raw.groups)
+    schema = layout.schema.with_metadata({BOUNDS: json.dumps(raw.bounds).encode()})
+    if deep:
+        for group in raw.groups:
+            for _, batch in Part(store, key, columns, group).batches(range(len(columns))):
+                _validate(key, batch.decode())
+    return Footer(
+        digest, raw.rows, schema, raw.schema, layout.leaves, raw.groups, raw.framed_lz4
+    )
+
+
+class _Layout(NamedTuple):
+    schema: pa.Schema
+    leaves: tuple[Leaf, ...]
+    duckdb_columns: int
+    repeated: str | None  # the path of fields of the same name
+
+
+@lru_cache(maxsize=4)
+def _layout(schema: bytes, key_values: bytes) -> _Layout:
+    """The columns, from the parts of a footer that most files of a table share."""
+    keys = b"\x19" + key_values if key_values else b""
+    footer = b"\x15\x04\x19" + schema + b"\x16\x00\x19\x0c" + keys + b"\x00"  # no row groups
+    file = pq.ParquetFile(pa.BufferReader(_file(footer)), coerce_int96_timestamp_unit="us")
+    leaves = leaves_of(file.schema)
+    query = "SELECT count(*) FROM (DESCRIBE SELECT * FROM read_parquet(?))"
+    arrow = plain_schema(file.schema_arrow)
+    paths = Counter(_paths(pa.struct(arrow)))
+    twice = next((path for path, count in paths.items() if count > 1), None)
+    return _Layout(arrow, leaves, _duckdb(footer, query), twice)
+
+
+@lru_cache(maxsize=1)
+def _connection() -> duckdb.DuckDBPyConnection:
+    options: dict[str, str | bool | int | float | list[str]] = {
+        "threads": 1,
+        "memory_limit": "256MB",
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
+    return duckdb.connect(config=options)
+
+
+def _duckdb(footer: bytes, query: str) -> int:
+    """The number that a query about a file of nothing but this footer gives."""
+    with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
+        file.write(_file(footer))
+        file.flush()
+        row = _connection().cursor().execute(query, [file.name]).fetchone()
+    return int(row[0]) if row else -1
+
+
+def _pyarrow_rows(footer: bytes) -> int:
+    reader = pq.ParquetReader()  # a ParquetFile would sort all names first
+    reader.open(pa.BufferReader(_file(footer)))
+    return int(reader.metadata.num_rows)
+
+
+def _file(footer: bytes) -> bytes:
+    return b"".join([MAGIC, footer, len(footer).to_bytes(4, "little"), MAGIC])
+
+
+def _read_footer(store: Store, key: str, size: int, limits: Limits) -> bytes:
+    if store.read(key, length=len(MAGIC)) not in (MAGIC, _ENCRYPTED):
+        raise unreadable(key, "it does not begin as one")
+    tail = store.read(key, start=-min(size, _TAIL))
+    length = int.from_bytes(tail[-8:-4], "little")
+    if tail.endswith(_ENCRYPTED):
+        raise _encrypted(key)
+    if not tail.endswith(MAGIC) or length + 12 > size:
+        raise Invalid(
+            f"{_name(key)}: expected a whole Parquet file, but its end is missing",
+            kind="parquet-truncated",
+            hint="send the file again",
+        )
+    if length > limits.footer:
+        raise _too_large(key, "bytes of footer", limits.footer, length)
+    if length + 8 > len(tail):
+        tail = store.read(key, start=-length - 8)
+    return tail[-length - 8 : -8]
+
+
+def _paths(kind: pa.DataType, above: str = "") -> Iterator[str]:
+    """The path of each field inside a type."""
+    for number in range(kind.num_fields):
+        field = kind.field(number)
+        yield f"{above}/{field.name}"
+        yield from _paths(field.type, f"{above}/{field.name}")
+
+
+def _check_limits(key: str, raw: Raw, limits: Limits) -> None:
+    for what, most, got in (
+        ("columns", limits.columns, len(raw.paths)),
+        ("row groups", limits.groups, len(raw.groups)),
+        ("rows", limits.rows, raw.rows),
+        ("rows in one row group", limits.group_rows, max((g.rows for g in raw.groups), default=0)),
+        (
+            "bytes in one row group, uncompressed",
+            limits.group_bytes,
+            max((sum(group.size.tolist()) for group in raw.groups), default=0),
+        ),
+    ):
+        if got > most:
+            raise _too_large(key, what, most, got)
+
+
+def _check_extents(key: str, raw: Raw, leaves: Sequence[Leaf], end: int) -> None:
+    """Every chunk lies between the magic number and the footer, and none overlaps another."""
+    if not raw.groups:
+        return
+    start = np.concatenate([group.start for group in raw.groups])
+    length = np.concatenate([group.length for group in raw.groups])
+    inside = (start >= len(MAGIC)) & (length > 0) & (start + length <= end)
+    rows = np.array([[group.rows] for group in raw.groups])
+    flat = np.array([not leaf.max_repetition_level for leaf in leaves])
+    values = np.where(flat, raw.values == rows, raw.values >= rows)
+    order = np.argsort(start)
+    apart = (start + length)[order][:-1] <= start[order][1:]
+    if not (inside.all() and apart.all() and values.all() and (rows > 0).all()):
+        raise unreadable(key, "its footer does not fit the file")
+
+
+def _digest(store: Store, key: str, size: int, groups: Sequence[Group]) -> str:
+    """``sha256:<hex>`` of the file; on the way the first page of each chunk is looked at."""
+    start = np.concatenate([np.zeros(0, np.int64), *(group.start for group in groups)])
+    heads = np.zeros((len(start), _HEAD), np.uint8)
+    digest = hashlib.sha256()
+    total = at = 0
+    held = b""
+    for chunk in chain(store.stream(key), [b""]):
+        digest.update(chunk)
+        total += len(chunk)
+        held += chunk or bytes(_HEAD)
+        here = np.flatnonzero((start >= at) & (start <= at + len(held) - _HEAD))
+        places = (start[here] - at)[:, None] + np.arange(_HEAD)
+        heads[here] = np.frombuffer(held, np.uint8)[places]
+        at += max(0, len(held) - _HEAD + 1)
+        held = held[1 - _HEAD :]
+    if total != size:
+        raise unreadable(key, f"its size changed from {size} bytes to {total}")
+    length = np.concatenate([np.zeros(0, np.int64), *(group.length for group in groups)])
+    _check_pages(key, Buffer(heads.tobytes()), length)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _check_pages(key: str, heads: Buffer, length: Ints) -> None:
+    """Each head begins a ``PageHeader``: a kind of page, its size, its compressed size."""
+    at = np.arange(len(length)) * _HEAD
+    kind = heads.byte(at + 1)
+    size = heads.after_number(at + 3)
+    good = (heads.byte(at) == _I32) & (heads.byte(at + 2) == _I32) & (heads.byte(size) == _I32)
+    good &= np.isin(kind, _PAGES) & (heads.signed(size + 1) < length)
+    if not good.all():
+        raise unreadable(key, "a column does not begin with a page")
+
+
+def _validate(key: str, table: pa.Table) -> None:
+    try:
+        table.validate(full=True)
+    except pa.ArrowException:
+        raise unreadable(key, "its values are not of their types") from None
+
+
+def _name(key: str) -> str:
+    return shown(key.rpartition("/")[2])
+
+
+def _encrypted(key: str) -> Invalid:
+    return Invalid(
+        f"{_name(key)}: expected a plain Parquet file, got an encrypted one",
+        kind="parquet-encrypted",
+        hint="send the file without Parquet's own encryption",
+    )
+
+
+def _too_large(key: str, what: str, most: int, got: int) -> Invalid:
+    return Invalid(
+        f"{_name(key)}: expected at most {most:,} {what}, got {got:,}",
+        kind="parquet-too-large",
+        hint="send the table in several files, or look whether the file is damaged",
+    )
+
+
+def _disagreement(key: str, what: str) -> Invalid:
+    return Invalid(
+        f"{_name(key)}: readers of Parquet disagree {what}",
+        kind="parquet-disagreement",
+        hint="write the file again with a current Parquet library",
+    )

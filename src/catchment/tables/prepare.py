@@ -1,0 +1,239 @@
+"""Receive, check and plan: reads what decides, and only that; then decides."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC
+from itertools import groupby
+from pathlib import Path
+
+from catchment.core.errors import CatchmentError, Invalid
+from catchment.tables.check import KeyReader, Memory, check_files, key_types, read_files
+from catchment.tables.criteria import check_criteria
+from catchment.tables.datasets import find_datasets
+from catchment.tables.duplicates import Candidates, decide, find
+from catchment.tables.job import House, Job
+from catchment.tables.model import CriteriaRule, Removal, Rule, TransferRule
+from catchment.tables.plan import (
+    CENTER_QUARANTINED,
+    Input,
+    Plan,
+    Refused,
+    TablePlan,
+    balance,
+    fingerprint,
+    keep,
+    whole_centers,
+)
+from catchment.tables.unify import Unified, unify
+
+CONSTANTS = ("freeze_date", "etl_date")
+
+
+class Planner:
+    """Plans a job; plans again without a center whose file turns out bad later.
+
+    Attributes:
+        memory: what the latest snapshot remembers.
+        found: the datasets of this run.
+        refused: files that enter no table.
+    """
+
+    def __init__(self, job: Job, house: House, scratch: Path, *, full: bool) -> None:
+        self.job = job
+        self.house = house
+        snapshot = house.ledger.latest(job.aggregate)
+        self.memory = Memory.load(house.store, snapshot, remember=not full)
+        self.found = find_datasets(
+            job.centers,
+            job.source,
+            fall_back=job.options.fall_back,
+            progress=house.progress,
+        )
+        self._keys = KeyReader(self.memory, house.executor, scratch)
+        self._inputs, self.refused = check_files(
+            self.found.datasets, self.memory, house.executor, house.progress
+        )
+
+    def refuse(self, item: Input, error: CatchmentError) -> None:
+        """Leave out an input that could not be merged, and with it its whole center."""
+        self._leave_out([Refused(item.listed, error, item.rows)])
+
+    def digests(self) -> dict[str, str]:
+        """``sha256:`` of each center's dataset by its content, where all of it could be read."""
+        parts: defaultdict[str, list[list[str]]] = defaultdict(list)
+        for item in self._inputs:
+            parts[item.center.id].append([item.listed.table, item.listed.name, item.digest])
+        return {
+            center: f"sha256:{hashlib.sha256(json.dumps(files).encode()).hexdigest()}"
+            for center, files in parts.items()
+        }
+
+    def keys_of(self, plan: TablePlan) -> tuple[dict[str, str], Callable[[int], bytes]]:
+        """What the next run may keep of a planned table's keys; no types where it has no rule."""
+        rule = self._rule(plan.table, plan.unified.schema.names)
+        if rule is None:
+            return {}, lambda _: b""
+        keys, _ = self._keys.keys(plan.inputs, rule, plan.unified)
+        return key_types(rule, plan.unified), keys
+
+    def plan(self) -> Plan:
+        """What to do, from all that is known now.
+
+        Raises:
+            Invalid: ``type-conflict`` under ``strict``; ``unknown-criteria``; ``unknown-naccid``;
+                ``no-identifiers``; ``centers-missing`` under ``require_all``; ``nothing-to-do``.
+            Unavailable: the identifiers service.
+        """
+        while True:
+            self._inputs, self.refused = whole_centers(self._inputs, self.refused)
+            self._check_centers()
+            tables = {
+                table: list(items)
+                for table, items in groupby(self._inputs, key=lambda i: i.listed.table)
+            }
+            unified = {table: self._unify(items) for table, items in tables.items()}
+            candidates = self._candidates(tables, unified)
+            if candidates is None:
+                continue
+            plan = self._decide(tables, unified, candidates)
+            if self._complete(plan):
+                return plan
+
+    def _check_centers(self) -> None:
+        missing = sorted(self._skipped())
+        if missing and self.job.options.require_all:
+            raise Invalid(
+                f"expected every center, {len(missing)} bring nothing: {', '.join(missing)}",
+                kind="centers-missing",
+                hint="catchment tables plan shows why; mend them, or run without --require-all",
+            )
+        if not self._inputs:
+            raise Invalid(
+                f"none of {len(self.job.centers)} centers brings a table",
+                kind="nothing-to-do",
+                hint="catchment tables plan shows why",
+            )
+
+    def _skipped(self) -> dict[str, str]:
+        found = {center: finding.code for center, finding in self.found.skipped.items()}
+        return found | {r.listed.center.id: CENTER_QUARANTINED for r in self.refused}
+
+    def _unify(self, items: Sequence[Input]) -> Unified:
+        return unify(
+            [(i.center.id, i.schema) for i in items],
+            constants=CONSTANTS,
+            strict=self.job.options.strict,
+        )
+
+    def _rule(self, table: str, columns: Sequence[str]) -> Rule | None:
+        rule: Rule | None = self.job.options.criteria.get(table)
+        if isinstance(rule, CriteriaRule):
+            check_criteria(table, rule, columns)
+        elif self.job.options.transfers and TransferRule().participant in columns:
+            rule = TransferRule()
+        return rule
+
+    def _candidates(
+        self, tables: Mapping[str, Sequence[Input]], unified: Mapping[str, Unified]
+    ) -> dict[str, Candidates] | None:
+        """Rows that may go, by table; None after leaving out files whose keys cannot be read."""
+        candidates: dict[str, Candidates] = {}
+        bad: list[Refused] = []
+        for table, items in tables.items():
+            rule = self._rule(table, unified[table].schema.names)
+            if rule is None:
+                continue
+            keys, failed = self._keys.keys(items, rule, unified[table])
+            bad += failed
+            if not bad:
+                centers = [i.center for i in items]
+                mode = self.job.options.mode
+                candidates[table] = find(table, rule, centers, keys, mode=mode)
+        self._leave_out(bad)
+        return None if bad else candidates
+
+    def _decide(
+        self,
+        tables: Mapping[str, Sequence[Input]],
+        unified: Mapping[str, Unified],
+        candidates: Mapping[str, Candidates],
+    ) -> Plan:
+        current = self._current(candidates)
+        plans: list[TablePlan] = []
+        findings = [*self.job.findings, *self.found.findings]
+        findings += [r.finding() for r in self.refused if r.error.kind != CENTER_QUARANTINED]
+        for table, items in tables.items():
+            removals: tuple[tuple[Removal, ...], ...] = ((),) * len(items)
+            if table in candidates:
+                decision = decide(candidates[table], current)
+                removals = decision.removals
+                findings += decision.findings
+            findings += unified[table].findings(table)
+            previous = self.memory.tables.get(table)
+            kept = keep(items, removals, unified[table], previous)
+            plans.append(TablePlan(table, unified[table], tuple(items), removals, kept))
+        entered = {i.center.id for i in self._inputs}
+        datasets = {d.center.id: d for d in self.found.datasets if d.center.id in entered}
+        digest = fingerprint(self.job.options, datasets, plans)
+        latest = self.memory.snapshot
+        today = self.house.clock().astimezone(UTC).strftime("%Y%m%d")
+        dates = (self.job.options.freeze_date or today, today)
+        return Plan(
+            tables=tuple(plans),
+            datasets=datasets,
+            skipped={**self.job.skipped, **self._skipped()},
+            findings=tuple(findings),
+            account=balance(plans, self.refused),
+            fingerprint=digest,
+            parent=latest.number if latest else None,
+            changed=latest is None or latest.provenance["fingerprint"] != digest,
+            constants=dict(zip(CONSTANTS, dates, strict=True)),
+        )
+
+    def _current(self, candidates: Mapping[str, Candidates]) -> Mapping[str, frozenset[int]]:
+        asked = frozenset[str]().union(*(c.participants for c in candidates.values()))
+        if not asked:
+            return {}
+        if self.job.identifiers is None:
+            raise Invalid(
+                f"{len(asked)} participants are at several centers, and nobody knows which is "
+                "current",
+                kind="no-identifiers",
+                hint="give --identifiers FILE|URL|lambda:NAME, or --transfers none to keep all",
+            )
+        return self.job.identifiers.current(asked)
+
+    def _complete(self, plan: Plan) -> bool:
+        """Whether every file that must be merged from its source has been read; else read them.
+
+        A file that did not move has to be read again where its rows or types change all the same.
+        """
+        if not plan.changed:
+            return True
+        unread = [
+            item
+            for table in plan.tables
+            for item, kept in zip(table.inputs, table.kept, strict=True)
+            if kept is None and item.footer is None
+        ]
+        files = [item.listed for item in unread]
+        read = dict(
+            zip(
+                map(id, unread),
+                read_files(files, self.house.executor, self.house.progress),
+                strict=True,
+            )
+        )
+        results = [read.get(id(item), item) for item in self._inputs]
+        self._inputs = [r for r in results if isinstance(r, Input)]
+        self._leave_out([r for r in results if isinstance(r, Refused)])
+        return not unread
+
+    def _leave_out(self, bad: Sequence[Refused]) -> None:
+        listed = {id(r.listed) for r in bad}
+        self._inputs = [i for i in self._inputs if id(i.listed) not in listed]
+        self.refused = [*self.refused, *bad]

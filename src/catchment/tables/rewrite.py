@@ -1,0 +1,141 @@
+"""Rewrite the column chunks that cannot be copied: another type, or rows to remove."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import types
+
+from catchment.core.errors import Invalid
+from catchment.core.names import shown
+from catchment.core.store import Store
+from catchment.tables.decode import Part
+from catchment.tables.footer import Group
+from catchment.tables.parse import parse_file
+from catchment.tables.thrift import Ints
+
+
+_STRONG = frozenset({2, 4, 6})  # gzip, brotli, zstd: who took their time shall not get snappy
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Work for one worker: some columns of one row group, written anew to staged objects.
+
+    Attributes:
+        part: where they are.
+        have: their plain types at the site.
+        want: their types in the table.
+        removed: rows of the row group that leave the table, ascending.
+        staging: where to write.
+        kept: key for the rows that stay; None if they are not asked for.
+        dropped: key for the rows that leave; None if they are not asked for.
+    """
+
+    part: Part
+    have: pa.Schema
+    want: pa.Schema
+    removed: Ints
+    staging: Store
+    kept: str | None
+    dropped: str | None
+
+
+def rewrite(task: Task) -> tuple[Group | None, Group | None]:
+    """Decode, filter, cast and encode; the row groups of the objects for kept and dropped rows.
+
+    Raises Invalid: kind ``parquet-unreadable``; ``lossy-cast`` where a value does not fit the
+    table's type.
+    """
+    table = task.part.decode()
+    columns = [
+        _conform(column, have, want, task.part.key)
+        for column, have, want in zip(table.columns, task.have, task.want, strict=True)
+    ]
+    fields = [
+        pa.field(want.name, column.type, want.nullable)
+        for column, want in zip(columns, task.want, strict=True)
+    ]
+    table = pa.Table.from_arrays(columns, schema=pa.schema(fields))
+    compression = "zstd" if task.part.group.codec() in _STRONG else "snappy"
+    stays = np.ones(table.num_rows, np.bool_)
+    stays[task.removed] = False
+    groups = []
+    for key, rows in ((task.kept, stays), (task.dropped, ~stays)):
+        if key is None:
+            groups.append(None)
+            continue
+        some = table if rows.all() else table.filter(pa.array(rows))
+        data, group = write(some, compression)
+        task.staging.put(key, data, mode="overwrite", durable=False)
+        groups.append(group)
+    pa.default_memory_pool().release_unused()
+    return groups[0], groups[1]
+
+
+def write(table: pa.Table, compression: str = "snappy") -> tuple[pa.Buffer, Group]:
+    """A Parquet file with the rows, at least one, as a row group; and that row group."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table, sink, row_group_size=table.num_rows, compression=compression, store_schema=False
+    )
+    data = sink.getvalue()
+    (group,) = parse_file(data).groups
+    return data, group
+
+
+def _conform(column: pa.ChunkedArray, have: pa.Field, want: pa.Field, key: str) -> pa.ChunkedArray:
+    """The column in the type of the table; a dictionary of it may stay one."""
+    kind = column.type
+    if want.type.equals(kind) or (types.is_dictionary(kind) and kind.value_type == want.type):
+        return column
+    try:
+        # Parquet does not know all types: a duration comes as a number of the site's unit.
+        return pa.chunked_array([conform(column.combine_chunks().cast(have.type), want.type)])
+    except (pa.ArrowException, UnicodeError):  # its text shows the value
+        raise Invalid(
+            f"{shown(key.rpartition('/')[2])}: column {shown(want.name)} has values that {want.type} "
+            "cannot hold",
+            kind="lossy-cast",
+            hint="send the column with the type that the other sites use",
+        ) from None
+
+
+def conform(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    """The values in a type of ``CommonType``. ArrowException or UnicodeError where one is lost."""
+    if array.type.equals(kind):
+        return array
+    if types.is_duration(array.type) and types.is_string(kind):
+        return pc.binary_join_element_wise(array.cast(pa.int64()).cast(kind), array.type.unit, " ")
+    try:
+        if not isinstance(array.type, pa.UuidType):
+            return array.cast(kind)
+    except pa.ArrowNotImplementedError:
+        pass  # a conflict of nested types, or inside one
+    return pa.array([_as(value, kind) for value in array.to_pylist()], kind)
+
+
+def _as(value: Any, kind: pa.DataType) -> Any:
+    """A value of Python in a type that Arrow does not cast it to; nested values as JSON."""
+    if value is None:
+        return None
+    if types.is_string(kind):
+        nested = isinstance(value, (dict, list, tuple))
+        return json.dumps(value, default=_text, ensure_ascii=False) if nested else _text(value)
+    if types.is_struct(kind):
+        return {field.name: _as(value.get(field.name), field.type) for field in kind}
+    if types.is_list(kind):
+        return [_as(item, kind.value_type) for item in value]
+    if types.is_map(kind):
+        return [(_as(k, kind.key_type), _as(v, kind.item_type)) for k, v in value]
+    return value
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

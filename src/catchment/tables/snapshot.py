@@ -1,0 +1,141 @@
+"""Reading what is published: a snapshot is a mapping of table names to tables."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from catchment.core.account import Account
+from catchment.core.errors import Invalid, NotFound
+from catchment.core.ledger import Ledger, Snapshot
+from catchment.core.store import Store
+from catchment.core.store_file import StoreFile
+
+if TYPE_CHECKING:
+    import duckdb
+    import polars as pl
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table of a snapshot, opened where it lies; nothing is read before it is asked for."""
+
+    store: Store
+    key: str
+    size: int  # bytes
+    digest: str  # "sha256:<hex>"
+    rows: int
+
+    def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows of the named columns (default: all), in the snapshot's order."""
+        import pyarrow.parquet as pq
+
+        with StoreFile(self.store, self.key, self.size) as file:
+            return pq.read_table(file, columns=None if columns is None else list(columns))
+
+    def to_polars(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """The same as a Polars frame. Invalid (kind ``missing-library``) without Polars."""
+        try:
+            import polars as pl
+        except ImportError:
+            raise Invalid(
+                "Polars is not installed", kind="missing-library", hint="pip install polars"
+            ) from None
+        return pl.DataFrame(self.to_arrow(columns))
+
+    def to_duckdb(
+        self, connection: duckdb.DuckDBPyConnection | None = None
+    ) -> duckdb.DuckDBPyRelation:
+        """A relation over the table: read lazily by DuckDB from a folder, else through Arrow."""
+        import duckdb
+
+        connection = connection or duckdb.connect()
+        path = self.store.path(self.key)
+        if path is not None:
+            return connection.read_parquet(str(path))
+        return connection.from_arrow(self.to_arrow())
+
+
+class TableSnapshot(Mapping[str, Table]):
+    """A published snapshot, pinned: later runs never change what it shows."""
+
+    def __init__(self, store: Store, snapshot: Snapshot) -> None:
+        self._store = store
+        self.record = snapshot
+        self._objects = {
+            o["table"]: o for o in snapshot.provenance["objects"] if o["role"] == "table"
+        }
+
+    def __getitem__(self, table: str) -> Table:
+        try:
+            found = self._objects[table]
+        except KeyError:
+            raise NotFound(
+                f"snapshot {self.record.number} has no table {table!r}, "
+                f"only {', '.join(self) or 'none'}",
+                kind="no-such-table",
+                hint="catchment tables show",
+            ) from None
+        return Table(self._store, found["key"], found["size"], found["digest"], found["rows"])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._objects))
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def __contains__(self, table: object) -> bool:
+        return table in self._objects
+
+    @property
+    def account(self) -> Account:
+        """Rows and files by center and table."""
+        return Account.from_json(self.record.provenance["catchment"]["account"])
+
+    def verify(self) -> list[str]:
+        """What is wrong with the stored objects and the account; empty where all is well.
+
+        Every object that the snapshot names must exist with its size and SHA-256, the account must
+        balance, and each table's rows must be the account's kept rows.
+        """
+        wrong: list[str] = []
+        for item in self.record.provenance["objects"]:
+            wrong += _compare(self._store, item)
+        account = self.account
+        account.check()
+        for name, table in self.items():
+            kept = account.total("rows", part=name).kept
+            if kept != table.rows:
+                wrong.append(f"{table.key}: {table.rows} rows, the account kept {kept}")
+        return wrong
+
+
+def _compare(store: Store, item: Mapping[str, Any]) -> list[str]:
+    key = item["key"]
+    digest, size = hashlib.sha256(), 0
+    try:
+        for chunk in store.stream(key):
+            digest.update(chunk)
+            size += len(chunk)
+    except NotFound:
+        return [f"{key}: missing"]
+    found = f"sha256:{digest.hexdigest()}"
+    if (size, found) != (item["size"], item["digest"]):
+        return [f"{key}: {size} bytes, {found}; expected {item['size']} bytes, {item['digest']}"]
+    return []
+
+
+def open_snapshot(
+    store: Store, ledger: Ledger, name: str, which: int | Literal["latest"] = "latest"
+) -> TableSnapshot:
+    """A published snapshot of ``tables/<name>``; NotFound (kind ``no-snapshot``) without one."""
+    aggregate = f"tables/{name}"
+    found = ledger.latest(aggregate) if which == "latest" else ledger.snapshot(aggregate, which)
+    if found is None:
+        raise NotFound(
+            f"{aggregate} has no snapshot yet", kind="no-snapshot", hint="catchment tables run"
+        )
+    return TableSnapshot(store, found)

@@ -1,0 +1,616 @@
+"""The contract of a store, sentence by sentence: subclass :class:`StoreContract` to prove yours.
+
+Needs pytest and Hypothesis.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import pickle
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from http.client import HTTPResponse
+from itertools import count
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from catchment.core.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
+from catchment.core.store import Mode, Range, Segment, Store
+from catchment.testing.faults import Faults, inject
+
+MIB = 1 << 20
+
+BAD_KEYS = (
+    "",
+    "/",
+    "/absolute",
+    "folder/",
+    "a//b",
+    ".",
+    "..",
+    "a/../b",
+    "../../etc/passwd",
+    "a/.",
+    "nul\0",
+    "line\nfeed",
+    "delete\x7f",
+    "next\x85line",
+    "back\\slash",
+    "surrogate\ud800",
+    "é" * 600,
+    "x" * 256,
+    ".catchment",
+    ".catchment/tmp/x",
+)
+
+GOOD_KEYS = (
+    "a",
+    "b/c/d",
+    "with space",
+    "percent%20encoded%2F",
+    "plus+and&equals=",
+    "question?hash#",
+    "star*tilde~",
+    "'quotes\"`",
+    "brackets[]{}<>()",
+    "dollar$at@colon:semi;comma,",
+    "..hidden",
+    "trailing.",
+    ".dot",
+    "-dash",
+    "é",
+    "e\u0301",
+    "日本語/テーブル",
+    "😀",
+    "\u202eright-to-left",
+    "x" * 255,
+    "CON",
+    "b/.catchment",
+)
+
+# No key is the folder of another. "-", "." and "0" around "/" are where walks of a tree go wrong,
+# and the last two where UTF-16 does.
+MODEL_KEYS = (
+    "a-b",
+    "a.b",
+    "a/b",
+    "a/c-d",
+    "a/c/e",
+    "a/c/f/g",
+    "a0",
+    "b!",
+    "b/a",
+    "z/é",
+    "z/\uffee",
+    "z/😀",
+)
+
+_names = count()
+
+
+class StoreContract:
+    """What every store promises.
+
+    Override the fixtures ``store`` and ``other``: two empty stores of the same kind, in different
+    places. Set the attributes to what the kind can do.
+
+    Attributes:
+        processes: another process can open the store.
+        presigns: it hands out URLs.
+        examples: how many Hypothesis tries of each property; fewer where each costs requests.
+    """
+
+    processes = True
+    presigns = False
+    examples = 50
+
+    @pytest.fixture
+    def store(self) -> Store:
+        """The store under test, empty."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def other(self) -> Store:
+        """Another store of the same kind, empty."""
+        raise NotImplementedError
+
+    # --- one object ---------------------------------------------------------------------------
+
+    def test_what_is_put_is_read(self, store: Store) -> None:
+        for data in (b"", b"x", bytearray(b"abc"), memoryview(b"abc"), bytes(range(256))):
+            key = f"k{next(_names)}"
+            stat = store.put(key, data)
+            assert store.read(key) == bytes(data)
+            assert (stat.key, stat.size) == (key, len(data))
+            assert store.head(key)[:3] == stat[:3]
+
+    def test_an_iterable_is_put_whole(self, store: Store) -> None:
+        store.put("pieces", (bytes([n]) * n for n in range(20)))
+        assert store.read("pieces") == b"".join(bytes([n]) * n for n in range(20))
+        store.put("nothing", iter(()))
+        assert store.read("nothing") == b""
+
+    def test_a_big_iterable_is_put_whole(self, store: Store) -> None:
+        chunks = [bytes([n]) * MIB for n in range(12)]
+        stat = store.put("big", (memoryview(chunk) for chunk in chunks))
+        assert stat.size == 12 * MIB
+        assert store.head("big")[:3] == stat[:3]
+        streamed = list(store.stream("big"))
+        assert max(map(len, streamed)) <= 8 * MIB
+        assert b"".join(streamed) == b"".join(chunks)
+        with pytest.raises(Conflict):
+            store.put("big", iter(chunks[::-1]))
+        store.put("big", b"".join(chunks[::-1]), mode="overwrite")
+        assert store.read("big") == b"".join(chunks[::-1])
+
+    def test_modified_is_an_aware_time(self, store: Store) -> None:
+        before = datetime.now(UTC) - timedelta(seconds=5)
+        store.put("now", b"")
+        assert before < store.head("now").modified < datetime.now(UTC) + timedelta(seconds=5)
+
+    def test_create_refuses_a_taken_key(self, store: Store) -> None:
+        store.put("k", b"first")
+        with pytest.raises(Conflict) as caught:
+            store.put("k", b"second")
+        assert caught.value.kind == "key-taken"
+        assert store.read("k") == b"first"
+
+    def test_overwrite_replaces_and_moves_the_etag(self, store: Store) -> None:
+        first = store.put("k", b"first", mode="overwrite")
+        second = store.put("k", b"second", mode="overwrite")
+        assert store.read("k") == b"second"
+        assert first.etag != second.etag
+
+    def test_a_staged_object_is_an_object(self, store: Store) -> None:
+        store.put("new/folder/staged", b"1", durable=False)
+        store.compose("new/other/staged", [b"2"], durable=False)
+        store.put("new/folder/kept", b"3")
+        assert [store.read(stat.key) for stat in store.list()] == [b"3", b"1", b"2"]
+
+    def test_what_is_not_there_is_not_found(self, store: Store) -> None:
+        store.put("folder/object", b"")
+        for key in ("none", "folder", "folder/none", "folder/object/below", "no/such/folder"):
+            for call in (store.head, store.read, store.stream, partial(store.read, length=0)):
+                with pytest.raises(NotFound):
+                    call(key)
+            with pytest.raises(NotFound):
+                store.copy(key, "copy")
+            assert store.path(key) is None
+        assert [stat.key for stat in store.list()] == ["folder/object"]
+
+    def test_ranges_are_slices(self, store: Store) -> None:
+        sizes = (0, 1, 37)
+        for size in sizes:
+            store.put(f"size-{size}", bytes(range(size)))
+        edges = st.integers(-40, 40)
+
+        @settings(max_examples=self.examples, deadline=None, database=None)
+        @given(st.sampled_from(sizes), edges, st.none() | st.integers(0, 40))
+        def check(size: int, start: int, length: int | None) -> None:
+            data = bytes(range(size))
+            begin = max(0, size + start) if start < 0 else start
+            expected = data[begin:] if length is None else data[begin : begin + length]
+            assert store.read(f"size-{size}", start=start, length=length) == expected
+            chunks = store.stream(f"size-{size}", start=start, length=length)
+            assert b"".join(chunks) == expected
+
+        check()
+
+    def test_delete_is_idempotent(self, store: Store) -> None:
+        store.put("folder/k", b"1")
+        for key in ("folder/k", "folder/k", "folder", "none", "no/folder"):
+            store.delete(key)
+        assert list(store.list()) == []
+        store.put("folder/k", b"2")
+        assert store.read("folder/k") == b"2"
+
+    def test_copy(self, store: Store) -> None:
+        store.put("a", b"1")
+        store.put("taken", b"2")
+        assert store.copy("a", "b/c")[:3] == store.head("b/c")[:3]
+        assert store.read("b/c") == b"1"
+        with pytest.raises(Conflict):
+            store.copy("a", "taken")
+        assert store.read("taken") == b"2"
+        store.copy("a", "taken", mode="overwrite")
+        assert store.read("taken") == b"1"
+        big = bytes(range(256)) * (7 * MIB // 256)
+        store.put("big", big)
+        store.copy("big", "bigger")
+        assert store.read("bigger") == big
+
+    def test_a_path_holds_the_object(self, store: Store) -> None:
+        store.put("folder/object", b"bytes")
+        path = store.path("folder/object")
+        assert path is None or path.read_bytes() == b"bytes"
+
+    # --- keys ---------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("key", BAD_KEYS, ids=ascii)
+    def test_every_verb_refuses_a_bad_key(self, store: Store, key: str) -> None:
+        store.put("good", b"1")
+        calls: list[Callable[[], object]] = [
+            lambda: store.head(key),
+            lambda: store.read(key),
+            lambda: store.stream(key),
+            lambda: store.put(key, b"1"),
+            lambda: store.put(key, iter([b"1"]), mode="overwrite"),
+            lambda: store.delete(key),
+            lambda: store.copy("good", key),
+            lambda: store.copy(key, "copy"),
+            lambda: store.path(key),
+            lambda: store.compose(key, [b"1"]),
+            lambda: store.compose("copy", [Range(store, key, 0, 1)]),
+        ]
+        for call in calls:
+            with pytest.raises(Invalid) as caught:
+                call()
+            assert caught.value.kind == "bad-key"
+        assert [stat.key for stat in store.list()] == ["good"]
+
+    def test_strange_but_good_keys(self, store: Store, good_keys: Sequence[str]) -> None:
+        for key in good_keys:
+            store.put(key, key.encode())
+        listed = [stat.key for stat in store.list()]
+        assert listed == sorted(good_keys, key=str.encode)
+        for key in good_keys:
+            assert store.read(key).decode() == key
+            store.delete(key)
+        assert list(store.list()) == []
+
+    @pytest.fixture
+    def good_keys(self) -> Sequence[str]:
+        """Keys that must work, none the folder of another; override to try more."""
+        return GOOD_KEYS
+
+    def test_a_key_of_1024_bytes(self, store: Store) -> None:
+        with suppress(Invalid):  # the store's own prefix may leave less room
+            key = "/".join(["x" * 204] * 5)
+            store.put(key, b"1")
+            assert [stat.key for stat in store.list()] == [key]
+
+    @pytest.mark.parametrize("prefix", ["a", "/", "a//", "../", ".catchment/", "\\/"])
+    def test_a_bad_prefix_is_refused_at_once(self, store: Store, prefix: str) -> None:
+        for call in (store.list, store.folders):
+            with pytest.raises(Invalid):
+                call(prefix)
+
+    # --- listing ------------------------------------------------------------------------------
+
+    def test_a_prefix_is_a_folder(self, store: Store) -> None:
+        for key in ("fw/ucd/a", "fw/ucd/b/c", "fw/ucdavis/a", "fw/ucd-2/a", "fx/a"):
+            store.put(key, b"1")
+        assert [stat.key for stat in store.list("fw/ucd/")] == ["fw/ucd/a", "fw/ucd/b/c"]
+        assert list(store.folders("fw/ucd/")) == ["b"]
+        assert list(store.folders("fw/")) == ["ucd", "ucd-2", "ucdavis"]
+        assert list(store.folders()) == ["fw", "fx"]
+        for nothing in ("fw/u/", "none/", "fx/a/"):
+            assert list(store.list(nothing)) == []
+            assert list(store.folders(nothing)) == []
+
+    def test_a_listing_tells_what_head_tells(self, store: Store) -> None:
+        for size in range(3):
+            store.put(f"k{size}", b"x" * size)
+        assert [stat[:3] for stat in store.list()] == [store.head(f"k{n}")[:3] for n in range(3)]
+
+    def test_a_long_listing(self, store: Store) -> None:
+        keys = [f"f{n % 7}/{n:04}" for n in range(self.examples * 25)]
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda key: store.put(key, b"", durable=False), keys))
+        assert [stat.key for stat in store.list()] == sorted(keys)
+        assert next(store.list("f3/")).key == "f3/0003"
+        assert list(store.folders()) == [f"f{n}" for n in range(7)]
+
+    def test_it_does_as_a_dictionary_does(self, store: Store) -> None:
+        class AsDictionary(_AsDictionary):
+            def __init__(self) -> None:
+                super().__init__(store)
+
+        run_state_machine_as_test(
+            AsDictionary,
+            settings=settings(
+                max_examples=self.examples // 2,
+                stateful_step_count=15,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+
+    # --- all or nothing -----------------------------------------------------------------------
+
+    @pytest.mark.parametrize("mode", ["create", "overwrite"])
+    def test_a_failing_iterable_leaves_nothing(self, store: Store, mode: Mode) -> None:
+        def data() -> Iterator[bytes]:
+            for _ in range(12):
+                yield bytes(MIB)
+            raise FileNotFoundError("the iterable's own")
+
+        with pytest.raises(FileNotFoundError, match="the iterable's own"):
+            store.put("k", data(), mode=mode)
+        assert list(store.list()) == []
+        assert store.sweep(timedelta(0)) == 0
+
+    def test_a_failing_iterable_leaves_the_object_that_was_there(self, store: Store) -> None:
+        def data() -> Iterator[bytes]:
+            yield b"half"
+            raise ZeroDivisionError
+
+        store.put("k", b"whole")
+        with pytest.raises(ZeroDivisionError):
+            store.put("k", data(), mode="overwrite")
+        assert store.read("k") == b"whole"
+
+    def test_one_of_eight_threads_creates(self, store: Store) -> None:
+        barrier = threading.Barrier(8)
+
+        def create(key: str, me: int) -> bool:
+            barrier.wait()
+            try:
+                store.put(key, [b"%d" % me])
+            except Conflict:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as pool:
+            for key in ("a", "b", "c", "d/e"):
+                won = list(pool.map(partial(create, key), range(8)))
+                assert won.count(True) == 1
+                assert store.read(key) == b"%d" % won.index(True)
+
+    def test_one_of_three_processes_creates(self, store: Store) -> None:
+        if not self.processes:
+            with pytest.raises(Invalid):
+                pickle.dumps(store)
+            return
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(3, mp_context=context) as pool:
+            runs = [pool.submit(_create_many, store, me, 40) for me in range(3)]
+            deadline = time.monotonic() + 60
+            while len(list(store.list("ready/"))) < 3 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            store.put("go", b"")
+            won = [run.result() for run in runs]
+        assert sorted(key for keys in won for key in keys) == sorted(f"race/{n}" for n in range(40))
+        for me, keys in enumerate(won):
+            assert all(store.read(key) == b"%d" % me for key in keys)
+
+    def test_a_pickled_store_is_the_same_store(self, store: Store) -> None:
+        if self.processes:
+            store.put("k", b"1")
+            again = pickle.loads(pickle.dumps(store))  # noqa: S301 - our own
+            assert (again.url, again.read("k")) == (store.url, b"1")
+
+    # --- presigned URLs -----------------------------------------------------------------------
+
+    def test_presigned_urls(self, store: Store) -> None:
+        if not self.presigns:
+            with pytest.raises(Invalid) as caught:
+                store.presign("k", expires=timedelta(minutes=1))
+            assert caught.value.kind == "no-presign"
+            return
+        key = "folder/with space é+%"
+        url = store.presign(key, expires=timedelta(minutes=1), method="PUT")
+        with _request(url, b"by url", "PUT"):
+            assert store.read(key) == b"by url"
+        with _request(store.presign(key, expires=timedelta(minutes=1))) as answer:
+            assert answer.read() == b"by url"
+        with pytest.raises(urllib.error.HTTPError), _request(url.replace("space", "other")):
+            pass
+        for expires in (timedelta(0), timedelta(days=8)):
+            with pytest.raises(Invalid):
+                store.presign(key, expires=expires)
+        with pytest.raises(Invalid):
+            store.presign("../k", expires=timedelta(minutes=1))
+
+    # --- compositions -------------------------------------------------------------------------
+
+    def test_a_composition_joins_bytes(self, store: Store, other: Store) -> None:
+        sources = {(s, n): bytes([65 + n]) * n * 7 for s in (store, other) for n in range(4)}
+        for (where, n), data in sources.items():
+            where.put(f"source/{n}", data)
+        targets = count()
+
+        @st.composite
+        def ranges(draw: st.DrawFn) -> Range:
+            where, n = draw(st.sampled_from(list(sources)))
+            start = draw(st.integers(0, n * 7))
+            return Range(where, f"source/{n}", start, draw(st.integers(0, n * 7 - start)))
+
+        @settings(max_examples=self.examples, deadline=None, database=None)
+        @given(st.lists(ranges() | st.binary(max_size=9), max_size=8), st.booleans())
+        def check(segments: list[Segment], digest: bool) -> None:  # noqa: FBT001
+            target = f"target/{next(targets)}"
+            expected = b"".join(
+                sources[s.store, int(s.key[-1])][s.start : s.start + s.length]
+                if isinstance(s, Range)
+                else s
+                for s in segments
+            )
+            composed = store.compose(target, segments, digest=digest)
+            assert store.read(target) == expected
+            hashed = f"sha256:{hashlib.sha256(expected).hexdigest()}" if digest else None
+            assert composed == (target, len(expected), hashed)
+
+        check()
+
+    @pytest.mark.parametrize("digest", [False, True])
+    def test_a_big_composition(self, store: Store, other: Store, digest: bool) -> None:  # noqa: FBT001
+        data = hashlib.shake_128(b"seed").digest(13 * MIB)
+        store.put("a", data)
+        other.put("b", data)
+        segments: list[Segment] = [
+            b"head",
+            Range(store, "a", 1, 6 * MIB),
+            b"between",
+            Range(store, "a", 6 * MIB + 1, MIB),
+            Range(store, "a", 7 * MIB + 1, 6 * MIB - 1),  # touches the last
+            Range(other, "b", 0, 13 * MIB),
+            *(Range(other, "b", n * 3, 2) for n in range(100)),
+            b"foot",
+        ]
+        expected = (
+            b"head"
+            + data[1 : 6 * MIB + 1]
+            + b"between"
+            + data[6 * MIB + 1 :]
+            + data
+            + b"".join(data[n * 3 : n * 3 + 2] for n in range(100))
+            + b"foot"
+        )
+        composed = store.compose("target", segments, digest=digest)
+        assert store.read("target") == expected
+        assert composed.size == len(expected)
+        if digest:
+            assert composed.digest == f"sha256:{hashlib.sha256(expected).hexdigest()}"
+        with pytest.raises(Conflict):
+            store.compose("target", segments)
+        store.compose("target", [Range(store, "target", 0, 7 * MIB)], mode="overwrite")
+        assert store.read("target") == expected[: 7 * MIB]
+
+    def test_a_composition_with_a_bad_source_leaves_nothing(self, store: Store) -> None:
+        store.put("a", bytes(6 * MIB))
+        whole = Range(store, "a", 0, 6 * MIB)
+        bad: list[tuple[Segment, type[Exception], str]] = [
+            (Range(store, "none", 0, 6 * MIB), NotFound, "not-found"),
+            (Range(store, "none", 0, 0), NotFound, "not-found"),
+            (Range(store, "a", 1, 6 * MIB), Corrupt, "short-source"),
+            (Range(store, "a", 7 * MIB, 1), Corrupt, "short-source"),
+            (Range(store, "a", -1, 1), Invalid, "bad-range"),
+            (Range(store, "a", 1, -1), Invalid, "bad-range"),
+        ]
+        for segment, error, kind in bad:
+            with pytest.raises(error) as caught:
+                store.compose("target", [whole, b"x", segment])
+            assert getattr(caught.value, "kind", "") == kind
+        assert [stat.key for stat in store.list()] == ["a"]
+        assert store.sweep(timedelta(0)) == 0
+
+    def test_a_composition_whose_source_fails_leaves_nothing(
+        self, store: Store, other: Store
+    ) -> None:
+        store.put("target", b"before")
+        other.put("a", bytes(6 * MIB))
+        for step in range(1, 4):
+            source = inject(other, Faults(fail_at=step))
+            segments: list[Segment] = [b"x" * 6 * MIB, Range(source, "a", 0, 6 * MIB)]
+            with pytest.raises(Unavailable):
+                store.compose("target", segments, mode="overwrite")
+        assert [(s.key, store.read(s.key)) for s in store.list()] == [("target", b"before")]
+        assert store.sweep(timedelta(0)) == 0
+
+    def test_a_composition_refuses_a_taken_key(self, store: Store) -> None:
+        store.put("target", b"before")
+        with pytest.raises(Conflict) as caught:
+            store.compose("target", [b"after"])
+        assert caught.value.kind == "key-taken"
+        assert store.read("target") == b"before"
+        store.compose("target", [b"not ", Range(store, "target", 0, 6)], mode="overwrite")
+        assert store.read("target") == b"not before"
+
+
+class _AsDictionary(RuleBasedStateMachine):
+    """The same steps on a store and on a dictionary: they must not tell them apart."""
+
+    keys = st.sampled_from(MODEL_KEYS)
+    modes = st.sampled_from(["create", "overwrite"])
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self.store = store
+        self.root = f"run-{next(_names)}/"
+        self.model: dict[str, bytes] = {}
+
+    @rule(key=keys, data=st.binary(max_size=5), mode=modes)
+    def put(self, key: str, data: bytes, mode: Mode) -> None:
+        self._write(key, data, mode, lambda: self.store.put(self.root + key, data, mode=mode))
+
+    @rule(source=keys, key=keys, mode=modes)
+    def copy(self, source: str, key: str, mode: Mode) -> None:
+        copy = partial(self.store.copy, self.root + source, self.root + key, mode=mode)
+        self._write(key, self.model.get(source), mode, copy)
+
+    @rule(source=keys, key=keys, mode=modes)
+    def append(self, source: str, key: str, mode: Mode) -> None:
+        data = self.model.get(source)
+        length = len(data) if data else 0
+        segments: list[Segment] = [Range(self.store, self.root + source, 0, length), b"+"]
+        compose = partial(self.store.compose, self.root + key, segments, mode=mode)
+        self._write(key, None if data is None else data + b"+", mode, compose)
+
+    @rule(key=keys)
+    def delete(self, key: str) -> None:
+        self.store.delete(self.root + key)
+        self.model.pop(key, None)
+
+    @rule(key=keys)
+    def read(self, key: str) -> None:
+        if key in self.model:
+            assert self.store.read(self.root + key) == self.model[key]
+        else:
+            with pytest.raises(NotFound):
+                self.store.read(self.root + key)
+
+    @rule(prefix=st.sampled_from(["a/", "a/c/", "b/", "z/"]))
+    def look(self, prefix: str) -> None:
+        self._compare(prefix)
+
+    @invariant()
+    def alike(self) -> None:
+        self._compare("")
+
+    def _write(self, key: str, data: bytes | None, mode: Mode, write: Callable[[], object]) -> None:
+        """A write of the data, whose source is missing where they are None."""
+        taken = mode == "create" and key in self.model
+        if data is None or taken:
+            with pytest.raises((NotFound, Conflict) if data is None else Conflict):
+                write()
+        else:
+            write()
+            self.model[key] = data
+
+    def _compare(self, prefix: str) -> None:
+        keys = sorted((key for key in self.model if key.startswith(prefix)), key=str.encode)
+        listed = [(s.key, s.size) for s in self.store.list(self.root + prefix)]
+        assert listed == [(self.root + key, len(self.model[key])) for key in keys]
+        parts = {key[len(prefix) :].split("/")[0] for key in keys if "/" in key[len(prefix) :]}
+        assert list(self.store.folders(self.root + prefix)) == sorted(parts, key=str.encode)
+
+
+def _create_many(store: Store, me: int, number: int) -> list[str]:
+    """The keys that this process was the one to create."""
+    store.put(f"ready/{me}", b"")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with suppress(NotFound):
+            store.head("go")
+            break
+    won = []
+    for n in range(number):
+        with suppress(Conflict):
+            store.put(f"race/{n}", b"%d" % me)
+            won.append(f"race/{n}")
+    return won
+
+
+def _request(url: str, data: bytes | None = None, method: str = "GET") -> HTTPResponse:
+    headers = {"Content-Type": "application/octet-stream"}
+    request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310 - our own URL
+    answer: HTTPResponse = urllib.request.urlopen(request, timeout=10)  # noqa: S310
+    return answer

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+
+from catchment.core.account import Account, Line
+from catchment.core.doctor import examine
+from catchment.core.errors import Invalid, NotFound
+from catchment.core.finding import Finding, Severity
+from catchment.core.ledger import Move, Publication
+from catchment.core.provenance import read_all, seal
+from catchment.core.status import status
+from catchment.core.workspace import Workspace
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """No workspace of the machine that runs the tests is found."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("CATCHMENT_WORKSPACE", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def closed(monkeypatch):
+    """Every workspace of a test is closed after it."""
+    opened = []
+    made = Workspace.__init__
+
+    def remember(self, *arguments):
+        made(self, *arguments)
+        opened.append(self)
+
+    monkeypatch.setattr(Workspace, "__init__", remember)
+    yield
+    for workspace in opened:
+        workspace.close()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "catchment.toml").write_text("[workspace]\nname = 'found'\n")
+    return tmp_path
+
+
+def publish(workspace: Workspace, aggregate: str, *findings: Finding):
+    account = Account()
+    account[Line("alpha", "uds", "rows")].received = 3
+    account[Line("alpha", "uds", "rows")].kept = 3
+    ledger = workspace.ledger
+    contribution = ledger.receive(aggregate, "alpha", "1", "sha256:00", 3)
+    moves = [Move(contribution.id, "received", "latest")]
+    run = ledger.start_run(aggregate, {})
+    return ledger.publish(
+        Publication(
+            aggregate, "key", f"{aggregate}/1/", {"a": 1}, account, findings, moves, run=run.id
+        )
+    )
+
+
+def test_it_is_found_in_this_folder_above_it_by_variable_or_by_path(folder, elsewhere, monkeypatch):
+    below = elsewhere / "a" / "b"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    assert Workspace.open().file == folder / "catchment.toml"
+    assert Workspace.open(folder).settings.workspace.name == "found"
+    other = elsewhere / "other.toml"
+    other.write_text("[workspace]\nname = 'other'\n")
+    monkeypatch.setenv("CATCHMENT_WORKSPACE", str(other))
+    assert Workspace.open().settings.workspace.name == "other"
+    assert Workspace.open(folder).settings.workspace.name == "found"
+    assert Workspace.open(None, {"workspace.name": "x"}).settings.workspace.name == "x"
+
+
+@pytest.mark.parametrize("path", [None, "absent", "."])
+def test_where_there_is_none(path):
+    with pytest.raises(NotFound, match=r"no catchment\.toml in") as caught:
+        Workspace.open(path)
+    assert (caught.value.kind, caught.value.hint) == ("no-workspace", "catchment init")
+
+
+def test_the_ledger_lies_beside_the_file(folder):
+    workspace = Workspace.open(folder)
+    assert workspace.ledger.aggregates() == []
+    assert workspace.ledger is workspace.ledger
+    assert (folder / ".catchment" / "ledger.db").is_file()
+
+
+def test_without_a_file_the_ledger_lies_in_the_store(elsewhere):
+    workspace = Workspace.described({"workspace.store": "a b"})
+    assert workspace.ledger.aggregates() == []
+    assert (elsewhere / "a b" / ".catchment" / "ledger.db").is_file()
+    assert list(workspace.store.list()) == []
+
+
+def test_the_ledger_of_a_remote_store_lies_in_the_state_folder(folder, tmp_path):
+    one = Workspace.open(folder, {"workspace.store": "s3://bucket/one"})
+    two = Workspace.open(folder, {"workspace.store": "s3://bucket/two"})
+    assert one.ledger.aggregates() == two.ledger.aggregates() == []
+    assert len(list((tmp_path / "state" / "catchment").glob("*/ledger.db"))) == 2
+
+
+def test_a_store_in_memory_needs_a_ledger_that_is_named(elsewhere):
+    with pytest.raises(Invalid, match="gone with the program"):
+        Workspace.described({"workspace.store": "memory://x"}).ledger  # noqa: B018
+    named = {"workspace.store": "memory://x", "workspace.ledger": "l.db"}
+    assert Workspace.described(named).ledger.aggregates() == []
+    assert (elsewhere / "l.db").is_file()
+
+
+def test_it_closes_what_it_opened_and_opens_it_again(folder):
+    with Workspace.open(folder) as workspace:
+        ledger = workspace.ledger
+        ledger.start_run("tables/nacc", {})
+    assert workspace.ledger is not ledger
+    assert workspace.ledger.aggregates() == ["tables/nacc"]
+
+
+def test_questions_make_no_ledger(folder):
+    with Workspace.open(folder) as workspace:
+        assert workspace.ledger_to_read().aggregates() == []
+        assert not (folder / ".catchment").exists()
+        workspace.ledger.start_run("tables/nacc", {})
+        assert workspace.ledger_to_read() is workspace.ledger
+
+
+def test_the_executor_is_that_of_the_settings():
+    workspace = Workspace.described(
+        {"executor.kind": "threads", "executor.workers": 3, "executor.memory": 7}
+    )
+    with workspace.executor() as executor:
+        assert isinstance(executor, ThreadPoolExecutor)
+        assert executor._max_workers == 3
+    assert workspace.limits.memory == 7 << 20
+
+
+def test_status_tells_what_the_ledger_knows(folder):
+    workspace = Workspace.open(folder)
+    finding = Finding("alpha", Severity.WARNING, "column-missing", "uds", "no column a")
+    snapshot = publish(workspace, "tables/nacc", finding)
+    started = workspace.ledger.start_run("tables/nacc", {})
+    lease = workspace.ledger.acquire("tables/nacc", "someone", timedelta(minutes=1))
+
+    old, new = status(workspace.ledger, ["tables/new"])
+    assert new == {
+        "aggregate": "tables/new",
+        "snapshot": None,
+        "lease": None,
+        "runs": [],
+        "contributions": {},
+        "findings": [],
+    }
+    assert old["snapshot"] == {
+        "number": 1,
+        "location": "tables/nacc/1/",
+        "published_at": snapshot.published_at.isoformat(),
+        "run": snapshot.run,
+        "sealed": False,
+    }
+    assert old["lease"] == {"holder": "someone", "expires_at": lease.expires_at.isoformat()}
+    assert [(run["id"], run["state"]) for run in old["runs"]] == [
+        (started.id, "running"),
+        (snapshot.run, "published"),
+    ]
+    assert old["contributions"] == {"latest": 1}
+    assert old["findings"] == [finding.to_json()]
+
+
+def test_status_of_one(folder):
+    ledger = Workspace.open(folder).ledger
+    assert [e["aggregate"] for e in status(ledger, ["tables/a", "tables/b"], "tables/b")] == [
+        "tables/b"
+    ]
+    with pytest.raises(NotFound, match="expected one of: tables/a") as caught:
+        status(ledger, ["tables/a"], "tables/c")
+    assert caught.value.kind == "no-aggregate"
+
+
+def found(workspace: Workspace) -> dict[str, tuple[bool, str]]:
+    return {check.what: (check.well, check.found) for check in examine(workspace)}
+
+
+def test_doctor_finds_what_is_wrong(folder):
+    workspace = Workspace.open(folder)
+    workspace.ledger.start_run("tables/none", {})
+    snapshot = publish(workspace, "tables/nacc")
+    assert found(workspace) == {
+        "store": (True, f"{(folder / 'data').as_uri()} can be read"),
+        "ledger": (True, "2 aggregates"),
+        "tables/none": (True, "nothing is published yet"),
+        "tables/nacc": (True, "snapshot 1; the next run writes its provenance"),
+    }
+    seal(workspace.store, workspace.ledger, snapshot)
+    assert found(workspace)["tables/nacc"] == (True, "snapshot 1, with its provenance")
+    file = folder / "data/tables/nacc/1/provenance.json"
+    file.write_bytes(file.read_bytes() + b" ")
+    assert found(workspace)["tables/nacc"][0] is False
+    file.unlink()
+    assert found(workspace)["tables/nacc"][0] is False
+
+
+def test_doctor_stops_at_a_ledger_that_cannot_be_read(folder):
+    (folder / ".catchment").mkdir()
+    (folder / ".catchment" / "ledger.db").write_text("no database " * 100)
+    checks = found(Workspace.open(folder))
+    assert set(checks) == {"store", "ledger"}
+    assert checks["ledger"][0] is False
+
+
+def test_a_lost_ledger_is_rebuilt_from_the_store(folder):
+    workspace = Workspace.open(folder)
+    snapshot = publish(workspace, "tables/nacc")
+    seal(workspace.store, workspace.ledger, snapshot)
+    before = status(workspace.ledger, [])
+    workspace.ledger.close()
+    shutil.rmtree(folder / ".catchment")
+
+    again = Workspace.open(folder)
+    assert again.ledger.restore(read_all(again.store)) == 1
+    assert status(again.ledger, []) == before

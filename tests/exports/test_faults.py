@@ -6,6 +6,7 @@ import errno
 import gzip
 import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -132,6 +133,49 @@ def test_any_operation_fails(tmp_path, code, names):
 
     error = OSError(code, os.strerror(code))
     all_points(tmp_path, names, error, lambda job: aggregate(job, "C", Rules(60)), aftermath)
+
+
+def test_all_is_on_the_disk_before_what_depends_on_it(tmp_path, monkeypatch):
+    """After a power cut only what was synced is sure: file, record and their names, then the link."""
+    log = []
+    real = {name: getattr(os, name) for name in ("fsync", "link", "unlink")}
+
+    def fsync(descriptor):
+        log.append(("sync", Path(f"/proc/self/fd/{descriptor}").readlink().name))
+        real["fsync"](descriptor)
+
+    def link(source, target):
+        log.append(("link", Path(target).name))
+        real["link"](source, target)
+
+    def unlink(path):
+        log.append(("unlink", Path(path).name))
+        real["unlink"](path)
+
+    job, _ = make_job(tmp_path)
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(os, "unlink", unlink)
+    aggregate(job, "C", Rules(60))
+    made = [name for what, name in log if what == "link"]
+    assert len(made) == 5
+    empty, *log = log
+    assert empty == ("unlink", "e.ndjson")
+    for name in made:
+        steps = [
+            ("sync", f"{name}.tmp"),
+            ("sync", f"{name}.json"),
+            ("sync", ".catchment"),
+            ("link", name),
+            ("sync", "J"),
+            ("unlink", f"{name}.tmp"),
+        ]
+        assert log[: len(steps)] == steps
+        log = log[len(steps) :]
+        while log[0][0] == "unlink" and log[0][1][1:] in (".ndjson", ".ndjson.gz", "_error.ndjson"):
+            log = log[1:]
+    assert log[0] == ("sync", "J"), "`finished` is gone for sure before the records go"
+    assert {what for what, _ in log[1:]} == {"unlink"}
 
 
 @pytest.mark.parametrize("error", [None, OSError(errno.ENOSPC, "full")])

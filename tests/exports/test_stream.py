@@ -56,10 +56,14 @@ def test_errors_have_their_suffix(job):
 
 
 def test_an_exception_discards_the_batch(job):
-    with pytest.raises(ZeroDivisionError), RecordStream(job) as stream:
-        stream.write("half")
-        stream.write("x" * 3_000_000)
-        raise ZeroDivisionError
+    def batch():
+        with RecordStream(job) as stream:
+            stream.write("half")
+            stream.write("x" * 3_000_000)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        batch()
     assert not finished(job)
     assert not list(job.streaming_path.iterdir())
 
@@ -126,7 +130,9 @@ def test_a_job_that_was_not_set_up(tmp_path):
     with pytest.raises(NotFound):
         RecordStream(job)
     job.set_up()
-    with pytest.raises(NotFound), RecordStream(job) as stream:
-        stream.write("1")
-        job.finished_path.rmdir()
+    stream = RecordStream(job)
+    stream.write("1")
+    job.finished_path.rmdir()
+    with pytest.raises(NotFound):
+        stream.close()
     assert not list(job.streaming_path.iterdir())

@@ -101,7 +101,6 @@ class Journal:
             record.unlink()
             sync(self._folder)
             return False
-        sync(self._directories.job_path)
         self._finish(output, uses)
         return True
 
@@ -164,6 +163,7 @@ class Journal:
     def _finish(self, output: Output, uses: Sequence[Use]) -> None:
         temporary = self.temporary(output.name)
         if temporary.exists():
+            sync(self._directories.job_path)
             self._published(output)
             temporary.unlink()
         self.outputs.append(output)

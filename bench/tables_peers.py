@@ -13,7 +13,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bench._common import timed
 
@@ -25,17 +25,26 @@ DATES = {"freeze_date": "20260105", "etl_date": "20260105"}
 KEYS = ["naccid", "adcid"]
 
 
-def cat(files: Sequence[str], output: str, **_: str) -> None:
+class Task(NamedTuple):
+    """Paths; the schema is the unified one, so that nobody has to spend time on finding it."""
+
+    files: Sequence[str]
+    identifiers: str
+    schema: str
+    output: str
+
+
+def cat(task: Task) -> None:
     """The bytes of all files in one, on disk: what no way of merging can beat."""
-    with timed(), Path(output).open("wb") as target:
-        for file in files:
+    with timed(), Path(task.output).open("wb") as target:
+        for file in task.files:
             with Path(file).open("rb") as source:
                 while os.sendfile(target.fileno(), source.fileno(), None, 1 << 30):
                     pass
         os.fsync(target.fileno())
 
 
-def original(files: Sequence[str], identifiers: str, schema: str, output: str) -> None:
+def original(task: Task) -> None:
     """The gear that this program follows, step by step, without its storage and its service.
 
     1. Each center's file is read whole, the dates are appended, and the table is written into one
@@ -50,11 +59,11 @@ def original(files: Sequence[str], identifiers: str, schema: str, output: str) -
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    wanted = _read_schema(schema)
-    whole, final = Path(output).with_suffix(".tmp"), Path(output)
+    wanted = read_schema(task.schema)
+    whole, final = Path(task.output).with_suffix(".tmp"), Path(task.output)
     with timed():
         with pq.ParquetWriter(whole, wanted) as writer:
-            for file in files:
+            for file in task.files:
                 writer.write_table(_aligned(pq.read_table(file), wanted))
         adcids: defaultdict[str, set[int]] = defaultdict(set)
         moved: set[str] = set()
@@ -66,52 +75,53 @@ def original(files: Sequence[str], identifiers: str, schema: str, output: str) -
         if not moved:
             whole.replace(final)
             return
-        current = _current(identifiers, pa.array(moved, pa.string()))
+        current = _current(task.identifiers, pa.array(moved, pa.string()))
         with pq.ParquetWriter(final, wanted) as writer:
             for batch in pq.ParquetFile(whole).iter_batches(BATCH):
                 writer.write_table(_kept(pa.table(batch), current))
         whole.unlink()
 
 
-def pyarrow(files: Sequence[str], identifiers: str, schema: str, output: str) -> None:
+def pyarrow(task: Task) -> None:
     """The key columns first, then one streaming pass."""
     import pyarrow.parquet as pq
 
-    wanted = _read_schema(schema)
+    wanted = read_schema(task.schema)
     with timed():
-        current = moved(files, identifiers)
-        with pq.ParquetWriter(output, wanted) as writer:
-            for table in _batches(files):
+        current = moved(task.files, task.identifiers)
+        with pq.ParquetWriter(task.output, wanted) as writer:
+            for table in _batches(task.files):
                 writer.write_table(_kept(_aligned(table, wanted), current))
 
 
-def pandas(files: Sequence[str], identifiers: str, output: str, **_: str) -> None:
+def pandas(task: Task) -> None:
     """All files in memory, concatenated. Columns of mixed types become text."""
     import pandas as pd
 
     with timed():
-        whole = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+        whole = pd.concat([pd.read_parquet(file) for file in task.files], ignore_index=True)
         pairs = whole[KEYS].drop_duplicates()
         several = pairs["naccid"][pairs["naccid"].duplicated()]
-        known = pd.read_csv(identifiers)
+        known = pd.read_csv(task.identifiers)
         known = known[known["active"] & known["naccid"].isin(several)].set_index("naccid")["adcid"]
         current = whole["naccid"].map(known)
         keep = current.isna() | (current == whole["adcid"])
         if not keep.all():
             whole = whole[keep]
         mixed = whole.select_dtypes("object").columns
-        whole = whole.astype(dict.fromkeys(mixed, "string")).assign(**DATES)
-        whole.to_parquet(output, index=False)
+        dates = pd.DataFrame(DATES, index=whole.index)
+        whole = pd.concat([whole.astype(dict.fromkeys(mixed, "string")), dates], axis=1)
+        whole.to_parquet(task.output, index=False)
 
 
-def duckdb(files: Sequence[str], identifiers: str, output: str, **_: str) -> None:
+def duckdb(task: Task) -> None:
     """``union_by_name``, an anti-join, and COPY."""
     import duckdb as db
 
     with timed(), db.connect() as connection:
-        connection.execute(f"SET temp_directory = '{output}.spill'")
-        connection.read_parquet(list(files), union_by_name=True).create_view("rows")
-        connection.read_csv(identifiers).create_view("known")
+        connection.execute(f"SET temp_directory = '{task.output}.spill'")
+        connection.read_parquet(list(task.files), union_by_name=True).create_view("rows")
+        connection.read_csv(task.identifiers).create_view("known")
         connection.execute("""
             CREATE TEMP TABLE gone AS
             WITH pairs AS (SELECT DISTINCT naccid, adcid FROM rows),
@@ -123,24 +133,24 @@ def duckdb(files: Sequence[str], identifiers: str, output: str, **_: str) -> Non
         dates = ", ".join(f"'{value}' AS {name}" for name, value in DATES.items())
         connection.execute(f"""
             COPY (SELECT *, {dates} FROM rows ANTI JOIN gone USING (naccid, adcid))
-            TO '{output}' (FORMAT parquet, COMPRESSION snappy)
+            TO '{task.output}' (FORMAT parquet, COMPRESSION snappy)
         """)  # noqa: S608 - our own names
 
 
-def polars(files: Sequence[str], identifiers: str, output: str, **_: str) -> None:
+def polars(task: Task) -> None:
     """A lazy concatenation with common supertypes, an anti-join, and a streaming sink."""
     import polars as pl
 
     with timed():
-        whole = pl.concat([pl.scan_parquet(file) for file in files], how="diagonal_relaxed")
+        whole = pl.concat([pl.scan_parquet(file) for file in task.files], how="diagonal_relaxed")
         pairs = whole.select(KEYS).unique().collect(engine="streaming")
         several = pairs.filter(pl.col("naccid").is_duplicated())
-        known = pl.scan_csv(identifiers, schema_overrides={"adcid": pl.Int32})
+        known = pl.scan_csv(task.identifiers, schema_overrides={"adcid": pl.Int32})
         current = known.filter("active").select("naccid", current="adcid").collect()
         gone = several.join(current, on="naccid").filter(pl.col("adcid") != pl.col("current"))
         kept = whole.join(gone.lazy(), on=KEYS, how="anti", maintain_order="left")
         kept.with_columns(**{name: pl.lit(value) for name, value in DATES.items()}).sink_parquet(
-            output, compression="snappy"
+            task.output, compression="snappy"
         )
 
 
@@ -185,7 +195,8 @@ def _wider(types: set[pa.DataType]) -> pa.DataType:
         return pa.string()
 
 
-def _read_schema(path: str) -> pa.Schema:
+def read_schema(path: str) -> pa.Schema:
+    """The schema that a task names."""
     import pyarrow as pa
 
     return pa.ipc.read_schema(pa.py_buffer(Path(path).read_bytes()))

@@ -36,18 +36,16 @@ def catchment(*arguments: str) -> int:
 
 
 def demo() -> int:
-    """Make the sites once, then run, show, verify."""
+    """Make the sites once, then run and verify."""
     settings = FOLDER / "catchment.toml"
     if not settings.exists():
         print(f"Making forty sample centers in {FOLDER / 'sites'} ...", flush=True)
         make_centers(FOLDER / "sites", centers=40, columns=60, rows=(200, 1000), tables=("uds", "mds"))
         settings.write_text(SETTINGS)
     where = ("--workspace", str(FOLDER))
-    return max(
-        catchment(*where, "tables", "run"),
-        catchment(*where, "tables", "show"),
-        catchment(*where, "tables", "verify"),
-    )
+    worst = max(catchment(*where, "tables", "run"), catchment(*where, "tables", "verify"))
+    print(f"\nNext, center by center: catchment --workspace {FOLDER} tables show")
+    return worst
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Rules for segments: what is joined, and how an upload is cut into parts."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +27,7 @@ def flat(segments):
     """Where each stretch of bytes comes from, with all that touch joined: two lists that give the
     same bytes in the same way are equal."""
     found = []
-    for segment in segments:
+    for segment in filter(size, segments):
         if not isinstance(segment, Range):
             found.append(segment)
         elif found and not isinstance(found[-1], bytes) and follows(found[-1], segment):
@@ -34,7 +36,7 @@ def flat(segments):
             found.append(segment)
         if len(found) > 1 and isinstance(found[-1], bytes) and isinstance(found[-2], bytes):
             found[-2:] = [found[-2] + found[-1]]
-    return [segment for segment in found if size(segment)]
+    return found
 
 
 def follows(one, other):
@@ -57,12 +59,8 @@ def test_joining_keeps_the_bytes(given_):
     done = list(joined(given_))
     assert flat(done) == flat(given_)
     assert len(done) <= len(given_)
-    pairs = [
-        (a, b)
-        for a, b in zip(done, done[1:], strict=False)
-        if isinstance(a, Range) > isinstance(b, bytes)
-    ]
-    assert not any(follows(a, b) for a, b in pairs if isinstance(b, Range))
+    for one, other in pairwise(done):
+        assert isinstance(one, bytes) or isinstance(other, bytes) or not follows(one, other)
 
 
 def test_ranges_that_touch_become_one():

@@ -106,6 +106,15 @@ def test_other_urls_are_refused(url):
     assert caught.value.kind == "bad-store-url"
 
 
+def test_a_root_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    store = local(tmp_path / "file")
+    for call in (lambda: store.put("k", b"1"), lambda: store.read("k"), lambda: list(store.list())):
+        with pytest.raises(Invalid) as caught:
+            call()
+        assert caught.value.kind == "bad-store-url"
+
+
 # --- links and special files ----------------------------------------------------------------------
 
 

@@ -190,6 +190,16 @@ def test_an_upload_survives_a_bad_answer(line, store, straight, request_, bad):
     assert stat[:3] == straight.head("k")[:3]
 
 
+def test_an_upload_that_is_refused_its_own_object_is_recognised(line, store, straight):
+    """AWS answers so when it is asked again to complete: the first answer was lost."""
+    line.faults.append(Fault("POST", "uploadId"))
+    refused = (412, "PreconditionFailed")
+    line.faults.append(Fault("POST", "uploadId", forward=False, answer=refused))
+    stat = store.put("k", DATA)
+    assert stat[:3] == straight.head("k")[:3]
+    assert straight.read("k") == DATA
+
+
 def test_an_upload_that_somebody_else_won_is_a_conflict(line, store, straight):
     line.faults.append(Fault("POST", "uploadId", first=lambda: straight.put("k", b"theirs")))
     with pytest.raises(Conflict) as caught:
@@ -228,6 +238,21 @@ def test_a_source_that_changes_is_told(line, store, straight):
     line.faults.append(change)
     with pytest.raises(Conflict) as caught:
         store.compose("k", [source])
+    assert caught.value.kind == "source-changed"
+    assert [stat.key for stat in straight.list()] == ["source"]
+
+
+def test_a_source_that_changes_while_it_is_hashed_is_told(line, store, straight):
+    straight.put("source", DATA)
+    change = Fault(
+        "GET",
+        "/below/source",
+        first=lambda: straight.put("source", DATA[::-1], mode="overwrite"),
+        half=False,
+    )
+    line.faults.append(change)
+    with pytest.raises(Conflict) as caught:
+        store.compose("k", [Range(store, "source", 0, len(DATA))], digest=True)
     assert caught.value.kind == "source-changed"
     assert [stat.key for stat in straight.list()] == ["source"]
 

@@ -26,6 +26,9 @@ BLOCK = re.compile(
 SLUG = re.compile(r"[a-z]+[0-9]*(-[a-z0-9]+)+")
 # Text that looks like a kind or a code and is none.
 NOT_SLUGS = {
+    "catchment-put",
+    "catchment-digest",
+    "catchment-put",
     "catchment-safe",
     "center-id",
     "is-active",
@@ -33,6 +36,7 @@ NOT_SLUGS = {
     "no-store",
     "retry-after",
     "utf-8",
+    "utf-8-sig",
 }
 
 
@@ -75,7 +79,8 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 )
 def test_the_blocks_of_a_page_run(page, tmp_path):
     """One after the other, in a folder of their own, as a reader would type them."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CATCHMENT_")}
+    ours = ("CATCHMENT_", "PYTHON")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     environment["XDG_STATE_HOME"] = str(tmp_path / "state")
     folder = tmp_path / "reader"

@@ -16,6 +16,7 @@ import pytest
 from catchment.core.errors import CatchmentError, Invalid, NotFound, Unavailable
 from catchment.tables import identifiers, identifiers_file
 from catchment.tables.identifiers import IdentifiersOptions, open_identifiers
+from catchment.testing.s3 import moto  # noqa: F401 - a fixture
 
 ANNA, BERT, CARL, DORA = (f"NACC00000{n}" for n in range(1, 5))
 QUICK = IdentifiersOptions(wait=0.001, timeout=5.0, attempts=4)
@@ -469,6 +470,14 @@ def test_files_are_bounded(tmp_path, monkeypatch):
     assert current(parquet_file(tmp_path, naccid=[ANNA], adcid=[1]), ANNA) == {ANNA: {1}}
     path = parquet_file(tmp_path, naccid=[ANNA, BERT, CARL], adcid=[1, 2, 3])
     assert "2 rows, got more" in refused(path).message
+
+
+def test_a_file_may_be_in_another_store(moto):  # noqa: F811 - the fixture
+    moto.store.put("config/ids.csv", TABLE.encode())
+    spec = f"{moto.store.url}/config/ids.csv"
+    options = IdentifiersOptions(store=moto.options)
+    assert current(spec, ANNA, BERT, options=options) == {ANNA: {20}, BERT: {0}}
+    assert moto.options["secret_access_key"] not in repr(options)
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -31,7 +31,9 @@ from catchment.tables.unify import unify
 SCHEMA = pa.schema([("naccid", pa.string()), ("value", pa.int64())])
 
 
-def made(center="alpha", digest="sha256:a", rows=10, schema=SCHEMA, table="uds", name="t/a.parquet"):
+def made(
+    center="alpha", digest="sha256:a", rows=10, schema=SCHEMA, table="uds", name="t/a.parquet"
+):
     file = SourceFile(open_store("memory://plan"), f"{center}/{name}", 100, "etag")
     return Input(Listed(Center(center, 1, center), table, name, file), digest, rows, schema)
 
@@ -138,7 +140,13 @@ def test_every_account_of_accepted_files_balances(files):
 
 
 DATASET = Dataset(
-    Center("alpha", 1, "A"), "memory://plan", "alpha/v1/", "v1", datetime(2026, 1, 1, tzinfo=UTC), {}, ""
+    Center("alpha", 1, "A"),
+    "memory://plan",
+    "alpha/v1/",
+    "v1",
+    datetime(2026, 1, 1, tzinfo=UTC),
+    {},
+    "",
 )
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 HEARTBEAT_SECONDS = 60.0
+SITES = 3  # named in a finding that more of them share
 PIPE_WIDTH = 160  # columns of a table that no terminal shows
 SEVERITIES = ("error", "warning", "note")
 UNEXPECTED = 70  # exit code of a fault of our own: EX_SOFTWARE of sysexits.h
@@ -99,11 +100,18 @@ def facts(error: CatchmentError) -> dict[str, str]:
 
 
 def findings(found: Iterable[dict[str, str]]) -> Iterator[str]:
-    """A line or two for each finding, the gravest first."""
-    for f in sorted(found, key=lambda f: (SEVERITIES.index(f["severity"]), f["site"], f["code"])):
-        yield f"{f['severity']}: {f['site']}: {f['where']}: {f['message']} [{f['code']}]"
-        if f["hint"]:
-            yield f"  hint: {f['hint']}"
+    """A line or two for each finding, the gravest first; what several sites share is said once."""
+    sites: dict[tuple[str, ...], dict[str, None]] = {}
+    for f in found:
+        same = f["severity"], f["code"], f["where"], f["message"], f["hint"]
+        sites.setdefault(same, {})[f["site"]] = None
+    for same in sorted(sites, key=lambda s: (SEVERITIES.index(s[0]), *s)):
+        severity, code, where, message, hint = same
+        names = list(sites[same])
+        more = f" and {len(names) - SITES} more" if len(names) > SITES else ""
+        yield f"{severity}: {', '.join(names[:SITES])}{more}: {where}: {message} [{code}]"
+        if hint:
+            yield f"  hint: {hint}"
 
 
 def plain(text: str) -> str:

@@ -7,7 +7,7 @@ A store is a tree of immutable-by-custom objects under a URL: ``file:///folder``
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Buffer, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -15,7 +15,6 @@ from typing import Literal, NamedTuple, Protocol
 from catchment.core.errors import Conflict, Invalid
 
 Mode = Literal["create", "overwrite"]
-Buffer = bytes | bytearray | memoryview
 
 MAX_KEY_BYTES = 1024  # S3's limit
 MAX_PART_BYTES = 255  # a file name on every usual file system

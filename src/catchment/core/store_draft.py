@@ -6,13 +6,14 @@ import errno
 import hashlib
 import os
 import sys
+from collections.abc import Buffer
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from types import TracebackType
 
 from catchment.core.compose import short
 from catchment.core.errors import CatchmentError, Invalid, NotFound, Unavailable
-from catchment.core.store import Buffer, key_taken
+from catchment.core.store import key_taken
 
 BUFFER = 1 << 18  # bytes; fits a core's cache: larger ones were three times slower to copy through
 SMALL = 1 << 15  # bytes; below it a read into the buffer costs less than a copy by the kernel
@@ -77,11 +78,11 @@ class Draft:
         self._flush()
         self._sizes.put(self.size)
         self._sizes.put(None)
-        if durable:
-            with os_errors(self._key):
+        with os_errors(self._key):
+            if durable:
                 os.fsync(self._fd)
-        if self._thread:
-            self.digest = self._hashed.result()
+            if self._thread:
+                self.digest = self._hashed.result()
 
     def close(self) -> None:
         """End the digest's thread: from here on the file may be closed."""

@@ -7,7 +7,7 @@ import secrets
 import stat
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Buffer, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
@@ -19,7 +19,6 @@ from catchment.core import compose
 from catchment.core.errors import Invalid, NotFound
 from catchment.core.store import (
     RESERVED,
-    Buffer,
     Composed,
     Mode,
     Range,
@@ -266,6 +265,8 @@ class LocalStore(Store):
     def _open_root(self, *, make: bool) -> int:
         try:
             return os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        except NotADirectoryError:
+            raise Invalid(f"{self.url} is not a folder", kind="bad-store-url") from None
         except FileNotFoundError:
             if not make:
                 raise

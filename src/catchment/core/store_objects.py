@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Buffer, Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,6 @@ from obstore.store import MemoryStore as _Memory
 from catchment.core import compose
 from catchment.core.errors import CatchmentError, Invalid, NotFound, Unavailable
 from catchment.core.store import (
-    Buffer,
     Composed,
     Mode,
     Segment,

@@ -6,7 +6,7 @@ import hashlib
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Buffer, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,6 @@ from obstore.store import S3Store as Backend
 from catchment.core import compose
 from catchment.core.errors import Conflict, Invalid, NotFound, Unavailable
 from catchment.core.store import (
-    Buffer,
     Composed,
     Mode,
     Range,
@@ -146,6 +145,8 @@ class S3Store(Objects):
                     upload.send(body)
                     if hashed:
                         hashed.update(body)
+            if hashed and _check_sources(segments) != etags:
+                raise Conflict("a source changed while it was hashed", kind="source-changed")
             upload.complete(mode)
         return Composed(target, size, f"sha256:{hashed.hexdigest()}" if hashed else None)
 

@@ -9,12 +9,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import cycle
-from typing import NamedTuple, Protocol
-
-import zstandard
-from isal import isal_zlib
+from typing import NamedTuple
 
 from catchment.core.errors import Unavailable
+from catchment.exports.codecs import compressor
 from catchment.exports.files import write_all
 from catchment.exports.model import MIB, Codec, Piece
 
@@ -125,30 +123,20 @@ class _Source:
         self._file.close()
 
 
-class _Compressor(Protocol):
-    def compress(self, data: memoryview, /) -> bytes: ...
-    def flush(self) -> bytes: ...
-
-
 class _Sink:
     """The file that is written, through a codec where one is asked for."""
 
     def __init__(self, descriptor: int, codec: Codec) -> None:
         self._descriptor = descriptor
-        self._compressor: _Compressor | None = None
-        if codec is Codec.GZIP:  # 31: with gzip's header, which holds no time
-            self._compressor = isal_zlib.compressobj(level=1, wbits=31)
-        elif codec is Codec.ZSTD:
-            self._compressor = zstandard.ZstdCompressor(level=1).compressobj()
+        self._compressor = compressor(codec)
         self._stored = self._flushed = 0
 
     def write(self, data: memoryview) -> None:
-        self._put(self._compressor.compress(data) if self._compressor else data)
+        self._put(self._compressor.compress(data))
 
     def close(self) -> int:
         """Finish; returns the bytes stored."""
-        if self._compressor:
-            self._put(self._compressor.flush())
+        self._put(self._compressor.flush())
         return self._stored
 
     def _put(self, data: bytes | memoryview) -> None:

@@ -7,6 +7,13 @@ Below a base folder, as any worker of the first system knows it::
     <job>/C0001_0001.ndjson                 an output of contract C0001
     <job>/C0001_0001_error.ndjson           an output with errors; it has its own numbers
     <job>/.catchment/                       the aggregator's journal while the job is open
+
+Below the workspace's store, where the name of a job is the id of its run::
+
+    exports/<name>/<run>/C0001_0001.ndjson  an output
+    exports/<name>/<run>/manifest.json      as FHIR Bulk Data describes it
+    exports/<name>/<run>/provenance.json    the mark of completion, written last
+    _staging/exports/<name>/<run>/          parts, and marks of outputs that are being made
 """
 
 from __future__ import annotations
@@ -67,3 +74,23 @@ def output_number(name: str, contract: str, kind: Kind) -> int | None:
     pattern = rf"{re.escape(contract)}_(\d{{4,}}){re.escape(SUFFIX[kind])}(\.gz|\.zst)?"
     match = re.fullmatch(pattern, name)
     return int(match[1]) if match else None
+
+
+def location(aggregate: str, run: str = "") -> str:
+    """Where the outputs of a job are, or those of all jobs, below the workspace's store."""
+    return f"{aggregate}/" + (run and f"{run}/")
+
+
+def staging(aggregate: str, run: str = "") -> str:
+    """What a job, or any job, holds until it is published; no reader looks here."""
+    return f"_staging/{location(aggregate, run)}"
+
+
+def begun(staging: str, name: str) -> str:
+    """A mark: the output of this name is being made, and may be there half recorded."""
+    return f"{staging}{name}.begun"
+
+
+def manifest(location: str) -> str:
+    """The job's manifest."""
+    return f"{location}manifest.json"

@@ -42,6 +42,12 @@ class Block:
     source: Ints
     column: Ints
 
+    def put(self, source: Source, columns: Sequence[int]) -> None:
+        """Take these columns from all of another source."""
+        self.source[columns] = len(self.sources)
+        self.column[columns] = np.arange(len(columns))
+        self.sources.append(source)
+
     def runs(self, columns: Columns) -> Iterator[tuple[Source, Group]]:
         """The sources' chunks in the order of the result, under the names that they have there."""
         breaks = np.flatnonzero((np.diff(self.source) != 0) | (np.diff(self.column) != 1)) + 1

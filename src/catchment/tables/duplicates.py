@@ -38,7 +38,7 @@ from catchment.tables.model import (
 
 PREFIXES = {"prod": "NACC", "dev": "TEST"}  # of a NACCID, by mode of the identifiers service
 
-SLICE_BITS = 12  # the range of hashes is cut into 2**12 slices, so that it is compared in parts
+SLICE_BITS = 10  # the range of hashes is cut into 2**10 slices, so that it is compared in parts
 PART = 1 << 20  # hashes compared at a time (8 MiB)
 SPOOL_BYTES = 1 << 23  # kept in memory before they go to a temporary file
 

@@ -165,7 +165,7 @@ class Column(NamedTuple):
     leaves: tuple[Leaf, ...]
 
 
-class Columns(tuple[Column, ...]):
+class Columns(tuple[Column, ...]):  # noqa: SLOT001 - it caches
     """The top-level columns of a file. Chunks of a row group stand in the order of the leaves."""
 
     @cached_property

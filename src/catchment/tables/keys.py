@@ -38,7 +38,9 @@ from catchment.core.errors import Corrupt, Invalid
 from catchment.core.names import shown
 from catchment.core.store import Store
 from catchment.core.store_file import StoreFile
+from catchment.tables.decode import unreadable
 from catchment.tables.model import CriteriaRule, Rule
+from catchment.tables.rewrite import conform
 
 FORMAT = b"keys-001"  # of blobs: a kept blob of another format must be made again
 BATCH_ROWS = 1 << 17  # decoded at a time
@@ -85,7 +87,7 @@ def scan(store: Store, key: str, rule: Rule, types: Mapping[str, pa.DataType]) -
         rule: whose columns are read; one that the file lacks is null in all its rows.
         types: of the table's columns, unified over its files; only the criteria are looked up.
 
-    Raises Invalid: kind ``unreadable-parquet``; kind ``bad-key-column`` where a key column is there
+    Raises Invalid: kind ``parquet-unreadable``; kind ``bad-key-column`` where a key column is there
     twice, or cannot become the type it is compared in (a center: integers >= 0). NotFound if there
     is no file.
     """
@@ -166,15 +168,16 @@ def _batches(store: Store, key: str, names: Iterable[str]) -> Iterator[pa.Record
             found = [name for name in names if _is_there(schema, name)]
             # Strings come as codes: their pages are dictionaries already, nothing is hashed twice.
             text = [name for name in found if _is_text(schema.field(name).type)]
-            file = pq.ParquetFile(source, metadata=metadata, read_dictionary=text, pre_buffer=True)
+            file = pq.ParquetFile(
+                source,
+                metadata=metadata,
+                read_dictionary=text,
+                coerce_int96_timestamp_unit="us",
+                pre_buffer=True,
+            )
             yield from file.iter_batches(BATCH_ROWS, columns=found, use_threads=False)
-    except (pa.ArrowException, OSError):
-        # Their messages may show values, so they go no further.
-        raise Invalid(
-            "the key columns cannot be read, expected a whole Parquet file",
-            kind="unreadable-parquet",
-            hint="write the file again and send it anew",
-        ) from None
+    except (pa.ArrowException, OSError, ValueError):  # their texts may show values
+        raise unreadable(key, "its key columns cannot be decoded") from None
 
 
 def _is_there(schema: pa.Schema, name: str) -> bool:
@@ -207,10 +210,8 @@ def _codes(array: pa.Array, kind: pa.DataType, name: str) -> pa.DictionaryArray:
     """The array in another type, as numbers of distinct values; null where it is null or NaN."""
     given = array.type
     try:
-        if isinstance(given, pa.BaseExtensionType):  # a UUID is bytes here
-            array, kind = array.storage, getattr(kind, "storage_type", kind)
-        if pa.types.is_null(given):
-            array = array.cast(kind)
+        if pa.types.is_null(given) or isinstance(given, pa.BaseExtensionType):
+            array = _plain(conform(array, kind))
         if pa.types.is_float16(given):  # about which Arrow knows little
             array = array.cast(pa.float32())
         if not pa.types.is_dictionary(given):
@@ -219,10 +220,15 @@ def _codes(array: pa.Array, kind: pa.DataType, name: str) -> pa.DictionaryArray:
         if pa.types.is_floating(values.type):
             codes = pc.if_else(pc.is_nan(values).take(codes), None, codes)
             values = pc.if_else(pc.is_nan(values), 0, values)
-        return pa.DictionaryArray.from_arrays(codes, values.cast(kind))
-    except pa.ArrowException:
+        return pa.DictionaryArray.from_arrays(codes, _plain(conform(values, kind)))
+    except (pa.ArrowException, UnicodeError):
         got = given.value_type if pa.types.is_dictionary(given) else given
         raise _bad_column(name, f"expected {kind}, got {got} that cannot become it") from None
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    """The bytes of a UUID, which Arrow can encode and compare; any other array as it is."""
+    return array.storage if isinstance(array, pa.ExtensionArray) else array
 
 
 def _joined(parts: Sequence[pa.DictionaryArray]) -> pa.DictionaryArray:
@@ -270,27 +276,23 @@ def _hash_rows(
         column = _codes(_column(batch, name), types.get(name, pa.string()), name)
         codes = column.indices.fill_null(len(column.dictionary)).to_numpy()
         whole &= codes < len(column.dictionary)
-        values = np.pad(_hash_values(column.dictionary, name), ((0, 0), (0, 1)))
+        values = np.pad(_hash_values(column.dictionary), ((0, 0), (0, 1)))
         lanes = _mix(lanes ^ values[:, codes])
     return lanes, whole
 
 
-def _hash_values(values: pa.Array, name: str) -> Hashes:
+def _hash_values(values: pa.Array) -> Hashes:
     """128 bits of each value of an array without nulls, as two lanes."""
     kind = values.type
     if pa.types.is_floating(kind):
         bits = (values.cast(pa.float64()).to_numpy() + 0.0).view(np.uint64)  # -0.0 + 0.0 is 0.0
     elif pa.types.is_boolean(kind):
         bits = values.cast(pa.uint64()).to_numpy()
-    elif pa.types.is_primitive(kind) and kind.bit_width <= 64:
+    elif pa.types.is_primitive(kind):
         signed = {8: pa.int8(), 16: pa.int16(), 32: pa.int32(), 64: pa.int64()}[kind.bit_width]
         bits = values.view(signed).to_numpy().astype(np.int64).view(np.uint64)
     else:
-        try:
-            text = values.cast(pa.string()) if pa.types.is_decimal(kind) else values
-            return _blake2b(text, 16)
-        except pa.ArrowException:
-            raise _bad_column(name, f"expected a type that can be compared, got {kind}") from None
+        return _blake2b(values.cast(pa.string()) if pa.types.is_decimal(kind) else values, 16)
     return _mix(np.stack((bits, bits)))
 
 

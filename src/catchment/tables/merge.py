@@ -15,26 +15,29 @@ were copied from an earlier table.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import cached_property
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from catchment.core.errors import CatchmentError, Corrupt, Invalid, NotFound
+from catchment.core.errors import CatchmentError, Invalid, NotFound
 from catchment.core.progress import Event, Progress, silent
-from catchment.core.store import Composed, Range, Segment, Store
+from catchment.core.store import Composed, Store
+from catchment.tables import fill
 from catchment.tables.blocks import Block, Source, Target
 from catchment.tables.decode import Part
-from catchment.tables.footer import Group
+from catchment.tables.footer import Columns, Group
+from catchment.tables.match import Match, Matcher
 from catchment.tables.model import Removal
 from catchment.tables.parquet import Footer
 from catchment.tables.placed import ENGINE, Placed
-from catchment.tables.rewrite import Task, rewrite
-from catchment.tables.thrift import Ints
+from catchment.tables.removed import Leaving, removed_fields
+from catchment.tables.rewrite import Task, rewrite, write
 from catchment.tables.unify import Unified
 
 __all__ = ["ENGINE", "Fresh", "InputFailed", "Kept", "Merged", "Placed", "merge_table"]
@@ -126,9 +129,8 @@ def merge_table(
 ) -> Merged:
     """Compose a table, and the file of rows that left it.
 
-    The removed rows have the table's columns but the constants, and behind them ``removed_from``
-    (the site), ``removed_file`` (its name), ``removed_row`` (its number there, from 0), ``fate`` and
-    ``reason``; a name that a column of the table has already gets ``_`` before it.
+    The removed rows have the table's columns but the constants, and behind them those of
+    :func:`.removed.removed_fields`.
 
     Args:
         inputs: in the order that their rows shall have.
@@ -146,59 +148,35 @@ def merge_table(
         Invalid: kind ``no-columns``; nothing was written.
         Corrupt: an input does not fit what is said of it.
     """
+    if not len(unified.schema) + len(constants):
+        raise Invalid("expected a table with columns, got none", kind="no-columns")
     merge = _Merge(unified.schema, constants, store, staging)
-    for number, item in enumerate(inputs):
+    for item in inputs:
         if isinstance(item, Fresh):
-            merge.add_fresh(number, item)
+            merge.add_fresh(item)
         else:
             merge.add_kept(item)
     merge.rewrite(executor, progress)
     return merge.compose(table, removed)
 
 
-class _Match(NamedTuple):
-    """How the columns of an input meet those of the table.
-
-    Attributes:
-        column: for each column of the table that of the input; -1: it has none.
-        same: for each column of the table, whether the input's chunks can be copied.
-        columns: how the input stores its columns.
-        schema: the unified columns that the input has, serialized.
-    """
-
-    column: Ints
-    same: NDArray[np.bool_]
-    columns: Columns
-    schema: bytes
-
-    def present(self) -> Ints:
-        """The table's columns that the input has."""
-        return np.flatnonzero(self.column >= 0)
-
-
 @dataclass(slots=True)
 class _Rows:
-    """What becomes of one input: its row groups in both files."""
+    """The row groups of one input, of the rows that stay and of those that leave."""
 
-    match: _Match
+    match: Match
     stay: list[Block] = field(default_factory=list)
     leave: list[Block] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _Job:
-    """A task, and where its results belong.
+class _Job(NamedTuple):
+    """A task, the number of its input, and the columns of two row groups that it makes."""
 
-    Attributes:
-        input: number of the input.
-        columns: the table's columns that it makes.
-        blocks: the row groups of the rows that stay and of those that leave; None if not there.
-    """
-
-    task: Task
     input: int
-    columns: Ints
-    blocks: tuple[Block | None, Block | None]
+    task: Task
+    columns: list[int]
+    stay: Block | None
+    leave: Block | None
 
 
 class _Merge:
@@ -207,58 +185,151 @@ class _Merge:
     def __init__(
         self, unified: pa.Schema, constants: Mapping[str, str], store: Store, staging: str
     ) -> None:
-        names = [pa.field(name, pa.string()) for name in constants]
         self.unified = unified
         self.constants = constants
         self.store = store
         self.staging = staging
+        names = [pa.field(name, pa.string()) for name in constants]
         self.table = Target(pa.schema([*unified, *names]))
         self.rows: list[_Rows] = []
         self.jobs: list[_Job] = []
-        self._matches: dict[tuple[object, ...], _Match] = {}
-        self._fills: dict[tuple[bytes, int], Source] = {}
+        self._matcher = Matcher(unified, self.table.columns)
+        self._filled: dict[tuple[bytes, int], Source | None] = {}
 
     @cached_property
     def removed(self) -> Target:
         """The file of removed rows; most merges need none."""
-        return Target(pa.schema([*self.unified, *removed.fields(self.unified.names)]))
+        return Target(pa.schema([*self.unified, *removed_fields(self.unified.names)]))
 
-    def add_fresh(self, number: int, item: Fresh) -> None:
+    def add_fresh(self, item: Fresh) -> None:
         """Plan an input that is read from its source."""
-        match = self._match(item.footer.schema, item.footer.columns, recode=item.footer.recode)
+        footer = item.footer
+        match = self._matcher.fresh(footer)
         rows = _Rows(match)
-        leaving = Leaving.of(item.removals, item.footer.rows)
+        leaving = Leaving.of(item.removals, footer.rows)
         first = 0
-        for group in item.footer.groups:
+        for group in footer.groups:
             gone = leaving.between(first, first + group.rows)
-            part = Part(item.store, item.key, match.columns, group)
             source = Source((item.store, item.key), match.columns, group)
             stay = leave = None
             if len(gone.rows) < group.rows:
                 stay = self._stay(match, source, group.rows - len(gone.rows))
                 rows.stay.append(stay)
             if len(gone.rows):
-                leave = self._leave(match, source, gone.columns(item.site, item.name))
+                leave = self._leave(match, source, item, gone)
                 rows.leave.append(leave)
-            copied = match.same if stay is None or leave is None else False
-            anew = np.flatnonzero((match.column >= 0) & ~copied)
-            self._plan(number, item.footer.schema, part, match.column[anew] ... )
+            copied = match.same if stay is None or leave is None else np.zeros_like(match.same)
+            anew = np.flatnonzero((match.column >= 0) & ~copied).tolist()
+            part = Part(item.store, item.key, match.columns, group)
+            for chosen, batch in part.batches(match.column[anew].tolist()):
+                columns, anew = anew[: len(chosen)], anew[len(chosen) :]
+                name = f"{self.staging}{len(self.jobs):06d}"
+                task = Task(
+                    part=batch,
+                    have=pa.schema([footer.schema.field(column) for column in chosen]),
+                    want=pa.schema([self.unified.field(column) for column in columns]),
+                    removed=gone.rows - first,
+                    staging=self.store,
+                    stay=f"{name}.stay" if stay else None,
+                    leave=f"{name}.leave" if leave else None,
+                )
+                self.jobs.append(_Job(len(self.rows), task, columns, stay, leave))
             first += group.rows
         self.rows.append(rows)
 
     def add_kept(self, item: Kept) -> None:
         """Plan an input that is copied from an earlier table."""
-        placed = item.placed
-        schema = pa.ipc.read_schema(pa.BufferReader(placed.schema))
-        columns = Columns(self.table.columns[self.unified.get_field_index(n)] for n in schema.names)
-        match = ...
+        match = self._matcher.kept(item.placed.schema)
         rows = _Rows(match)
-        for group in placed.groups:
+        for group in item.placed.groups:
             source = Source((item.store, item.table), match.columns, group)
             rows.stay.append(self._stay(match, source, group.rows))
-        ends = np.cumsum([group.rows for group in placed.removed])
-        leaving = Leaving.of(item.removals, ...)
-        for group, end in zip(placed.removed, ends):
-            source = Source((item.store, item.removed), match.columns, group)
-            gone = leaving.some(slice(end - group.rows, end))
-            rows.leave.append(self._leave(match, source, gone.columns(item.site, item.name)))
+        total = sum(group.rows for group in (*item.placed.groups, *item.placed.removed))
+        leaving = Leaving.of(item.removals, total)
+        for group in item.placed.removed:
+            gone, leaving = leaving.some(slice(group.rows)), leaving.some(slice(group.rows, None))
+            source = Source((item.store, item.removed or ""), match.columns, group)
+            rows.leave.append(self._leave(match, source, item, gone))
+        self.rows.append(rows)
+
+    def rewrite(self, executor: Executor, progress: Progress) -> None:
+        """Carry out all tasks."""
+        work = "tables: rewrite columns"
+        progress(Event(work, "start", 0, len(self.jobs), "parts"))
+        futures = [executor.submit(rewrite, job.task) for job in self.jobs]
+        try:
+            for done, (job, future) in enumerate(zip(self.jobs, futures, strict=True), 1):
+                try:
+                    groups = future.result()
+                except (Invalid, NotFound) as error:
+                    raise InputFailed(job.input, error) from None
+                keys = (job.task.stay, job.task.leave)
+                for block, key, group in zip((job.stay, job.leave), keys, groups, strict=True):
+                    if block and key and group:
+                        columns = Columns(self.table.columns[column] for column in job.columns)
+                        block.put(Source((self.store, key), columns, group), job.columns)
+                progress(Event(work, "step", done, len(self.jobs), "parts"))
+        finally:
+            for future in futures:
+                future.cancel()
+        progress(Event(work, "done", len(self.jobs), len(self.jobs), "parts"))
+
+    def compose(self, table: str, removed: str) -> Merged:
+        """Write both files."""
+        stay = [block for rows in self.rows for block in rows.stay]
+        leave = [block for rows in self.rows for block in rows.leave]
+        composed, groups = self.table.compose(self.store, table, stay)
+        gone: Composed | None = None
+        gone_groups: list[Group] = []
+        if leave:
+            gone, gone_groups = self.removed.compose(self.store, removed, leave)
+        left, gone_left = iter(groups), iter(gone_groups)
+        placed = []
+        for rows in self.rows:
+            present = rows.match.present()
+            kept = [self.table.columns.choose(g, present) for g in islice(left, len(rows.stay))]
+            went = [
+                self.removed.columns.choose(g, present) for g in islice(gone_left, len(rows.leave))
+            ]
+            placed.append(Placed(rows.match.schema, tuple(kept), tuple(went)))
+        return Merged(composed, gone, sum(block.rows for block in stay), tuple(placed))
+
+    def _stay(self, match: Match, source: Source, rows: int) -> Block:
+        """A row group of the table; nulls and constants are made once for all alike."""
+        key = (match.schema, rows)
+        if key not in self._filled:
+            values = [fill.constant(value, rows) for value in self.constants.values()]
+            self._filled[key] = self._fill(self.table, match, values, rows)
+        return _block(match, source, self._filled[key], rows)
+
+    def _leave(self, match: Match, source: Source, item: Fresh | Kept, gone: Leaving) -> Block:
+        """A row group of the removed rows."""
+        rows = len(gone.rows)
+        filled = self._fill(self.removed, match, gone.columns(item.site, item.name), rows)
+        return _block(match, source, filled, rows)
+
+    def _fill(
+        self, target: Target, match: Match, values: Sequence[pa.ChunkedArray | pa.Array], rows: int
+    ) -> Source | None:
+        """Chunks for the columns that the input lacks, and behind them the values."""
+        numbers = np.flatnonzero(match.column < 0).tolist()
+        columns = [fill.nulls(self.unified.field(number).type, rows) for number in numbers]
+        numbers += range(len(self.unified), len(target.schema))
+        columns += values
+        if not numbers:
+            return None
+        fields = [
+            target.schema.field(number).with_type(column.type)
+            for number, column in zip(numbers, columns, strict=True)
+        ]
+        data, group = write(pa.Table.from_arrays(columns, schema=pa.schema(fields)))
+        return Source(bytes(data), Columns(target.columns[number] for number in numbers), group)
+
+
+def _block(match: Match, source: Source, filled: Source | None, rows: int) -> Block:
+    """A row group with the columns that the input has, and the others from what is filled."""
+    own = len(filled.columns) - int((match.column < 0).sum()) if filled else 0
+    column = np.concatenate([match.column, np.full(own, -1)])
+    lacks = column < 0
+    column[lacks] = np.arange(lacks.sum())
+    return Block(rows, [source, *([filled] if filled else [])], lacks.astype(np.int64), column)

@@ -134,9 +134,7 @@ def inspect(
         for group in raw.groups:
             for _, batch in Part(store, key, columns, group).batches(range(len(columns))):
                 _validate(key, batch.decode())
-    return Footer(
-        digest, raw.rows, schema, raw.schema, layout.leaves, raw.groups, raw.framed_lz4
-    )
+    return Footer(digest, raw.rows, schema, raw.schema, layout.leaves, raw.groups, raw.framed_lz4)
 
 
 class _Layout(NamedTuple):

@@ -145,7 +145,8 @@ class _Parser:
         meta = self.buffer.after_number(at + 1)
         kind = self.buffer.after_number(meta + 2)
         likely = (self.buffer.byte(meta) == HEAD[2]) & (self.buffer.byte(meta + 1) == HEAD[3])
-        return at[likely & (self.buffer.byte(kind) == 1 << 4 | LIST)]
+        found: Ints = at[likely & (self.buffer.byte(kind) == 1 << 4 | LIST)]
+        return found
 
     def _struct(self, at: int, handlers: Mapping[tuple[int, int], Callable[[int], int]]) -> int:
         last = 0

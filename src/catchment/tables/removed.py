@@ -22,7 +22,7 @@ _FIELDS = (
 )
 
 
-def fields(taken: Collection[str]) -> list[pa.Field]:
+def removed_fields(taken: Collection[str]) -> list[pa.Field]:
     """What the file says of each row: site, file, row there from 0, fate and reason.
 
     A name that a column of the table has already gets ``_`` before it.
@@ -70,7 +70,7 @@ class Leaving(NamedTuple):
         return self._replace(rows=self.rows[chosen], removal=self.removal[chosen])
 
     def columns(self, site: str, name: str) -> list[pa.ChunkedArray | pa.Array]:
-        """What :func:`fields` names, for these rows."""
+        """What :func:`removed_fields` names, for these rows."""
         count = len(self.rows)
         fates = pa.array([removal.fate.value for removal in self.removals], pa.string())
         reasons = pa.array([removal.reason for removal in self.removals], pa.string())

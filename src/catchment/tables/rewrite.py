@@ -20,7 +20,6 @@ from catchment.tables.footer import Group
 from catchment.tables.parse import parse_file
 from catchment.tables.thrift import Ints
 
-
 _STRONG = frozenset({2, 4, 6})  # gzip, brotli, zstd: who took their time shall not get snappy
 
 
@@ -32,10 +31,10 @@ class Task:
         part: where they are.
         have: their plain types at the site.
         want: their types in the table.
-        removed: rows of the row group that leave the table, ascending.
+        removed: rows of the row group that leave the table.
         staging: where to write.
-        kept: key for the rows that stay; None if they are not asked for.
-        dropped: key for the rows that leave; None if they are not asked for.
+        stay: key for the rows that stay; None if they are not asked for.
+        leave: key for the rows that leave; None if they are not asked for.
     """
 
     part: Part
@@ -43,12 +42,12 @@ class Task:
     want: pa.Schema
     removed: Ints
     staging: Store
-    kept: str | None
-    dropped: str | None
+    stay: str | None
+    leave: str | None
 
 
 def rewrite(task: Task) -> tuple[Group | None, Group | None]:
-    """Decode, filter, cast and encode; the row groups of the objects for kept and dropped rows.
+    """Decode, filter, cast and encode; the row groups of the objects for both kinds of rows.
 
     Raises Invalid: kind ``parquet-unreadable``; ``lossy-cast`` where a value does not fit the
     table's type.
@@ -66,14 +65,14 @@ def rewrite(task: Task) -> tuple[Group | None, Group | None]:
     compression = "zstd" if task.part.group.codec() in _STRONG else "snappy"
     stays = np.ones(table.num_rows, np.bool_)
     stays[task.removed] = False
-    groups = []
-    for key, rows in ((task.kept, stays), (task.dropped, ~stays)):
+    groups: list[Group | None] = []
+    for key, rows in ((task.stay, stays), (task.leave, ~stays)):
         if key is None:
             groups.append(None)
             continue
         some = table if rows.all() else table.filter(pa.array(rows))
         data, group = write(some, compression)
-        task.staging.put(key, data, mode="overwrite", durable=False)
+        task.staging.put(key, memoryview(data), mode="overwrite", durable=False)
         groups.append(group)
     pa.default_memory_pool().release_unused()
     return groups[0], groups[1]
@@ -100,8 +99,8 @@ def _conform(column: pa.ChunkedArray, have: pa.Field, want: pa.Field, key: str) 
         return pa.chunked_array([conform(column.combine_chunks().cast(have.type), want.type)])
     except (pa.ArrowException, UnicodeError):  # its text shows the value
         raise Invalid(
-            f"{shown(key.rpartition('/')[2])}: column {shown(want.name)} has values that {want.type} "
-            "cannot hold",
+            f"{shown(key.rpartition('/')[2])}: column {shown(want.name)} has values that "
+            f"{shown(str(want.type))} cannot hold",
             kind="lossy-cast",
             hint="send the column with the type that the other sites use",
         ) from None

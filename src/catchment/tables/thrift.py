@@ -184,11 +184,13 @@ class Alike(NamedTuple):
 
     def first(self, path: Path) -> Ints:
         """Where the value of a field begins, in each struct."""
-        return self.at[self.fields[path].first]
+        places: Ints = self.at[self.fields[path].first]
+        return places
 
     def after(self, path: Path) -> Ints:
         """Where the value of a field ends, in each struct."""
-        return self.at[self.fields[path].after]
+        places: Ints = self.at[self.fields[path].after]
+        return places
 
 
 class Buffer:
@@ -204,7 +206,8 @@ class Buffer:
 
     def find(self, byte: int) -> Ints:
         """Where a byte stands."""
-        return np.flatnonzero(self._bytes[: self.size] == byte)
+        found: Ints = np.flatnonzero(self._bytes[: self.size] == byte)
+        return found
 
     def byte(self, at: Ints) -> NDArray[np.uint8]:
         """The bytes at these places; 0 behind the end."""

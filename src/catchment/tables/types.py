@@ -35,10 +35,9 @@ def plain(kind: pa.DataType) -> pa.DataType:
     """The type without what is only a way of holding it in memory, as Parquet sees it."""
     if types.is_dictionary(kind):
         return plain(kind.value_type)
-    if types.is_large_string(kind) or types.is_string_view(kind):
-        return pa.string()
-    if types.is_large_binary(kind) or types.is_binary_view(kind):
-        return pa.binary()
+    for test, simple in _SIMPLE:
+        if test(kind):
+            return simple
     if _is_list(kind):
         return pa.list_(_plain_field(kind.value_field, "element"))
     if types.is_map(kind):
@@ -47,11 +46,18 @@ def plain(kind: pa.DataType) -> pa.DataType:
         return pa.struct([_plain_field(field, field.name) for field in kind])
     if types.is_decimal(kind) and kind.precision <= pa.decimal128(38).precision:
         return pa.decimal128(kind.precision, kind.scale)
-    if isinstance(kind, pa.JsonType):
-        return pa.json_()
     if isinstance(kind, pa.BaseExtensionType) and not isinstance(kind, pa.UuidType):
         return plain(kind.storage_type)
     return kind
+
+
+_SIMPLE = (
+    (types.is_large_string, pa.string()),
+    (types.is_string_view, pa.string()),
+    (types.is_large_binary, pa.binary()),
+    (types.is_binary_view, pa.binary()),
+    (lambda kind: isinstance(kind, pa.JsonType), pa.json_()),
+)
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:

@@ -110,7 +110,7 @@ def unify(
 
     Args:
         schemas: the site and the schema of each file, in order; plain
-            (:func:`.types.plain_schema`), with the bounds of its leaves in the metadata where they are known.
+            (:func:`.types.plain_schema`), with the leaves' bounds in the metadata where known.
         constants: columns that the run itself writes; a site's own are left out.
         strict: a conflict is an error.
 

@@ -80,15 +80,22 @@ class Faults:
             self.count += 1
             number = self.count
         if self._when == "before":
-            self._strike(number)
-        result = operation()
+            self._kill(number)
+            self._fail(number)
+        try:
+            result = operation()
+        finally:
+            if self._when == "after":
+                self._kill(number)
         if self._when == "after":
-            self._strike(number)
+            self._fail(number)
         return result
 
-    def _strike(self, number: int) -> None:
+    def _kill(self, number: int) -> None:
         if number == self._kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def _fail(self, number: int) -> None:
         if number == self._fail_at:
             self.fired = True
             raise self._error

@@ -86,6 +86,14 @@ class Postgres:
             connection.execute(f"CREATE DATABASE {name}")
         return self.url(name)
 
+    def end_sessions(self) -> None:
+        """End every other session of the server, as an administrator would."""
+        with self._connect() as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+            )
+
     def _connect(self) -> Any:
         import psycopg
 

@@ -29,7 +29,12 @@ _POSTGRES = (
 # A refused connection has no code, only a text.
 _REFUSALS = ("password", "does not exist", "pg_hba.conf")
 _MEND_URL = "check the user, the password and the database in the URL"
-_POSTGRES_CONNECT = {"connect_timeout": "10", "tcp_user_timeout": "30000"}  # s, ms
+# A server that is gone without a word is found out in about 30 s (seconds, milliseconds).
+_POSTGRES_CONNECT = {"connect_timeout": "10", "tcp_user_timeout": "30000"} | {
+    "keepalives_idle": "10",
+    "keepalives_interval": "10",
+    "keepalives_count": "2",
+}
 
 
 class Database:
@@ -41,8 +46,9 @@ class Database:
     """
 
     def __init__(self, url: str, patience: float) -> None:
-        self.url, self.patience = url, patience
+        self.patience = patience
         parsed = _parse(url)
+        self.url = parsed.render_as_string(hide_password=False)  # for other processes: absolute
         self.sqlite = parsed.get_backend_name() == "sqlite"
         self.name = sa.URL.create(
             parsed.get_backend_name(),
@@ -52,8 +58,10 @@ class Database:
             parsed.port,
             parsed.database,
         ).render_as_string()
+        # SQLite waits with ever longer pauses, which starves those who wait longest: we wait.
+        connect = {"timeout": 0, "isolation_level": None} if self.sqlite else {}
         try:
-            self._engine = sa.create_engine(parsed, hide_parameters=True, **self._options())
+            self._engine = sa.create_engine(parsed, hide_parameters=True, connect_args=connect)
         except ImportError as error:
             raise Invalid(
                 "a PostgreSQL ledger needs psycopg, which is not installed",
@@ -112,12 +120,6 @@ class Database:
             if self.sqlite:
                 _ask(c.connection.dbapi_connection, begin, self.patience)
             return work(c)
-
-    def _options(self) -> dict[str, Any]:
-        # SQLite waits with ever longer pauses, which starves those who wait longest: we wait.
-        if self.sqlite:
-            return {"connect_args": {"timeout": 0, "isolation_level": None}}
-        return {}
 
     def _connected(self, connection: DBAPIConnection, record: object) -> None:  # noqa: ARG002
         self._answered = True

@@ -40,8 +40,9 @@ def acquire(
     A fence in ``ours`` was asked for by this very call, whose answer was lost.
     """
     row = lock(c, aggregate)
-    held = row.holder is not None and row.expires_at > now
-    if held and not (row.holder == holder and row.fence in ours):
+    if row.holder == holder and row.fence in ours:
+        return Lease(aggregate, holder, row.fence, row.expires_at)
+    if row.holder is not None and row.expires_at > now:
         raise Conflict(
             f"{aggregate}: {row.holder} holds the lease until {row.expires_at:%Y-%m-%d %H:%M:%SZ}",
             kind="lease-held",

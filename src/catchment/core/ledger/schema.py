@@ -218,7 +218,7 @@ snapshots = sa.Table(
         "snapshots_unsealed_ix",
         "aggregate",
         "number",
-        sqlite_where=sa.text("NOT sealed"),
+        sqlite_where=sa.text("sealed = 0"),
         postgresql_where=sa.text("NOT sealed"),
     ),
 )

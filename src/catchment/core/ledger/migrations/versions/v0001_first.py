@@ -126,7 +126,7 @@ def upgrade() -> None:
         "snapshots_unsealed_ix",
         "snapshots",
         ["aggregate", "number"],
-        sqlite_where=sa.text("NOT sealed"),
+        sqlite_where=sa.text("sealed = 0"),
         postgresql_where=sa.text("NOT sealed"),
     )
     op.create_table(

@@ -1,0 +1,260 @@
+"""Center tables beside other ways of merging them: ``python -m bench.tables [--scale 0.1]``.
+
+Ours is :func:`catchment.tables.run.run` with child processes as its workers, from the call to the
+end of the workers, with an open workspace; ``cli`` is a whole cold ``catchment tables run``. The
+files were just read once, so all find them in the page cache, and lie on the disk that takes the
+results. What takes less than 10 s is run three times, and the fastest counts, for all alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+from bench import tables_peers
+from bench._common import RESULTS, Failed, Measured, Row, measure, report, scratch, timed
+from bench.tables_peers import Task
+
+PEERS = ("cat", "original", "pyarrow", "pandas", "duckdb", "polars")
+SHORT = 10.0  # seconds; what takes less is run three times
+MOST_MB = 20_000  # of a peer, where the machine has as much to spare
+MOST_S = 240.0  # of a peer
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One line of the table.
+
+    Attributes:
+        sample: of :func:`catchment.testing.centers.make_centers`.
+        ratios: how many times as long as ours a peer has to take, at least.
+        most_mb: that ours may take.
+    """
+
+    title: str
+    sample: Mapping[str, Any]
+    ratios: Mapping[str, float]
+    most_mb: float | None = None
+
+
+WIDE = {"centers": 40, "columns": 1200, "rows": (5_000, 20_000), "broken": 0}
+LONG = {"centers": 10, "columns": 10, "rows": (2_000_000, 2_000_000), "broken": 0}
+EQUAL = Work(
+    "40 centers, 1,200 columns, 5,000-20,000 rows each, equal schemas, no transfers",
+    WIDE | {"transfers": 0, "drift_columns": 0},
+    {"cat": 1 / 3, "original": 20},
+)
+DRIFTED = Work(
+    "the same, 0.5 % of participants transferred, 5 drifted columns",
+    WIDE | {"transfers": 0.005, "drift_columns": 5},
+    {"original": 3},
+    600,
+)
+AGAIN = Work(
+    "the same, second run after one center changed (first: the run before; other peers: as before)",
+    DRIFTED.sample,
+    {"first": 10},
+)
+TALL = Work(
+    "10 centers, 10 columns, 2,000,000 rows each, 0.5 % of participants transferred",
+    LONG | {"transfers": 0.005, "drift_columns": 0},
+    {"original": 2},
+    600,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a line is made of, on disk; and what must come of it."""
+
+    made: Any  # catchment.testing.centers.Made
+    folder: Path
+    files: list[str] = field(default_factory=list)
+
+    @classmethod
+    def make(cls, work: Work, scale: float) -> Self:
+        """Centers whose rows, not columns, follow the scale."""
+        from catchment.testing.centers import make_centers
+
+        folder = scratch("tables")
+        rows = tuple(max(100, round(n * scale)) for n in work.sample["rows"])
+        made = make_centers(folder / "in", **{**work.sample, "rows": rows})
+        inputs = cls(made, folder)
+        inputs.look()
+        return inputs
+
+    def look(self) -> None:
+        """Find the latest files; read them, so that they are in the page cache."""
+        self.files.clear()
+        for center in self.made.ids:
+            versions = (self.folder / "in/datasets" / center / "versions").iterdir()
+            latest = max(versions, key=lambda version: int(version.name))
+            self.files.append(str(latest / "tables/uds/data.parquet"))
+            Path(self.files[-1]).read_bytes()
+        schema = tables_peers.unified_schema(self.files)
+        Path(self.task.schema).write_bytes(schema.serialize())
+
+    @property
+    def task(self) -> Task:
+        """That of a peer."""
+        names = ("in/identifiers.csv", "schema.arrow", "peer.parquet")
+        return Task(self.files, *(str(self.folder / name) for name in names))
+
+    @property
+    def flags(self) -> dict[str, str]:
+        """Those of ``catchment tables run``."""
+        return {
+            "centers": str(self.made.centers),
+            "datasets": self.made.datasets,
+            "identifiers": str(self.made.identifiers),
+        }
+
+    def check(self, result: Path) -> None:
+        """Every way has to keep the same rows, and all columns. RuntimeError if it did not."""
+        import pyarrow.parquet as pq
+
+        metadata = pq.read_metadata(result)
+        rows = tables_peers.kept_rows(self.files, self.task.identifiers)
+        if metadata.num_rows != rows:
+            raise RuntimeError(f"{result.name}: expected {rows} rows, got {metadata.num_rows}")
+        columns = set(tables_peers.read_schema(self.task.schema).names)
+        if set(metadata.schema.names) != columns:
+            raise RuntimeError(f"{result.name}: expected {len(columns)} other columns")
+
+
+def ours(output: str, flags: Mapping[str, str]) -> None:
+    """The run, as the command does it with an output URL."""
+    from catchment.core.workspace import Workspace
+    from catchment.tables import capability
+    from catchment.tables.run import run
+
+    settings = {"output": "", **flags}
+    overrides = {f"tables.default.{key}": value for key, value in settings.items()}
+    with Workspace.described({"workspace.store": output, **overrides}) as workspace:
+        job = capability.job(workspace, "default")
+        workspace.ledger.latest(job.aggregate)
+        with timed(), capability.house(workspace) as house:
+            outcome = run(job, house)
+    if outcome.state != "published":
+        raise RuntimeError(f"expected a new snapshot, the run ended as {outcome.state}")
+
+
+def cli(output: str, flags: Mapping[str, str]) -> None:
+    """A whole cold process."""
+    command = [str(Path(sys.executable).with_name("catchment")), "tables", "run", "--json"]
+    command += ["--output", output]
+    for name, value in flags.items():
+        command += [f"--{name}", value]
+    with timed():
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def best(run: Callable[[], Measured]) -> Measured:
+    """The fastest of three where the first was short; of its memory the most of all."""
+    runs = [run()]
+    if runs[0].seconds < SHORT:
+        runs += [run(), run()]
+    fastest = min(runs, key=lambda measured: measured.seconds)
+    return Measured(fastest.seconds, max(m.peak_mb for m in runs), fastest.cpu_s)
+
+
+def run_ours(inputs: Inputs, work: Callable[..., None], *, again: bool = False) -> Measured:
+    """Ours into an empty folder; or ``again`` over its last result, after one center changed."""
+    output = inputs.folder / "out"
+
+    def once() -> Measured:
+        if again:
+            change(inputs)
+        else:
+            shutil.rmtree(output, ignore_errors=True)
+        measured = measure(work, output.as_uri(), inputs.flags)
+        inputs.check(max(output.glob("*/uds/aggregate_result.parquet")))
+        return measured
+
+    return best(once)
+
+
+def run_peer(inputs: Inputs, name: str) -> Measured | None:
+    """A peer; None, and a line that says why, where it fails."""
+    result = Path(inputs.task.output)
+    most_mb = min(MOST_MB, psutil.virtual_memory().available * 0.9 / 1e6)
+
+    def once() -> Measured:
+        result.unlink(missing_ok=True)
+        peer = getattr(tables_peers, name)
+        measured = measure(peer, inputs.task, most_mb=most_mb, most_s=MOST_S)
+        if name != "cat":
+            inputs.check(result)
+        return measured
+
+    try:
+        return best(once)
+    except Failed as error:
+        print(error, file=sys.stderr)
+        return None
+    finally:
+        for left in result.parent.glob("peer.*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def change(inputs: Inputs) -> None:
+    from catchment.testing.centers import change_center
+
+    change_center(inputs.made, inputs.made.ids[len(inputs.made.ids) // 2])
+    inputs.look()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.tables", description=__doc__)
+    parser.add_argument("--scale", type=float, default=1.0, help="of the rows; 1 is recorded")
+    parser.add_argument("--peers", default=",".join(PEERS), help="A,B; all are recorded")
+    given = parser.parse_args()
+    peers = [name for name in PEERS if name in given.peers.split(",")]
+    whole = given.scale == 1 and len(peers) == len(PEERS)
+    rows: list[tuple[Work, Row, Measured]] = []
+    for work in (EQUAL, DRIFTED, TALL):
+        inputs = Inputs.make(work, given.scale)
+        cold = run_ours(inputs, cli)
+        mine = run_ours(inputs, ours)
+        others = {name: run_peer(inputs, name) for name in peers}
+        rows.append((work, Row(work.title, mine, others), cold))
+        if work is DRIFTED:
+            second = run_ours(inputs, ours, again=True)
+            cold = run_ours(inputs, cli, again=True)
+            rows.append((AGAIN, Row(AGAIN.title, second, {"first": mine, **others}), cold))
+    report("tables", [row for _, row, _ in rows], RESULTS if whole else None)
+    for work, row, cold in rows:
+        print(f"{work.title}: cli {cold.seconds:.2f} s")
+        print(*judged(work, row), sep="\n")
+    if not whole:
+        print("a trial: nothing was recorded")
+
+
+def judged(work: Work, row: Row) -> Sequence[str]:
+    """What had to be reached, and whether it was."""
+    lines = []
+    for name, least in work.ratios.items():
+        peer = row.peers.get(name)
+        if peer:
+            ratio = peer.seconds / row.ours.seconds
+            lines.append(f"  {ratio:.2f}x {name}, at least {least:.2f}: {_word(ratio >= least)}")
+    if work.most_mb:
+        peak = row.ours.peak_mb
+        lines.append(f"  {peak:.0f} MB, at most {work.most_mb:.0f}: {_word(peak <= work.most_mb)}")
+    return lines
+
+
+def _word(reached: bool) -> str:  # noqa: FBT001 - a truth in words
+    return "reached" if reached else "MISSED"
+
+
+if __name__ == "__main__":
+    main()

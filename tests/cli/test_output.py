@@ -90,6 +90,13 @@ def test_findings_begin_with_the_gravest():
     ]
 
 
+def test_what_several_sites_share_is_said_once():
+    same = {"severity": "note", "code": "x", "where": "uds", "message": "m", "hint": ""}
+    assert list(findings([{**same, "site": site} for site in "abcde"])) == [
+        "note: a, b, c and 2 more: uds: m [x]"
+    ]
+
+
 def test_on_a_terminal_progress_is_bars(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)

@@ -156,6 +156,7 @@ class Proxy:
         for end in (source, target):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+        source.close()
 
 
 def test_a_commit_whose_answer_is_lost_on_the_way_is_not_made_twice(postgres):

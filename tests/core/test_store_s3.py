@@ -5,11 +5,13 @@ import pickle
 import tracemalloc
 from datetime import timedelta
 
+import obstore.store
 import pytest
 
 from catchment.core import store_s3_config
-from catchment.core.errors import Invalid, NotFound
+from catchment.core.errors import Invalid, NotFound, Unavailable
 from catchment.core.store import OPTIONS, Range, open_store
+from catchment.core.store_objects import obstore_errors
 from catchment.testing.s3 import VARIABLE, any_s3, ministack, moto  # noqa: F401 - fixtures
 from catchment.testing.store import MIB, StoreContract
 
@@ -280,3 +282,11 @@ def test_sweep_aborts_old_uploads_below_the_prefix(ministack):  # noqa: F811
     assert mine.sweep(timedelta(0)) == 1
     assert mine.sweep(timedelta(0)) == 0
     assert others.sweep(timedelta(0)) == 1
+
+
+def test_a_panic_of_the_rust_side_is_an_error_like_others(no_aws, capfd):
+    keys = {"access_key_id": "a", "secret_access_key": "b"}
+    broken = obstore.store.S3Store("bucket", endpoint="not a url", **keys)
+    with pytest.raises(Unavailable), obstore_errors("k"):
+        obstore.head(broken, "k")
+    assert "panicked" in capfd.readouterr().err

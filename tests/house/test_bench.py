@@ -19,29 +19,29 @@ subprocess.run([sys.executable, "-c", code], check=True)
 
 def test_time_is_that_of_the_call():
     measured = measure(time.sleep, 0.3)
-    assert 0.3 <= measured.seconds < 0.45
+    assert 0.3 <= measured.seconds < 1.5  # not the start of the process
 
 
 def prepared() -> None:
-    time.sleep(0.5)
+    time.sleep(1.5)
     with timed():
         time.sleep(0.1)
 
 
 def test_preparation_can_be_left_out():
-    assert 0.1 <= measure(prepared).seconds < 0.3
+    assert 0.1 <= measure(prepared).seconds < 1.4
 
 
 def test_memory_and_cpu_are_those_of_the_whole_tree():
     measured = measure(exec, GRANDCHILD)
-    assert 150 < measured.peak_mb < 300
-    assert 0.3 < measured.cpu_s < 3
+    assert 150 < measured.peak_mb < 600
+    assert 0.3 < measured.cpu_s < 30
 
 
 def test_the_median_run_counts_and_each_begins_afresh():
     calls = []
     measured = measure(time.sleep, 0.01, runs=3, before=lambda: calls.append(1))
-    assert (len(calls), measured.seconds < 0.2) == (3, True)
+    assert (len(calls), measured.seconds < 1) == (3, True)
 
 
 def test_work_that_fails_is_an_error():

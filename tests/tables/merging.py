@@ -6,18 +6,20 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from hypothesis import strategies as st
 
 from catchment.core.store import Store, open_store
-from catchment.tables.merge import Fresh, Kept, Merged, merge_table
+from catchment.tables.merge import Fresh, Kept, Merged, Placed, merge_table
 from catchment.tables.model import Fate, Removal
 from catchment.tables.parquet import inspect
 from catchment.tables.unify import unify
+from catchment.testing.parquet import schemas, tables, writings
 
 CONSTANTS = {"freeze_date": "20260102", "etl_date": "20260103"}
 _NUMBERS = count()
@@ -99,9 +101,9 @@ class Merging:
             executor=self.executor,
         )
 
-    def keep(self, merged: Merged, number: int, file: File) -> Kept:
+    def keep(self, merged: Merged, old: int, file: File, number: int) -> Kept:
         removed = merged.removed.key if merged.removed else None
-        placed = type(merged.placed[number]).loads(merged.placed[number].dumps())
+        placed = Placed.loads(merged.placed[old].dumps())
         return Kept(
             file.site,
             f"{number}.parquet",
@@ -114,6 +116,33 @@ class Merging:
 
     def read(self, key: str) -> bytes:
         return self.store.read(key)
+
+
+@st.composite
+def files(draw, schema: pa.Schema, told: bool) -> File:
+    table = draw(tables(schema))
+    rows = range(table.num_rows)
+    removed = draw(
+        st.one_of(
+            st.just([]),
+            st.just(list(rows)),
+            st.sets(st.sampled_from(rows), max_size=3).map(sorted) if rows else st.just([]),
+        )
+    )
+    # Without Arrow's own schema a zone is UTC and a duration is a number.
+    writing = replace(draw(writings()), store_schema=told)
+    return File(writing.write(table), removed, draw(st.sampled_from(["alpha", "beta"])))
+
+
+@st.composite
+def sets(draw, count: int = 1) -> list[list[File]]:
+    """So many sets of files whose columns are some of those of one schema, in any order."""
+    schema, told = draw(schemas()), draw(st.booleans())
+    some = st.permutations(schema.names).flatmap(
+        lambda names: st.integers(1, len(names)).map(lambda count: names[:count])
+    )
+    file = some.flatmap(lambda names: files(pa.schema(map(schema.field, names)), told))
+    return [draw(st.lists(file, min_size=1, max_size=4)) for _ in range(count)]
 
 
 def naive(merging: Merging, files: Sequence[File]) -> tuple[dict[str, list], dict[str, list]]:

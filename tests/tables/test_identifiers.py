@@ -473,11 +473,12 @@ def test_files_are_bounded(tmp_path, monkeypatch):
 
 
 def test_a_file_may_be_in_another_store(moto):  # noqa: F811 - the fixture
-    moto.store.put("config/ids.csv", TABLE.encode())
-    spec = f"{moto.store.url}/config/ids.csv"
+    store = moto.store()
+    store.put("config/ids.csv", TABLE.encode())
+    spec = f"{store.url}/config/ids.csv"
     options = IdentifiersOptions(store=moto.options)
     assert current(spec, ANNA, BERT, options=options) == {ANNA: {20}, BERT: {0}}
-    assert moto.options["secret_access_key"] not in repr(options)
+    assert "secret" not in repr(options)
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -3,48 +3,19 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from tests.tables.merging import CONSTANTS, File, Merging, naive, table_values
-
-from catchment.testing.parquet import schemas, tables, writings
 
 
-@st.composite
-def files(draw, schema: pa.Schema, told: bool) -> File:
-    table = draw(tables(schema))
-    rows = range(table.num_rows)
-    removed = draw(
-        st.one_of(
-            st.just([]),
-            st.just(list(rows)),
-            st.sets(st.sampled_from(rows), max_size=3).map(sorted) if rows else st.just([]),
-        )
-    )
-    # Without Arrow's own schema a zone is UTC and a duration is a number.
-    writing = replace(draw(writings()), store_schema=told)
-    return File(writing.write(table), removed, draw(st.sampled_from(["alpha", "beta"])))
-
-
-@st.composite
-def sites(draw) -> list[File]:
-    """Files whose columns are some of those of one schema, in any order."""
-    schema = draw(schemas())
-    told = draw(st.booleans())
-    found = []
-    for _ in range(draw(st.integers(1, 4))):
-        names = draw(st.permutations(schema.names))[: draw(st.integers(1, len(schema)))]
-        found.append(draw(files(pa.schema([schema.field(name) for name in names]), told)))
-    return found
+from tests.tables.merging import CONSTANTS, File, Merging, naive, sets, table_values
 
 
 @settings(max_examples=150, deadline=None)
-@given(sites())
-def test_every_value_is_that_of_the_naive_merge(some: list[File]) -> None:
+@given(sets())
+def test_every_value_is_that_of_the_naive_merge(drawn: list[list[File]]) -> None:
+    (some,) = drawn
     merging = Merging()
     merged = merging.merge(some)
     stay, leave = naive(merging, some)

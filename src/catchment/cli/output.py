@@ -101,7 +101,7 @@ def facts(error: CatchmentError) -> dict[str, str]:
 
 def findings(found: Iterable[dict[str, str]]) -> Iterator[str]:
     """A line or two for each finding, the gravest first; what several sites share is said once."""
-    sites: dict[tuple[str, ...], dict[str, None]] = {}
+    sites: dict[tuple[str, str, str, str, str], dict[str, None]] = {}
     for f in found:
         same = f["severity"], f["code"], f["where"], f["message"], f["hint"]
         sites.setdefault(same, {})[f["site"]] = None

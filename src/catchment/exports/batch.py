@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
@@ -88,7 +87,6 @@ class Batch:
         received: records that the source gave, refused ones and those of failed members included.
         refused: records that stay out, by reason.
         parts: what was written.
-        digest: ``sha256:<hex>`` over the bytes of all parts.
     """
 
     number: int
@@ -97,7 +95,6 @@ class Batch:
     received: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     parts: tuple[Part, ...] = ()
-    digest: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain types, for the ledger."""
@@ -111,7 +108,7 @@ class Batch:
         }
 
     @classmethod
-    def from_json(cls, data: Any, digest: str) -> Self:
+    def from_json(cls, data: Any) -> Self:
         """The inverse of :meth:`to_json`."""
         return cls(
             data["batch"],
@@ -120,7 +117,6 @@ class Batch:
             data["received"],
             Counter(data["refused"]),
             tuple(Part(key, Kind(kind), size, lines) for key, kind, size, lines in data["parts"]),
-            digest,
         )
 
 
@@ -152,14 +148,11 @@ def fetch(task: Task) -> Batch:
             _read(member, reader, batch, data, errors)
             if task.sign:
                 task.sign.tick()
-        digest = hashlib.sha256()
-        files = ((Kind.DATA, data_file, data), (Kind.ERROR, error_file, errors))
         parts: list[Part] = []
-        for kind, file, lines in files:
+        for kind, file, lines in ((Kind.DATA, data_file, data), (Kind.ERROR, error_file, errors)):
             lines.flush()
-            parts += _put(task, kind, file, digest)
+            parts += _put(task, kind, file)
     batch.parts = tuple(parts)
-    batch.digest = f"sha256:{digest.hexdigest()}"
     return batch
 
 
@@ -184,33 +177,23 @@ def _read(member: str, reader: Reader, batch: Batch, data: LineFile, errors: Lin
     batch.refused += refused
 
 
-def _put(task: Task, kind: Kind, file: IO[bytes], digest: Any) -> Iterator[Part]:
+def _put(task: Task, kind: Kind, file: IO[bytes]) -> Iterator[Part]:
     """The lines of a file as parts of bounded size."""
     file.seek(0)
     sizes = list(cut(iter(lambda: file.read(MIB), b""), task.max_bytes))
     file.seek(0)
     for size in sizes:
         name = layout.part_name(f"{task.number:06}_{secrets.token_hex(4)}", kind)
-        lines = _Lines()
-        task.store.put(task.prefix + name, lines.through(_take(file, size), digest))
-        yield Part(task.prefix + name, kind, size, lines.count)
+        counted: list[int] = []
+        task.store.put(task.prefix + name, _take(file, size, counted))
+        yield Part(task.prefix + name, kind, size, sum(counted))
 
 
-class _Lines:
-    def __init__(self) -> None:
-        self.count = 0
-
-    def through(self, chunks: Iterable[bytes], digest: Any) -> Iterator[bytes]:
-        for chunk in chunks:
-            self.count += chunk.count(b"\n")
-            digest.update(chunk)
-            yield chunk
-
-
-def _take(file: IO[bytes], size: int) -> Iterator[bytes]:
+def _take(file: IO[bytes], size: int, lines: list[int]) -> Iterator[bytes]:
     while size:
         chunk = file.read(min(size, MIB))
         size -= len(chunk)
+        lines.append(chunk.count(b"\n"))
         yield chunk
 
 

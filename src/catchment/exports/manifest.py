@@ -24,7 +24,7 @@ class Entry(NamedTuple):
     url: str
     kind: Kind
     type: str | None
-    count: int | None
+    lines: int | None
     size: int | None  # bytes
     digest: str | None  # "sha256:<hex>"
 

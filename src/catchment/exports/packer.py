@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from catchment.core import compose
-from catchment.core.errors import Conflict, Corrupt
-from catchment.core.ledger import Contribution, Ledger
+from catchment.core.errors import Conflict
 from catchment.core.store import Range, Store
 from catchment.exports import layout
 from catchment.exports.batch import Batch, Part
+from catchment.exports.book import Book, Made
 from catchment.exports.codecs import compressor
-from catchment.exports.job import Job, State
+from catchment.exports.job import Job
 from catchment.exports.model import Codec, Kind, Output, Piece
 from catchment.exports.plan import plan, ready
 
@@ -20,20 +20,15 @@ from catchment.exports.plan import plan, ready
 class Packer:
     """Combines the parts of one job as they come; the store copies the bytes.
 
-    For each output it 1. marks its name, 2. composes the object, 3. records it in the ledger with
-    the parts that it took, 4. deletes those and the mark. A crash before 3 leaves a mark, by which
-    an unrecorded object is known as ours and made anew; after 3 only deletions are left to do.
-
-    Attributes:
-        outputs: every output of the job that is on record, with the digest of the stored bytes.
+    For each output it 1. marks its name, 2. composes the object, 3. enters it in the book with the
+    parts that it took, 4. deletes those and the mark. A crash before 3 leaves a mark, by which an
+    object that is not on record is known as ours and made anew; after 3 only deletions are left.
     """
 
-    def __init__(self, job: Job, run: str, store: Store, ledger: Ledger) -> None:
-        self.outputs: dict[Output, str] = {}
+    def __init__(self, job: Job, run: str, store: Store, book: Book) -> None:
         self._job = job
-        self._run = run
         self._store = store
-        self._ledger = ledger
+        self._book = book
         self._location = layout.location(job.aggregate, run)
         self._staging = layout.staging(job.aggregate, run)
         self._parts: dict[Kind, dict[str, Part]] = {kind: {} for kind in Kind}
@@ -41,21 +36,15 @@ class Packer:
         self._totals = dict.fromkeys(Kind, 0)
         self._numbers = dict.fromkeys(Kind, 0)
         self._done = False
-        self._begun: set[str] = set()
-
-    def resume(self, batches: Iterable[Batch], outputs: Iterable[Contribution]) -> None:
-        """Take up what an earlier coordinator of this job left."""
-        for batch in batches:
+        for batch in book.batches.values():
             self.add(batch)
-        for row in outputs:
-            output = Output.from_json(row.meta["output"])
-            self._note(output, row.meta["stored_digest"], row.meta["parts"])
-            self._clean(output, row.meta["parts"])
-        suffix = layout.begun("", "")
+        for made in book.made:
+            self._strike(made)
+        mark = layout.begun("", "")
         self._begun = {
-            stat.key.removeprefix(self._staging).removesuffix(suffix)
-            for stat in self._store.list(self._staging)
-            if stat.key.endswith(suffix)
+            stat.key.removeprefix(self._staging).removesuffix(mark)
+            for stat in store.list(self._staging)
+            if stat.key.endswith(mark)
         }
 
     def add(self, batch: Batch) -> None:
@@ -88,24 +77,12 @@ class Packer:
         number = self._numbers[kind] + 1
         while (made := self._compose(kind, number, parts)) is None:
             number += 1  # somebody else's object has the name
-        output, stored_digest = made
-        taken = [part.key for part in parts]
-        self._ledger.receive(
-            self._job.aggregate,
-            self._job.contract,
-            f"{self._run}/{output.name}",
-            output.digest,
-            output.size,
-            {"run": self._run, "output": output.to_json(), "parts": taken}
-            | {"stored_digest": stored_digest},
-            State.FINISHED,
-        )
-        self._note(output, stored_digest, taken)
-        self._clean(output, taken)
-        return output
+        self._book.enter_output(self._job.contract, made)
+        self._strike(made)
+        return made.output
 
-    def _compose(self, kind: Kind, number: int, parts: list[Part]) -> tuple[Output, str] | None:
-        """The output and the digest of its stored bytes; None if the name is taken."""
+    def _compose(self, kind: Kind, number: int, parts: list[Part]) -> Made | None:
+        """The output as an object that is not on record yet; None if the name is taken."""
         codec = self._job.codec
         name = layout.output_name(self._job.contract, number, kind, codec)
         target, mark = self._location + name, layout.begun(self._staging, name)
@@ -116,8 +93,8 @@ class Packer:
         try:
             if codec is Codec.NONE:
                 composed = self._store.compose(target, ranges, digest=True)
-                stored, digest = composed.size, composed.digest or ""
-                size, stored_digest = stored, digest
+                size = stored = composed.size
+                digest = stored_digest = composed.digest or ""
             else:
                 through = _Through(codec)
                 stored = self._store.put(target, through.chunks(compose.stream(ranges))).size
@@ -125,25 +102,19 @@ class Packer:
         except Conflict:
             self._store.delete(mark)
             return None
-        expected = sum(part.size for part in parts)
-        if size != expected:
-            raise Corrupt(
-                f"{name}: expected {expected} bytes from its parts, got {size}", kind="short-source"
-            )
-        count = sum(part.lines for part in parts)
-        return Output(name, kind, size, stored, count, digest), stored_digest
+        lines = sum(part.lines for part in parts)
+        output = Output(name, kind, size, stored, lines, digest)
+        return Made(output, stored_digest, [part.key for part in parts])
 
-    def _note(self, output: Output, stored_digest: str, parts: Sequence[str]) -> None:
-        self.outputs[output] = stored_digest
-        number = layout.output_number(output.name, self._job.contract, output.kind) or 0
-        self._numbers[output.kind] = max(self._numbers[output.kind], number)
-        for key in parts:
-            if part := self._parts[output.kind].pop(key, None):
-                self._totals[output.kind] -= part.size
-
-    def _clean(self, output: Output, parts: Iterable[str]) -> None:
-        for key in (*parts, layout.begun(self._staging, output.name)):
+    def _strike(self, made: Made) -> None:
+        """Count an output that is on record, and remove what it took."""
+        kind = made.output.kind
+        number = layout.output_number(made.output.name, self._job.contract, kind) or 0
+        self._numbers[kind] = max(self._numbers[kind], number)
+        for key in made.parts:
+            self._totals[kind] -= self._parts[kind].pop(key).size
             self._store.delete(key)
+        self._store.delete(layout.begun(self._staging, made.output.name))
 
 
 class _Through:

@@ -2,26 +2,340 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 import threading
+import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import closing, contextmanager, suppress
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from catchment.core.account import Account, Line
-from catchment.core.errors import CatchmentError, Conflict, Unavailable
-from catchment.core.executor import bounded_unordered
+from catchment.core.errors import CatchmentError, Conflict, NotFound, Unavailable
 from catchment.core.finding import Finding, Severity
-from catchment.core.ledger import Contribution, Lease, Move, Publication, Run, Snapshot
+from catchment.core.ledger import (
+    Lease,
+    Ledger,
+    Publication,
+    Run,
+    Snapshot,
+)
 from catchment.core.progress import Event
-from catchment.core.provenance import dumps, manifest as program, seal, seal_all
+from catchment.core.provenance import dumps, seal, seal_all
+from catchment.core.provenance import manifest as program
+from catchment.core.store import Store
 from catchment.exports import layout, manifest
 from catchment.exports.batch import Batch, Sign, Task, cancelled, fetch
-from catchment.exports.discard import discard
+from catchment.exports.book import Book
 from catchment.exports.job import House, Job, State
 from catchment.exports.model import Kind
 from catchment.exports.packer import Packer
 
-_BEAT = 0.5  # seconds between two looks at what the ledger says of the job
+BEAT_SECONDS = 0.5  # between two looks at what the ledger says of the job
+_PATIENCE_SECONDS = 90.0  # for a worker that was told to stop
+
+
+def run(job: Job, house: House) -> Snapshot:
+    """Export the members' records; a job that a crash or an error left open is taken up again.
+
+    Batches that were finished are not read again, outputs that were made stand.
+
+    Raises:
+        Conflict: kind ``lease-held`` while another coordinator is at work, ``job-open`` if the open
+            job is another one, ``job-cancelled``.
+        Unavailable: kind ``too-many-failures``: the job failed, and nothing of it is left. Of any
+            other kind: the job stays open.
+        Corrupt: kind ``account-unbalanced``; the job stays open, nothing was published.
+    """
+    with house.ledger.holding(job.aggregate, ttl=house.lease) as lease:
+        seal_all(house.store, house.ledger, job.aggregate)
+        record = _open(job, house.ledger)
+        try:
+            return _Work(job, house, record, lease).carry_out()
+        except CatchmentError as error:
+            if error.kind == "too-many-failures":
+                house.ledger.finish_run(record.id, "failed", error)
+            if house.ledger.run(record.id).state == "running":
+                raise
+            discard(house.store, house.ledger, record)
+            raise (
+                cancelled() if error.kind in ("job-cancelled", "run-finished") else error
+            ) from None
+
+
+def cancel(store: Store, ledger: Ledger, aggregate: str) -> Run:
+    """Cancel the open job: its worker stops, and nothing of the job is left.
+
+    Raises:
+        NotFound: kind ``no-job``: no job is open.
+        Conflict: kind ``run-finished``: it ended just now.
+        Unavailable: kind ``worker-busy``: it is cancelled, but its worker does not stop.
+    """
+    for running in ledger.runs(aggregate, state="running", limit=1):
+        record = ledger.finish_run(running.id, "cancelled")
+        end = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                with ledger.holding(aggregate):
+                    discard(store, ledger, record)
+                    return record
+            except Conflict:
+                if time.monotonic() > end:
+                    raise Unavailable(
+                        f"{aggregate} is cancelled, but its worker has not stopped yet",
+                        kind="worker-busy",
+                        hint="stop the worker; what it leaves is removed by: catchment gc",
+                    ) from None
+                time.sleep(BEAT_SECONDS)
+    raise NotFound(
+        f"{aggregate} has no open job", kind="no-job", hint=f"catchment status {aggregate}"
+    )
+
+
+def discard(store: Store, ledger: Ledger, record: Run) -> None:
+    """Remove what an ended job left, and say so of its batches and outputs. Hold the lease."""
+    clear(store, layout.staging(record.aggregate, record.id))
+    clear(store, layout.location(record.aggregate, record.id))
+    ledger.move(Book(ledger, record).moves(State.DISCARDED), run=record.id)
+
+
+def clear(store: Store, prefix: str) -> None:
+    """Delete all objects below a prefix."""
+    for stat in list(store.list(prefix)):
+        store.delete(stat.key)
+
+
+def _open(job: Job, ledger: Ledger) -> Run:
+    for record in ledger.runs(job.aggregate, state="running"):
+        if record.config == job.config():
+            return record
+        raise Conflict(
+            f"{job.aggregate} has an open job with other members or settings",
+            kind="job-open",
+            hint=f"catchment exports cancel {job.name}, or run it with the settings that it had",
+        )
+    return ledger.start_run(job.aggregate, job.config())
+
+
+class _Work:
+    """One coordinator at work on an open job; it holds the lease."""
+
+    def __init__(self, job: Job, house: House, record: Run, lease: Lease) -> None:
+        self.job = job
+        self.house = house
+        self.record = record
+        self.lease = lease
+        self.book = Book(house.ledger, record)
+        self.packer = Packer(job, record.id, house.store, self.book)
+        self.staging = layout.staging(job.aggregate, record.id)
+        self.location = layout.location(job.aggregate, record.id)
+        self.members = sum(batch.members for batch in self.book.batches.values())  # done so far
+        self.failed = sum(batch.failed.total() for batch in self.book.batches.values())
+        self.ended = threading.Event()  # somebody else ended the job
+
+    def carry_out(self) -> Snapshot:
+        with self._watched() as sign:
+            self._fetch(sign)
+            self._pack(done=True)
+        snapshot = self._publish()
+        seal(self.house.store, self.house.ledger, snapshot)
+        clear(self.house.store, self.staging)
+        return snapshot
+
+    def _fetch(self, sign: Sign) -> None:
+        """Read the batches that are not on record yet; combine what comes meanwhile."""
+        shared = sign if self.house.shared else None
+        tasks = (
+            Task(
+                number,
+                members,
+                self.job.source,
+                self.house.store,
+                self.staging,
+                self.job.rules.max_bytes,
+                shared,
+            )
+            for number, members in enumerate(self.job.batches())
+            if number not in self.book.batches
+        )
+        with closing(self._results(tasks, sign)) as results:
+            for result in results:
+                self._check()
+                batch = self.book.enter_batch(self.job.contract, result)
+                self.packer.add(batch)
+                self.members += batch.members
+                self.failed += batch.failed.total()
+                if self.failed > self.job.threshold * len(self.job.members):
+                    raise self._too_many_failures()
+                self._pack(done=False)
+
+    def _results(self, tasks: Iterator[Task], sign: Sign) -> Generator[Batch]:
+        """What the executor makes of the tasks, as it comes; at the end none is under way."""
+        executor, pending = self.house.executor, set[Future[Batch]]()
+        try:
+            while True:
+                room = islice(tasks, self.house.window - len(pending))
+                pending |= {executor.submit(fetch, task) for task in room}
+                if not pending:
+                    return
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+        finally:
+            Path(sign.path).unlink(missing_ok=True)
+            for future in pending:
+                future.cancel()
+            wait(pending)
+
+    def _pack(self, *, done: bool) -> None:
+        while self.packer.step(done=done):
+            self._check()
+            made = self.book.made
+            self._tell(
+                "combine", sum(m.output.size for m in made), "bytes", f"in {len(made)} files"
+            )
+
+    def _check(self) -> None:
+        """May this coordinator go on? The job must be open, and the lease ours."""
+        if self.ended.is_set():
+            raise cancelled()
+        self.house.ledger.renew(self.lease, self.house.lease)
+
+    @contextmanager
+    def _watched(self) -> Iterator[Sign]:
+        """A sign for the batches, and a thread that looks whether the job goes on."""
+        over = threading.Event()
+        with tempfile.TemporaryDirectory(prefix="catchment-") as folder:
+            path = Path(folder, "members")
+            path.touch()
+            before = self.members
+
+            def look() -> None:
+                while not over.wait(BEAT_SECONDS):
+                    with suppress(FileNotFoundError):
+                        ticks = before + path.stat().st_size
+                        self._tell("members", max(ticks, self.members), "members")
+                    with suppress(CatchmentError):
+                        if self.house.ledger.run(self.record.id).state != "running":
+                            self.ended.set()
+                            path.unlink(missing_ok=True)
+
+            thread = threading.Thread(target=look, name=f"watch of {self.job.aggregate}")
+            thread.start()
+            try:
+                yield Sign(str(path))
+            finally:
+                over.set()
+                thread.join()
+
+    def _publish(self) -> Snapshot:
+        ledger, store = self.house.ledger, self.house.store
+        made = sorted(self.book.made, key=lambda m: m.output.name)
+        document = manifest.write(
+            [m.output for m in made],
+            self.job.source.resource_type,
+            self.record.started_at,
+            base_url=self.job.base_url,
+        )
+        data, key = dumps(document), layout.manifest(self.location)
+        store.put(key, data, mode="overwrite")
+        objects = [
+            {
+                "role": m.output.kind.value,
+                "key": self.location + m.output.name,
+                "size": m.output.stored,
+                "digest": m.stored_digest,
+            }
+            for m in made
+        ]
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        objects.append({"role": "manifest", "key": key, "size": len(data), "digest": digest})
+        publication = Publication(
+            aggregate=self.job.aggregate,
+            key=self.record.id,
+            location=self.location,
+            provenance={
+                "manifest": program(),
+                "config": dict(self.record.config),
+                "objects": objects,
+                "outputs": [m.output.to_json() for m in made],
+            },
+            account=self._account(),
+            findings=list(self._findings()),
+            moves=self.book.moves(State.PUBLISHED),
+            run=self.record.id,
+        )
+        return ledger.publish(publication, self.lease)
+
+    def _account(self) -> Account:
+        """Members, and lines of each kind: what came, what stands in the outputs, and the rest."""
+        account = Account()
+        contract, label = self.job.contract, self.job.source.resource_type or "records"
+        members = account[Line(contract, label, "members")]
+        records = account[Line(contract, label, "lines")]
+        errors = account[Line(contract, "OperationOutcome", "lines")]
+        members.received = len(self.job.members) + self.job.repeated
+        if self.job.repeated:
+            members.dropped["repeated"] = self.job.repeated
+        for batch in self.book.batches.values():
+            members.kept += batch.members - batch.failed.total()
+            members.quarantined += batch.failed
+            records.received += batch.received
+            records.quarantined += batch.refused
+            errors.received += sum(p.lines for p in batch.parts if p.kind is Kind.ERROR)
+        for made in self.book.made:
+            (records if made.output.kind is Kind.DATA else errors).kept += made.output.count
+        account.check()
+        return account
+
+    def _findings(self) -> Iterator[Finding]:
+        contract, label = self.job.contract, self.job.source.resource_type or "records"
+        failed: Counter[str] = Counter()
+        refused: Counter[str] = Counter()
+        for batch in self.book.batches.values():
+            failed += batch.failed
+            refused += batch.refused
+        for kind, count in sorted(failed.items()):
+            yield Finding(
+                contract,
+                Severity.WARNING,
+                "members-failed",
+                label,
+                f"{count} of {len(self.job.members)} members failed: {kind}",
+                "the error files tell which, and why",
+            )
+        for reason, count in sorted(refused.items()):
+            yield Finding(
+                contract,
+                Severity.WARNING,
+                "records-refused",
+                label,
+                f"{count} records stay out: {reason}",
+                "the error files tell where they are",
+            )
+        for made in self.book.made:
+            if made.output.size > self.job.rules.max_bytes:
+                yield Finding(
+                    contract,
+                    Severity.WARNING,
+                    "line-above-maximum",
+                    made.output.name,
+                    f"one line of {made.output.size} bytes, above {self.job.rules.max_bytes}",
+                    "raise the maximum, or ask the source for smaller records",
+                )
+
+    def _too_many_failures(self) -> Unavailable:
+        return Unavailable(
+            f"{self.failed} of {len(self.job.members)} members failed, expected at most "
+            f"{self.job.threshold:.2%}",
+            kind="too-many-failures",
+            hint="look at the source, then run the job again; a higher threshold lets more pass",
+        )
+
+    def _tell(self, work: str, done: int, unit: str, message: str = "") -> None:
+        total = len(self.job.members) if unit == "members" else None
+        event = Event(f"{self.job.aggregate}: {work}", "step", done, total, unit, message)
+        self.house.progress(event)

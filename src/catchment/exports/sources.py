@@ -44,6 +44,11 @@ Reader = Callable[[str], Iterator[Item]]  # the lines of one member; raises Catc
 class Source(Protocol):
     """A source survives pickling: batches of members may be read on other machines."""
 
+    @property
+    def resource_type(self) -> str | None:
+        """The type of the records; None: any."""
+        ...
+
     def members(self) -> Sequence[str] | None:
         """The members that the source has by itself; None where the job must name them."""
         ...

@@ -21,7 +21,7 @@ from catchment.core.progress import Event, Progress
 from catchment.core.store import Store
 from catchment.tables import composition, layout
 from catchment.tables.composition import Composition, Keys
-from catchment.tables.keys import key_columns, scan
+from catchment.tables.keys import FORMAT, key_columns, scan
 from catchment.tables.model import Dataset, Rule
 from catchment.tables.parquet import inspect
 from catchment.tables.plan import Input, Listed, Refused
@@ -152,10 +152,10 @@ class KeyReader:
 
 
 def key_types(rule: Rule, unified: Unified) -> dict[str, str]:
-    """What kept keys depend on: the rule (under the empty name) and its columns' types."""
-    names = set(unified.schema.names)
-    types = {n: str(unified.schema.field(n).type) for n in key_columns(rule) if n in names}
-    return {"": repr(rule), **types}
+    """What kept keys depend on: their format (under the empty name) and their columns' types."""
+    fields = {f.name: f for f in unified.schema}
+    types = {n: str(fields[n].type) for n in key_columns(rule) if n in fields}
+    return {"": f"{FORMAT.decode()} {type(rule).__name__}", **types}
 
 
 def attempt[T](

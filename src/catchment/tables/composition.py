@@ -129,7 +129,8 @@ def load(store: Store, key: str) -> Composition | None:
 
 def dump_keys(blobs: Iterable[bytes]) -> Iterator[bytes]:
     """The stored form of key columns, streamed: a record batch for each input, in order."""
-    return _file(_KEYS, ([{"keys": blob}] for blob in blobs))
+    # They are compressed already.
+    return _file(_KEYS, ([{"keys": blob}] for blob in blobs), compression=None)
 
 
 class Keys:
@@ -154,9 +155,13 @@ def _schema(data: bytes) -> pa.Schema:
     return ipc.read_schema(pa.BufferReader(data))
 
 
-def _file(schema: pa.Schema, batches: Iterable[Sequence[Mapping[str, Any]]]) -> Iterator[bytes]:
+def _file(
+    schema: pa.Schema,
+    batches: Iterable[Sequence[Mapping[str, Any]]],
+    compression: str | None = "zstd",
+) -> Iterator[bytes]:
     sink = io.BytesIO()
-    options = ipc.IpcWriteOptions(compression="zstd")
+    options = ipc.IpcWriteOptions(compression=compression)
     with ipc.new_file(sink, schema, options=options) as writer:
         for rows in batches:
             writer.write_batch(pa.RecordBatch.from_pylist(list(rows), schema=schema))

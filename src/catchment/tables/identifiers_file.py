@@ -16,7 +16,14 @@ MAX_FILE = 1 << 26  # bytes
 MAX_ROWS = 10_000_000  # of a Parquet file, which may unfold to much more than its bytes
 
 _ACTIVE = {"true": True, "1": True, "false": False, "0": False}
-_Row = tuple[str, str, str, str]  # where it is, naccid, adcid, active
+_PATTERNS = {"naccid": "(NACC|TEST)[0-9]{6}", "adcid": "[0-9]{1,9}", "active": "true|false|1|0"}
+_EXPECTED = {
+    "naccid": "NACC or TEST, then 6 digits",
+    "adcid": "an integer >= 0",
+    "active": "true or false",
+}
+_Values = tuple[str, str, str]  # naccid, adcid, active
+_Row = tuple[str, str, str, str]  # where it is, and the values
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +44,58 @@ class FileIdentifiers:
         data = store.read(self.name, length=MAX_FILE + 1)
         if len(data) > MAX_FILE:
             raise _bad_file(f"expected at most {MAX_FILE} bytes, got more")
+        found = _asked(data, wanted) if self.name.endswith(".csv") else None
+        if found is None:  # row by row, to say which one is bad
+            found = [row for row in map(_checked, _rows(self.name, data)) if row[0] in wanted]
         active: defaultdict[str, set[int]] = defaultdict(set)
-        rows = _parquet_rows(data) if self.name.endswith(".parquet") else _csv_rows(data)
-        for where, naccid, adcid, is_active in rows:
-            if not re.fullmatch(r"(NACC|TEST)[0-9]{6}", naccid):
-                raise _bad_file(f"{where}: naccid: expected NACC or TEST, then 6 digits")
-            if not re.fullmatch(r"[0-9]{1,9}", adcid):
-                raise _bad_file(f"{where}: adcid: expected an integer >= 0")
-            if is_active.lower() not in _ACTIVE:
-                raise _bad_file(f"{where}: active: expected true or false")
-            if naccid in wanted:
-                centers = active[naccid]  # known, with or without a center
-                if _ACTIVE[is_active.lower()]:
-                    centers.add(int(adcid))
+        for naccid, adcid, is_active in found:
+            centers = active[naccid]  # known, with or without a center
+            if _ACTIVE[is_active.lower()]:
+                centers.add(int(adcid))
         return {naccid: frozenset(centers) for naccid, centers in active.items()}
+
+
+def _asked(data: bytes, wanted: Collection[str]) -> list[_Values] | None:
+    """The rows of a CSV file that are asked for; None unless all of its rows are well."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import csv as fast
+
+    if b'"' in data:
+        return None  # readers differ in what they make of misplaced quotes
+    options = fast.ConvertOptions(
+        column_types=dict.fromkeys(_PATTERNS, pa.string()), strings_can_be_null=False
+    )
+    try:
+        header = next(csv.reader([str(data[:4096], "utf-8-sig").splitlines()[0]]))
+        _check_columns(header)
+        options.include_columns = [n for n in _PATTERNS if n in header]
+        table = fast.read_csv(pa.BufferReader(data), convert_options=options)
+    except (pa.ArrowException, UnicodeDecodeError, IndexError, StopIteration):
+        return None
+    for name in table.column_names:
+        if not pc.all(pc.match_substring_regex(table[name], _whole(name))).as_py():
+            return None
+    table = table.filter(pc.is_in(table["naccid"], pa.array(wanted, pa.string())))
+    columns = [table[n].to_pylist() for n in table.column_names]
+    return [(*row, "true")[:3] for row in zip(*columns, strict=True)]
+
+
+def _whole(name: str) -> str:
+    """The pattern of a column as RE2 takes it; only ``active`` may be in any case."""
+    return f"^({'(?i)' if name == 'active' else ''}({_PATTERNS[name]}))$"
+
+
+def _checked(row: _Row) -> _Values:
+    where, *values = row
+    for (name, pattern), value in zip(_PATTERNS.items(), values, strict=True):
+        if not re.fullmatch(pattern, value, re.IGNORECASE if name == "active" else 0):
+            raise _bad_file(f"{where}: {name}: expected {_EXPECTED[name]}")
+    return values[0], values[1], values[2]
+
+
+def _rows(name: str, data: bytes) -> Iterator[_Row]:
+    return _parquet_rows(data) if name.endswith(".parquet") else _csv_rows(data)
 
 
 def _csv_rows(data: bytes) -> Iterator[_Row]:

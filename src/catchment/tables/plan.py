@@ -154,12 +154,8 @@ def keep(
     """
     if previous is None:
         return (None,) * len(inputs)
-    moved = {
-        name
-        for name in previous.schema.names
-        if name not in unified.schema.names
-        or not unified.schema.field(name).equals(previous.schema.field(name))
-    }
+    now = {field.name: field for field in unified.schema}
+    moved = {field.name for field in previous.schema if not field.equals(now.get(field.name))}
     entries: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in reversed(previous.entries):
         entries[entry.center, entry.digest].append(entry)

@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 from catchment.core.errors import CatchmentError, Invalid
+from catchment.core.finding import Severity
 from catchment.tables.check import KeyReader, Memory, check_files, key_types, read_files
 from catchment.tables.criteria import check_criteria
 from catchment.tables.datasets import find_datasets
@@ -53,6 +54,7 @@ class Planner:
             fall_back=job.options.fall_back,
             progress=house.progress,
         )
+        self._current: dict[str, frozenset[int]] = {}  # of all participants asked for
         self._keys = KeyReader(self.memory, house.executor, scratch)
         self._inputs, self.refused = check_files(
             self.found.datasets, self.memory, house.executor, house.progress
@@ -104,23 +106,29 @@ class Planner:
                 return plan
 
     def _check_centers(self) -> None:
-        missing = sorted(self._skipped())
+        malformed = {f.site: f.code for f in self.job.findings if f.severity is Severity.ERROR}
+        missing = sorted((malformed | self._skipped()).items())
+        told = ", ".join(f"{center} ({reason})" for center, reason in missing)
         if missing and self.job.options.require_all:
             raise Invalid(
-                f"expected every center, {len(missing)} bring nothing: {', '.join(missing)}",
+                f"expected every center, {len(missing)} bring nothing: {told}",
                 kind="centers-missing",
-                hint="catchment tables plan shows why; mend them, or run without --require-all",
+                hint="mend them, or run without --require-all",
             )
         if not self._inputs:
             raise Invalid(
-                f"none of {len(self.job.centers)} centers brings a table",
+                f"none of {len(self.job.centers)} centers brings a table: {told or 'none is taken'}",
                 kind="nothing-to-do",
-                hint="catchment tables plan shows why",
+                hint="mend the centers' datasets or the selection of centers",
             )
 
     def _skipped(self) -> dict[str, str]:
         found = {center: finding.code for center, finding in self.found.skipped.items()}
-        return found | {r.listed.center.id: CENTER_QUARANTINED for r in self.refused}
+        return found | {
+            r.listed.center.id: r.error.kind
+            for r in reversed(self.refused)  # the first of a center's refused files tells
+            if r.error.kind != CENTER_QUARANTINED
+        }
 
     def _unify(self, items: Sequence[Input]) -> Unified:
         return unify(
@@ -133,6 +141,8 @@ class Planner:
         rule: Rule | None = self.job.options.criteria.get(table)
         if isinstance(rule, CriteriaRule):
             check_criteria(table, rule, columns)
+            if not rule.criteria:
+                return None
         elif self.job.options.transfers and TransferRule().participant in columns:
             rule = TransferRule()
         return rule
@@ -162,14 +172,14 @@ class Planner:
         unified: Mapping[str, Unified],
         candidates: Mapping[str, Candidates],
     ) -> Plan:
-        current = self._current(candidates)
+        self._ask(candidates)
         plans: list[TablePlan] = []
         findings = [*self.job.findings, *self.found.findings]
         findings += [r.finding() for r in self.refused if r.error.kind != CENTER_QUARANTINED]
         for table, items in tables.items():
             removals: tuple[tuple[Removal, ...], ...] = ((),) * len(items)
             if table in candidates:
-                decision = decide(candidates[table], current)
+                decision = decide(candidates[table], self._current)
                 removals = decision.removals
                 findings += decision.findings
             findings += unified[table].findings(table)
@@ -194,18 +204,19 @@ class Planner:
             constants=dict(zip(CONSTANTS, dates, strict=True)),
         )
 
-    def _current(self, candidates: Mapping[str, Candidates]) -> Mapping[str, frozenset[int]]:
-        asked = frozenset[str]().union(*(c.participants for c in candidates.values()))
-        if not asked:
-            return {}
-        if self.job.identifiers is None:
+    def _ask(self, candidates: Mapping[str, Candidates]) -> None:
+        """Learn the current centers of participants, of each once in a run."""
+        wanted = set[str]().union(*(c.participants for c in candidates.values()))
+        new = wanted - self._current.keys()
+        if new and self.job.identifiers is None:
             raise Invalid(
-                f"{len(asked)} participants are at several centers, and nobody knows which is "
+                f"{len(new)} participants are at several centers, and nobody knows which is "
                 "current",
                 kind="no-identifiers",
                 hint="give --identifiers FILE|URL|lambda:NAME, or --transfers none to keep all",
             )
-        return self.job.identifiers.current(asked)
+        if new and self.job.identifiers is not None:
+            self._current |= self.job.identifiers.current(new)
 
     def _complete(self, plan: Plan) -> bool:
         """Whether every file that must be merged from its source has been read; else read them.

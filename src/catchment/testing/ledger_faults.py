@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from catchment.core.ledger import Ledger
-from catchment.testing.ledger_samples import prepare, step
+from catchment.testing.ledger_samples import prepare, publication, step
 
 
 class Crash(BaseException):
@@ -109,6 +110,16 @@ def open_and_close(url: str) -> None:
 def publish_many(ledger: Ledger, worker: int, times: int) -> list[int]:
     """Publish under keys of this worker; the numbers that were acknowledged."""
     return [step(ledger, f"{worker}-{i}").number for i in range(times)]
+
+
+def publish_rapidly(ledger: Ledger, worker: int, times: int) -> float:
+    """Publish small things; gives the seconds that the slowest one took."""
+    slowest = 0.0
+    for i in range(times):
+        start = time.monotonic()
+        ledger.publish(publication(f"{worker}-{i}", provenance={"text": "x" * 2000}))
+        slowest = max(slowest, time.monotonic() - start)
+    return slowest
 
 
 def publish_until_killed(ledger: Ledger, worker: int, acknowledged: Pipe) -> None:

@@ -51,7 +51,7 @@ def types(*, depth: int = 2) -> st.SearchStrategy[pa.DataType]:
     flat = st.sampled_from(FLAT)
     if not depth:
         return flat
-    inner = st.builds(pa.field, st.just("element"), types(depth=depth - 1), st.booleans())
+    inner = st.builds(_field, st.just("element"), types(depth=depth - 1), st.booleans())
     named = st.lists(types(depth=depth - 1), min_size=1, max_size=3)
     nested = st.one_of(
         inner.map(pa.list_),
@@ -65,12 +65,7 @@ def types(*, depth: int = 2) -> st.SearchStrategy[pa.DataType]:
 def schemas(*, columns: int = 5, depth: int = 2) -> st.SearchStrategy[pa.Schema]:
     """Schemas of 1 to so many columns; names are c0, c1 ... and a few that ask for trouble."""
     names = [f"c{i}" for i in range(columns)] + ["a.b", "a", "list", "Ünï", "x y", '"']
-    field = st.builds(
-        lambda name, kind, null: pa.field(name, kind, null or pa.types.is_null(kind)),
-        st.sampled_from(names),
-        types(depth=depth),
-        st.booleans(),
-    )
+    field = st.builds(_field, st.sampled_from(names), types(depth=depth), st.booleans())
     fields = st.lists(field, min_size=1, max_size=columns, unique_by=lambda f: f.name)
     return fields.map(pa.schema)
 
@@ -126,6 +121,10 @@ def writings() -> st.SearchStrategy[Writing]:
         store_schema=st.booleans(),
         use_compliant_nested_type=st.booleans(),
     )
+
+
+def _field(name: str, kind: pa.DataType, nullable: bool) -> pa.Field:  # noqa: FBT001 - drawn
+    return pa.field(name, kind, nullable or pa.types.is_null(kind))
 
 
 def _array(field: pa.Field, rows: int, random: Random, empty: float) -> pa.Array:

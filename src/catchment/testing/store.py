@@ -5,7 +5,6 @@ Needs pytest and Hypothesis.
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import subprocess
 import sys
@@ -23,20 +22,13 @@ from http.client import HTTPResponse
 from itertools import count
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    invariant,
-    rule,
-    run_state_machine_as_test,
-)
 
-from catchment.core.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
-from catchment.core.store import Mode, Range, Segment, Store
-from catchment.testing.faults import Faults, inject
-
-MIB = 1 << 20
+from catchment.core.errors import Conflict, Invalid, NotFound
+from catchment.core.store import Mode, Range, Store
+from catchment.testing.store_compose import MIB, ComposeContract
+from catchment.testing.store_machine import run_as_dictionary
 
 BAD_KEYS = (
     "",
@@ -86,27 +78,10 @@ GOOD_KEYS = (
     "b/.catchment",
 )
 
-# No key is the folder of another. "-", "." and "0" around "/" are where walks of a tree go wrong,
-# and the last two where UTF-16 does.
-MODEL_KEYS = (
-    "a-b",
-    "a.b",
-    "a/b",
-    "a/c-d",
-    "a/c/e",
-    "a/c/f/g",
-    "a0",
-    "b!",
-    "b/a",
-    "z/é",
-    "z/\uffee",
-    "z/😀",
-)
-
 _names = count()
 
 
-class StoreContract:
+class StoreContract(ComposeContract):
     """What every store promises.
 
     Override the fixtures ``store`` and ``other``: two empty stores of the same kind, in different
@@ -320,20 +295,7 @@ class StoreContract:
         assert list(store.folders()) == [f"f{n}" for n in range(7)]
 
     def test_it_does_as_a_dictionary_does(self, store: Store) -> None:
-        class AsDictionary(_AsDictionary):
-            def __init__(self) -> None:
-                super().__init__(store)
-
-        run_state_machine_as_test(
-            AsDictionary,
-            settings=settings(
-                max_examples=self.examples // 2,
-                stateful_step_count=15,
-                deadline=None,
-                database=None,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        run_as_dictionary(store, self.examples // 2)
 
     # --- all or nothing -----------------------------------------------------------------------
 
@@ -429,179 +391,6 @@ class StoreContract:
                 store.presign(key, expires=expires)
         with pytest.raises(Invalid):
             store.presign("../k", expires=timedelta(minutes=1))
-
-    # --- compositions -------------------------------------------------------------------------
-
-    def test_a_composition_joins_bytes(self, store: Store, other: Store) -> None:
-        sources = {(s, n): bytes([65 + n]) * n * 7 for s in (store, other) for n in range(4)}
-        for (where, n), data in sources.items():
-            where.put(f"source/{n}", data)
-        targets = count()
-
-        @st.composite
-        def ranges(draw: st.DrawFn) -> Range:
-            where, n = draw(st.sampled_from(list(sources)))
-            start = draw(st.integers(0, n * 7))
-            return Range(where, f"source/{n}", start, draw(st.integers(0, n * 7 - start)))
-
-        @settings(max_examples=self.examples, deadline=None, database=None)
-        @given(st.lists(ranges() | st.binary(max_size=9), max_size=8), st.booleans())
-        def check(segments: list[Segment], digest: bool) -> None:  # noqa: FBT001
-            target = f"target/{next(targets)}"
-            expected = b"".join(
-                sources[s.store, int(s.key[-1])][s.start : s.start + s.length]
-                if isinstance(s, Range)
-                else s
-                for s in segments
-            )
-            composed = store.compose(target, segments, digest=digest)
-            assert store.read(target) == expected
-            hashed = f"sha256:{hashlib.sha256(expected).hexdigest()}" if digest else None
-            assert composed == (target, len(expected), hashed)
-
-        check()
-
-    @pytest.mark.parametrize("digest", [False, True])
-    def test_a_big_composition(self, store: Store, other: Store, digest: bool) -> None:  # noqa: FBT001
-        data = hashlib.shake_128(b"seed").digest(13 * MIB)
-        store.put("a", data)
-        other.put("b", data)
-        segments: list[Segment] = [
-            b"head",
-            Range(store, "a", 1, 6 * MIB),
-            b"between",
-            Range(store, "a", 6 * MIB + 1, MIB),
-            Range(store, "a", 7 * MIB + 1, 6 * MIB - 1),  # touches the last
-            Range(other, "b", 0, 13 * MIB),
-            *(Range(other, "b", n * 3, 2) for n in range(100)),
-            b"foot",
-        ]
-        expected = (
-            b"head"
-            + data[1 : 6 * MIB + 1]
-            + b"between"
-            + data[6 * MIB + 1 :]
-            + data
-            + b"".join(data[n * 3 : n * 3 + 2] for n in range(100))
-            + b"foot"
-        )
-        composed = store.compose("target", segments, digest=digest)
-        assert store.read("target") == expected
-        assert composed.size == len(expected)
-        if digest:
-            assert composed.digest == f"sha256:{hashlib.sha256(expected).hexdigest()}"
-        with pytest.raises(Conflict):
-            store.compose("target", segments)
-        store.compose("target", [Range(store, "target", 0, 7 * MIB)], mode="overwrite")
-        assert store.read("target") == expected[: 7 * MIB]
-
-    def test_a_composition_with_a_bad_source_leaves_nothing(self, store: Store) -> None:
-        store.put("a", bytes(6 * MIB))
-        whole = Range(store, "a", 0, 6 * MIB)
-        bad: list[tuple[Segment, type[Exception], str]] = [
-            (Range(store, "none", 0, 6 * MIB), NotFound, "not-found"),
-            (Range(store, "none", 0, 0), NotFound, "not-found"),
-            (Range(store, "a", 1, 6 * MIB), Corrupt, "short-source"),
-            (Range(store, "a", 7 * MIB, 1), Corrupt, "short-source"),
-            (Range(store, "a", -1, 1), Invalid, "bad-range"),
-            (Range(store, "a", 1, -1), Invalid, "bad-range"),
-        ]
-        for segment, error, kind in bad:
-            with pytest.raises(error) as caught:
-                store.compose("target", [whole, b"x", segment])
-            assert getattr(caught.value, "kind", "") == kind
-        assert [stat.key for stat in store.list()] == ["a"]
-        assert store.sweep(timedelta(0)) == 0
-
-    def test_a_composition_whose_source_fails_leaves_nothing(
-        self, store: Store, other: Store
-    ) -> None:
-        store.put("target", b"before")
-        other.put("a", bytes(6 * MIB))
-        for step in range(1, 4):
-            source = inject(other, Faults(fail_at=step))
-            segments: list[Segment] = [b"x" * 6 * MIB, Range(source, "a", 0, 6 * MIB)]
-            with pytest.raises(Unavailable):
-                store.compose("target", segments, mode="overwrite")
-        assert [(s.key, store.read(s.key)) for s in store.list()] == [("target", b"before")]
-        assert store.sweep(timedelta(0)) == 0
-
-    def test_a_composition_refuses_a_taken_key(self, store: Store) -> None:
-        store.put("target", b"before")
-        with pytest.raises(Conflict) as caught:
-            store.compose("target", [b"after"])
-        assert caught.value.kind == "key-taken"
-        assert store.read("target") == b"before"
-        store.compose("target", [b"not ", Range(store, "target", 0, 6)], mode="overwrite")
-        assert store.read("target") == b"not before"
-
-
-class _AsDictionary(RuleBasedStateMachine):
-    """The same steps on a store and on a dictionary: they must not tell them apart."""
-
-    keys = st.sampled_from(MODEL_KEYS)
-    modes = st.sampled_from(["create", "overwrite"])
-
-    def __init__(self, store: Store) -> None:
-        super().__init__()
-        self.store = store
-        self.root = f"run-{next(_names)}/"
-        self.model: dict[str, bytes] = {}
-
-    @rule(key=keys, data=st.binary(max_size=5), mode=modes)
-    def put(self, key: str, data: bytes, mode: Mode) -> None:
-        self._write(key, data, mode, lambda: self.store.put(self.root + key, data, mode=mode))
-
-    @rule(source=keys, key=keys, mode=modes)
-    def copy(self, source: str, key: str, mode: Mode) -> None:
-        copy = partial(self.store.copy, self.root + source, self.root + key, mode=mode)
-        self._write(key, self.model.get(source), mode, copy)
-
-    @rule(source=keys, key=keys, mode=modes)
-    def append(self, source: str, key: str, mode: Mode) -> None:
-        data = self.model.get(source)
-        length = len(data) if data else 0
-        segments: list[Segment] = [Range(self.store, self.root + source, 0, length), b"+"]
-        compose = partial(self.store.compose, self.root + key, segments, mode=mode)
-        self._write(key, None if data is None else data + b"+", mode, compose)
-
-    @rule(key=keys)
-    def delete(self, key: str) -> None:
-        self.store.delete(self.root + key)
-        self.model.pop(key, None)
-
-    @rule(key=keys)
-    def read(self, key: str) -> None:
-        if key in self.model:
-            assert self.store.read(self.root + key) == self.model[key]
-        else:
-            with pytest.raises(NotFound):
-                self.store.read(self.root + key)
-
-    @rule(prefix=st.sampled_from(["a/", "a/c/", "b/", "z/"]))
-    def look(self, prefix: str) -> None:
-        self._compare(prefix)
-
-    @invariant()
-    def alike(self) -> None:
-        self._compare("")
-
-    def _write(self, key: str, data: bytes | None, mode: Mode, write: Callable[[], object]) -> None:
-        """A write of the data, whose source is missing where they are None."""
-        taken = mode == "create" and key in self.model
-        if data is None or taken:
-            with pytest.raises((NotFound, Conflict) if data is None else Conflict):
-                write()
-        else:
-            write()
-            self.model[key] = data
-
-    def _compare(self, prefix: str) -> None:
-        keys = sorted((key for key in self.model if key.startswith(prefix)), key=str.encode)
-        listed = [(s.key, s.size) for s in self.store.list(self.root + prefix)]
-        assert listed == [(self.root + key, len(self.model[key])) for key in keys]
-        parts = {key[len(prefix) :].split("/")[0] for key in keys if "/" in key[len(prefix) :]}
-        assert list(self.store.folders(self.root + prefix)) == sorted(parts, key=str.encode)
 
 
 # Prints the keys that this process was the one to create.

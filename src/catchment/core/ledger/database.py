@@ -37,6 +37,9 @@ _POSTGRES_CONNECT = {"connect_timeout": "10", "tcp_user_timeout": "30000"} | {
 }
 
 
+_MAPPED = (sa.exc.SQLAlchemyError, sqlite3.Error, OverflowError, UnicodeEncodeError)
+
+
 class Database:
     """One database by URL. Used from many threads, and on both sides of a fork.
 
@@ -105,7 +108,7 @@ class Database:
         while True:
             try:
                 return self._once(work, begin)
-            except (sa.exc.SQLAlchemyError, OverflowError, UnicodeEncodeError) as error:
+            except _MAPPED as error:
                 mapped = self.translate(error)
                 passing = mapped.kind == "ledger-locked" or (
                     mapped.kind == "ledger-down" and self._answered

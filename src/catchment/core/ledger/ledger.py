@@ -75,7 +75,11 @@ class Ledger:
                 ``ledger-newer`` if a later version of Catchment made it.
         """
         database = Database(url, patience)
-        migrate(database)
+        try:
+            migrate(database)
+        except CatchmentError:
+            database.close()
+            raise
         return cls(database, clock)
 
     def close(self) -> None:

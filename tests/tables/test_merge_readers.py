@@ -1,0 +1,146 @@
+"""What other readers see in a merged table, whoever wrote its inputs."""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import fastparquet
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from tests.tables.merging import CONSTANTS, File, Merging, comparable
+
+FLAT = {
+    "i64": pa.int64(),
+    "i32": pa.int32(),
+    "u8": pa.uint8(),
+    "f64": pa.float64(),
+    "f32": pa.float32(),
+    "text": pa.string(),
+    "flag": pa.bool_(),
+    "day": pa.date32(),
+    "at": pa.timestamp("us"),
+    "utc": pa.timestamp("us", "UTC"),
+    "money": pa.decimal128(9, 2),
+    "raw": pa.binary(),
+}
+NESTED = {
+    "many": pa.list_(pa.int32()),
+    "pair": pa.struct([("a", pa.int64()), ("b", pa.string())]),
+    "deep": pa.list_(pa.struct([("x", pa.list_(pa.string()))])),
+}
+ROWS = 200
+
+
+def sample(seed: int, kinds: dict[str, pa.DataType], nulls: float = 0.1) -> pa.Table:
+    random = np.random.default_rng(seed)
+
+    def value(kind: pa.DataType) -> Any:
+        number = int(random.integers(0, 50)) + 100 * seed  # so that statistics differ by file
+        if random.random() < nulls:
+            return None
+        if pa.types.is_list(kind):
+            return [value(kind.value_type) for _ in range(random.integers(3))]
+        if pa.types.is_struct(kind):
+            return {field.name: value(field.type) for field in kind}
+        return {
+            pa.string(): f"t{number}",
+            pa.binary(): bytes([number % 256, 0, 255]),
+            pa.bool_(): bool(number % 2),
+            pa.date32(): dt.date(2020, 1, 1) + dt.timedelta(number),
+            pa.timestamp("us"): dt.datetime(2020, 1, 1) + dt.timedelta(seconds=number),
+            pa.timestamp("us", "UTC"): dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+            + dt.timedelta(hours=number),
+            pa.decimal128(9, 2): Decimal(number).scaleb(-2),
+            pa.uint8(): number % 256,
+            pa.float32(): number / 2,
+            pa.float64(): number / 3,
+        }.get(kind, number)
+
+    return pa.table({n: pa.array([value(k) for _ in range(ROWS)], k) for n, k in kinds.items()})
+
+
+def by_pyarrow(table: pa.Table, path: Path) -> None:
+    pq.write_table(table, path, row_group_size=64, write_page_index=True)
+
+
+def by_pyarrow_2(table: pa.Table, path: Path) -> None:
+    pq.write_table(table, path, data_page_version="2.0", compression="zstd", version="1.0")
+
+
+def by_polars(table: pa.Table, path: Path) -> None:
+    pl.from_arrow(table).write_parquet(path, row_group_size=64)
+
+
+def by_duckdb(table: pa.Table, path: Path) -> None:
+    duckdb.from_arrow(table).write_parquet(str(path))
+
+
+def by_fastparquet(table: pa.Table, path: Path) -> None:
+    frame = table.to_pandas(types_mapper=None)
+    fastparquet.write(str(path), frame, compression="GZIP", row_group_offsets=[0, 90])
+
+
+WRITERS = [by_pyarrow, by_pyarrow_2, by_polars, by_duckdb]
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pa.Table]:
+    """A table from files of all writers, and what is to be in it."""
+    folder = tmp_path_factory.mktemp("readers")
+    files, expected = [], []
+    for seed, write in enumerate(WRITERS):
+        table = sample(seed, FLAT | NESTED)
+        path = folder / f"{seed}.parquet"
+        write(table, path)
+        removed = [3, 4, 150] if seed % 2 else []
+        files.append(File(path.read_bytes(), removed))
+        stays = np.ones(ROWS, bool)
+        stays[removed] = False
+        expected.append(table.filter(pa.array(stays)))
+    merging = Merging()
+    result = merging.merge(files)
+    path = folder / "merged.parquet"
+    path.write_bytes(merging.read(result.table.key))
+    table = pa.concat_tables(expected)
+    for name, text in CONSTANTS.items():
+        table = table.append_column(name, pa.array([text] * table.num_rows))
+    assert merging.unified.schema.types == [*FLAT.values(), *NESTED.values()]
+    return path, table
+
+
+def listed(table: pa.Table) -> dict[str, list]:
+    return {name: comparable(table.column(name).to_pylist()) for name in table.column_names}
+
+
+def test_pyarrow_and_duckdb_and_polars_see_every_value(merged: tuple[Path, pa.Table]) -> None:
+    path, expected = merged
+    names = expected.column_names
+    assert listed(pq.read_table(path)) == listed(expected)
+    assert listed(pl.read_parquet(path).to_arrow().select(names)) == listed(expected)
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        found = connection.read_parquet(str(path)).to_arrow_table()
+        assert listed(found) == listed(expected)
+
+
+def test_fastparquet_sees_every_value(merged: tuple[Path, pa.Table]) -> None:
+    path, expected = merged
+    names = [*FLAT, *CONSTANTS]
+    file = fastparquet.ParquetFile(str(path))
+    frame = file.to_pandas(columns=names)
+    found = pa.Table.from_pandas(frame, preserve_index=False)
+    for name in names:
+        a = found.column(name).to_pylist()
+        b = expected.column(name).to_pylist()
+        assert [None if v != v else v for v in a] == b, name

@@ -67,7 +67,7 @@ class Row:
             "ours_s": round(self.ours.seconds, 3),
             "peers": {name: peer and round(peer.seconds, 3) for name, peer in self.peers.items()},
             "ratio": {
-                name: peer and round(peer.seconds / self.ours.seconds, 2)
+                name: peer and round(peer.seconds / self.ours.seconds, 3)
                 for name, peer in self.peers.items()
             },
             "peak_mb": round(self.ours.peak_mb, 1),
@@ -108,7 +108,11 @@ def timed() -> Iterator[None]:
 def report(name: str, rows: Iterable[Row], folder: Path | None = RESULTS) -> None:
     """Print the table of a benchmark, and write ``<name>.json``; without a folder, only print."""
     rows = list(rows)
-    table = Table(title=f"{name}: seconds (MB)", title_justify="left")
+    table = Table(title=f"{name}: seconds (MB)", title_justify="left", caption_justify="left")
+    table.caption = (
+        "seconds of wall time; MB: the greatest sum of PSS over the process and its descendants, "
+        "sampled every 20 ms; ratio: the peer's seconds to ours; CPU s: ours, children included"
+    )
     peers = list(dict.fromkeys(peer for row in rows for peer in row.peers))
     for column in ("work", "ours", *peers, "ratio", "CPU s"):
         table.add_column(column, justify="left" if column == "work" else "right")
@@ -118,7 +122,9 @@ def report(name: str, rows: Iterable[Row], folder: Path | None = RESULTS) -> Non
             row.work,
             _shown(row.ours),
             *(_shown(row.peers[peer]) if peer in row.peers else "" for peer in peers),
-            "\n".join(f"{ratio:.2f}x {peer}" for peer, ratio in told["ratio"].items() if ratio),
+            "\n".join(
+                f"{ratio:.2f}x {peer}" for peer, ratio in told["ratio"].items() if ratio is not None
+            ),
             f"{row.ours.cpu_s:.1f}",
         )
     Console(width=None if os.isatty(1) else 160).print(table)

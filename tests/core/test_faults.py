@@ -145,6 +145,20 @@ def test_every_fault_ends_with_an_undisturbed_run():
     assert seen == [["a"], ["a", "b"], ["a", "b", "c"], ["a", "b", "c"]]
 
 
+def test_every_fault_goes_on_behind_an_operation_that_ends_by_itself():
+    """The end of a listing is no undisturbed round."""
+    rounds = 0
+    for faults in every_fault(when="after"):
+        rounds += 1
+        store = inject(open_store(f"memory://faults-{next(_names)}"), faults)
+        try:
+            assert list(store.list()) == []
+            store.put("a", b"")
+        except Unavailable:
+            pass
+    assert rounds == 4  # the listing, its end, the put, and none
+
+
 def test_work_without_end_is_told():
     rounds = every_fault(limit=3)
     for _ in range(3):

@@ -28,7 +28,6 @@ SLUG = re.compile(r"[a-z]+[0-9]*(-[a-z0-9]+)+")
 NOT_SLUGS = {
     "catchment-put",
     "catchment-digest",
-    "catchment-put",
     "catchment-safe",
     "center-id",
     "is-active",

@@ -365,6 +365,7 @@ def check(work: Work, expected: Mapping[str, Naive]) -> None:
     """The latest snapshot is what the model says: every value, removed row and balance."""
     snapshot = work.snapshot()
     assert sorted(snapshot) == sorted(expected)
+    skipped = snapshot.record.provenance["skipped"]
     balances = {}
     for name, model in expected.items():
         table = work.table(name)
@@ -377,9 +378,12 @@ def check(work: Work, expected: Mapping[str, Naive]) -> None:
     found = {
         (line.site, line.part): balance.to_json()
         for line, balance in snapshot.account
-        if line.unit == "rows" and balance.received and not balance.quarantined["center-quarantined"]
+        if line.unit == "rows" and balance.received and line.site not in skipped
     }
     assert found == {key: balance for key, balance in balances.items() if balance["received"]}
+    files = snapshot.account.total("files")
+    refused = sum(len(of) for site in skipped for of in work.sites.files.get(site, {}).values())
+    assert files.quarantined.total() == (refused or files.quarantined.total())
     assert snapshot.verify() == []
     prefixes = layout.snapshot_prefixes(work.store, "out/")
     assert snapshot.record.location == prefixes[-1]

@@ -23,6 +23,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveInt,
     PrivateAttr,
     SecretStr,
@@ -49,6 +50,11 @@ PATHS = {
     "allow": "file://",
     "identifiers": "",
     "duplicates_criteria": "file://",
+    "files": "file://",
+    "members": "file://",
+    "certificate": "",
+    "certificate_key": "",
+    "authority": "",
 }
 SHOWN_SECRET = "***"  # noqa: S105 - what stands in a secret's place
 
@@ -218,6 +224,81 @@ class TablesSettings(Section):
         return self
 
 
+class ExportsSettings(Section):
+    """One export: ``[exports.NAME]``. Its records come from ``fhir`` or from ``files``."""
+
+    contract: str = Field(description="First part of the outputs' names; the site of its records.")
+    members: str | None = Field(
+        default=None,
+        description="Who is asked for: a file or URL with an id a line. Default, with `files`: all "
+        "files that are there.",
+    )
+    fhir: str | None = Field(default=None, description="Base URL of a FHIR server.")
+    files: str | None = Field(
+        default=None,
+        description="Folder or URL of NDJSON files (also `.gz`) and Bundles (`.json`), each a "
+        "member.",
+    )
+    type: str = Field(
+        default="ExplanationOfBenefit", description="Type of the resources that are exported."
+    )
+    search: str = Field(default="patient", description="Search parameter that takes the member.")
+    parameters: dict[str, str] = Field(
+        default={}, description="More search parameters, the same for all members."
+    )
+    page: PositiveInt = Field(default=1000, description="Resources in a page of a search.")
+    token: SecretStr | None = Field(
+        default=None, description="Bearer token for the FHIR server. Never shown."
+    )
+    certificate: str | None = Field(
+        default=None, description="Client certificate for mutual TLS, a PEM file."
+    )
+    certificate_key: str | None = Field(default=None, description="Its key, a PEM file.")
+    authority: str | None = Field(
+        default=None, description="Authority of the server's certificate, a PEM file."
+    )
+    retries: NonNegativeInt = Field(
+        default=6,
+        description="Further tries of a request that fails for a passing reason, after 0.1 s, "
+        "0.2 s, 0.4 s and so on, or as the server asks.",
+    )
+    batch: PositiveInt = Field(default=100, description="Members in a batch, the unit of work.")
+    threshold: float = Field(
+        default=0.01, ge=0, le=1, description="Share of the members that may fail."
+    )
+    max_bytes: PositiveInt = Field(
+        default=200 * 1024 * 1024, description="Largest output, in bytes before compression."
+    )
+    multiplier: float = Field(
+        default=2,
+        ge=0,
+        description="While members are read, combine when more than this many times `max_bytes` "
+        "are finished.",
+    )
+    codec: Literal["none", "gzip", "zstd"] = Field(
+        default="none", description="How outputs are compressed."
+    )
+    base_url: str = Field(
+        default="",
+        description="What stands before the outputs' names in `manifest.json`. Default: nothing.",
+    )
+    expires_hours: PositiveInt = Field(
+        default=72, description="How long the download API serves a finished job."
+    )
+
+    @model_validator(mode="after")
+    def _source_is_named(self) -> Self:
+        if (self.fhir is None) == (self.files is None):
+            raise ValueError("it needs either 'fhir' or 'files'")
+        if self.files is None and self.members is None:
+            raise ValueError("fhir needs 'members'")
+        return self
+
+
+# Tables of tables: one for each aggregate of a capability.
+_NAMED: dict[str, type[Section]] = {"tables": TablesSettings, "exports": ExportsSettings}
+
+
 class Settings(Section):
     """All settings of a workspace, resolved."""
 
@@ -227,6 +308,7 @@ class Settings(Section):
     identifiers: IdentifiersSettings = IdentifiersSettings()
     flywheel: FlywheelSettings = FlywheelSettings()
     tables: dict[Slug, TablesSettings] = {}
+    exports: dict[Slug, ExportsSettings] = {}
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -341,7 +423,7 @@ def _variables(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 def _locate(key: str, value: Any, base: Path) -> Any:
     section, *names = key.split(".")
-    name = "".join(names[1:2] if section == "tables" else names[:1])
+    name = "".join(names[1:2] if section in _NAMED else names[:1])
     if isinstance(value, list):
         return [_locate(key, one, base) for one in value]
     # A URL, or lambda:NAME, stays as it is.
@@ -388,8 +470,8 @@ def _section(path: list[str]) -> dict[str, FieldInfo]:
     """The fields of the section at a path; none where there is no such section."""
     if not path:
         return Settings.model_fields
-    if path[0] == "tables":
-        return TablesSettings.model_fields
+    if path[0] in _NAMED:
+        return _NAMED[path[0]].model_fields
     field = Settings.model_fields.get(path[0])
     return getattr(field.annotation, "model_fields", {}) if field else {}
 

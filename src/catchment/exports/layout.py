@@ -76,6 +76,13 @@ def output_number(name: str, contract: str, kind: Kind) -> int | None:
     return int(match[1]) if match else None
 
 
+def codec_of(name: str) -> Codec:
+    """How an output is stored, told by its name."""
+    return next(
+        (codec for codec, suffix in STORED.items() if suffix and name.endswith(suffix)), Codec.NONE
+    )
+
+
 def location(aggregate: str, run: str = "") -> str:
     """Where the outputs of a job are, or those of all jobs, below the workspace's store."""
     return f"{aggregate}/" + (run and f"{run}/")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,8 +53,15 @@ class FileSource:
         yield self._read
 
     def describe(self) -> dict[str, Any]:
-        """The store's URL."""
-        return {"files": self.store.url, "type": self.resource_type}
+        """The store's URL, and a digest that changes when a file does."""
+        digest = hashlib.sha256()
+        for stat in self.store.list():
+            digest.update(json.dumps([stat.key, stat.size, stat.etag]).encode())
+        return {
+            "files": self.store.url,
+            "type": self.resource_type,
+            "digest": f"sha256:{digest.hexdigest()}",
+        }
 
     def _read(self, member: str) -> Iterator[Item]:
         with StoreFile(self.store, member) as raw:

@@ -86,6 +86,7 @@ class Faults:
             result = operation()
         finally:
             if self._when == "after":
+                self.fired |= number == self._fail_at  # also where its own error comes first
                 self._kill(number)
         if self._when == "after":
             self._fail(number)

@@ -93,7 +93,7 @@ class Writing:
     compression: Literal["none", "snappy", "gzip", "zstd", "lz4", "brotli"] = "snappy"
     data_page_version: Literal["1.0", "2.0"] = "1.0"
     row_group_size: int = 1 << 20
-    data_page_size: int = 1 << 20
+    max_rows_per_page: int = 20_000
     use_dictionary: bool = True
     write_statistics: bool = True
     write_page_index: bool = False
@@ -114,7 +114,7 @@ def writings() -> st.SearchStrategy[Writing]:
         compression=st.sampled_from(["none", "snappy", "gzip", "zstd", "lz4", "brotli"]),
         data_page_version=st.sampled_from(["1.0", "2.0"]),
         row_group_size=st.sampled_from([1 << 20, 7, 3]),
-        data_page_size=st.sampled_from([1 << 20, 16]),
+        max_rows_per_page=st.sampled_from([20_000, 4, 1]),
         use_dictionary=st.booleans(),
         write_statistics=st.booleans(),
         write_page_index=st.booleans(),

@@ -1,0 +1,191 @@
+"""Exports as the workspace sees them: settings become a job, and what no job needs is found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+from catchment.core.account import Account
+from catchment.core.capability import Outcome
+from catchment.core.errors import Conflict, Invalid, NotFound
+from catchment.core.ledger import Ledger, Snapshot
+from catchment.core.progress import Progress, silent
+from catchment.core.provenance import NAME
+from catchment.core.settings import ExportsSettings
+from catchment.core.workspace import Workspace
+from catchment.exports import layout
+from catchment.exports import run as runs
+from catchment.exports.fhir import FhirSource
+from catchment.exports.job import House, Job, read_members
+from catchment.exports.model import Codec, Rules
+from catchment.exports.ndjson import FileSource
+from catchment.exports.sources import Source
+
+MAX_FILE = 256 << 20  # bytes of a list of members
+
+
+def run(
+    workspace: Workspace,
+    name: str,
+    *,
+    dry_run: bool = False,
+    again: bool = False,
+    progress: Progress = silent,
+) -> Outcome:
+    """Export ``exports/<name>``, or take up its open job; see :func:`runs.run`.
+
+    A job that was published stands for the same members, source and settings, unless it is to be
+    done ``again``: a server does not tell whether its records changed.
+    """
+    wanted = job(workspace, name)
+    ledger = workspace.ledger_to_read() if dry_run else workspace.ledger
+    latest = ledger.latest(wanted.aggregate)
+    same = latest is not None and latest.provenance["config"] == wanted.config()
+    if same and not again and not ledger.runs(wanted.aggregate, state="running"):
+        return _outcome(ledger, latest, wanted, "unchanged")
+    if dry_run:
+        return _outcome(ledger, latest, wanted, "planned")
+    with house(workspace, progress) as where:
+        return _outcome(ledger, runs.run(wanted, where), wanted, "published")
+
+
+def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
+    """Objects of jobs that have ended without publishing them; none while a job is at work."""
+    ledger, store = workspace.ledger, workspace.store
+    youngest = datetime.now(UTC) - grace
+    for name in workspace.settings.exports:
+        aggregate = f"exports/{name}"
+        try:
+            with ledger.holding(aggregate):
+                open_jobs = {record.id for record in ledger.runs(aggregate, state="running")}
+                published = {snapshot.run for snapshot in ledger.snapshots(aggregate)}
+                found = [
+                    stat
+                    for job in store.folders(layout.staging(aggregate))
+                    if job not in open_jobs
+                    for stat in store.list(layout.staging(aggregate, job))
+                ]
+                for job in store.folders(layout.location(aggregate)):
+                    stats = list(store.list(layout.location(aggregate, job)))
+                    # With a provenance it is whole: of a ledger that was lost, not of a crash.
+                    whole = any(stat.key.endswith(f"/{NAME}") for stat in stats)
+                    if job not in open_jobs | published and not whole:
+                        found += stats
+        except Conflict:
+            continue
+        yield from (stat.key for stat in found if stat.modified <= youngest)
+
+
+@contextmanager
+def house(workspace: Workspace, progress: Progress = silent) -> Iterator[House]:
+    """Where a job of the workspace works."""
+    wanted = workspace.settings.executor
+    with workspace.executor() as executor:
+        yield House(
+            workspace.store,
+            workspace.ledger,
+            executor,
+            progress=progress,
+            shared=wanted.kind in ("threads", "processes"),
+        )
+
+
+def job(workspace: Workspace, name: str) -> Job:
+    """The job of ``[exports.<name>]``.
+
+    Raises:
+        NotFound: kind ``no-aggregate``, ``no-members``, or the file of members.
+        Invalid: kind ``bad-member``, ``bad-name``.
+    """
+    settings = settings_of(workspace, name)
+    source = _source(workspace, settings)
+    if settings.members is None:
+        members, repeated = tuple(source.members() or ()), 0
+    else:
+        folder, _, file = settings.members.rpartition("/")
+        data = workspace.open_store(folder).read(file, length=MAX_FILE + 1)
+        if len(data) > MAX_FILE:
+            raise Invalid(f"{file}: expected at most {MAX_FILE} bytes, got more", kind="too-large")
+        members, repeated = read_members(data.decode("utf-8", "replace").splitlines())
+    if not members:
+        raise NotFound(
+            f"exports/{name} has no members",
+            kind="no-members",
+            hint="write their ids into the file of members, one a line",
+        )
+    return Job(
+        name,
+        settings.contract,
+        source,
+        members,
+        repeated,
+        Rules(settings.max_bytes, settings.multiplier),
+        Codec(settings.codec),
+        settings.batch,
+        settings.threshold,
+        settings.base_url,
+    )
+
+
+def choose(workspace: Workspace, name: str | None) -> str:
+    """The name itself, or that of the only ``[exports.NAME]``; Invalid (kind ``which-export``)."""
+    names = sorted(workspace.settings.exports)
+    if name is None and len(names) != 1:
+        raise Invalid(
+            f"expected the name of one of the workspace's exports: {', '.join(names) or 'none'}",
+            kind="which-export",
+            hint="catchment config --show",
+        )
+    return name or names[0]
+
+
+def settings_of(workspace: Workspace, name: str) -> ExportsSettings:
+    """``[exports.<name>]``; NotFound (kind ``no-aggregate``) if there is none."""
+    try:
+        return workspace.settings.exports[name]
+    except KeyError:
+        names = ", ".join(sorted(workspace.settings.exports)) or "none"
+        raise NotFound(
+            f"the settings have no [exports.{name}], only: {names}",
+            kind="no-aggregate",
+            hint="catchment config --show",
+        ) from None
+
+
+def _source(workspace: Workspace, settings: ExportsSettings) -> Source:
+    if settings.fhir is None:
+        return FileSource(workspace.open_store(settings.files or ""), settings.type)
+    certificate = None
+    if settings.certificate is not None:
+        certificate = (settings.certificate, settings.certificate_key or settings.certificate)
+    return FhirSource(
+        settings.fhir,
+        settings.type,
+        settings.search,
+        settings.parameters,
+        settings.page,
+        settings.token.get_secret_value() if settings.token else None,
+        certificate,
+        settings.authority,
+        settings.retries,
+    )
+
+
+def _outcome(ledger: Ledger, snapshot: Snapshot | None, job: Job, state: str) -> Outcome:
+    details: dict[str, object] = {
+        "members": len(job.members),
+        "batches": len(job.batches()),
+        "source": job.source.describe(),
+    }
+    if snapshot is None:
+        return Outcome(job.aggregate, state, None, None, Account(), (), details)
+    return Outcome(
+        aggregate=job.aggregate,
+        state=state,
+        snapshot=snapshot.number,
+        location=snapshot.location,
+        account=ledger.account(snapshot.run),
+        findings=ledger.findings(run=snapshot.run),
+        details=details | {"job": snapshot.run, "outputs": snapshot.provenance["outputs"]},
+    )

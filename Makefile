@@ -14,6 +14,7 @@ demo: .venv/core ## sample centers become one snapshot, with an account that bal
 test: .venv/dev ## every test but the long ones, then the coverage gates
 	@rm -f .coverage .coverage.* coverage.xml
 	$(PYTHON) -m pytest -q -n 2 --dist loadgroup --cov --cov-report=xml tests
+	@rm -f .coverage.* # of children that were killed
 	@tools/gate
 
 soak: .venv/dev ## the long tests: thousands of kills and faults

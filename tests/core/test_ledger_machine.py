@@ -6,11 +6,11 @@ from catchment.testing.ledger_machine import check_ledger
 
 
 def test_sqlite(tmp_path):
-    check_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", examples=20, steps=30)
+    check_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", examples=12, steps=30)
 
 
 def test_postgres(postgres):
-    check_ledger(postgres.database(), examples=10, steps=25)
+    check_ledger(postgres.database(), examples=6, steps=25)
 
 
 @pytest.mark.soak

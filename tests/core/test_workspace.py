@@ -134,9 +134,12 @@ def test_the_executor_is_that_of_the_settings():
     workspace = Workspace.described(
         {"executor.kind": "threads", "executor.workers": 3, "executor.memory": 7}
     )
-    with workspace.executor() as executor:
+    with workspace:
+        executor = workspace.executor
         assert isinstance(executor, ThreadPoolExecutor)
         assert executor._max_workers == 3
+        assert workspace.executor is executor
+    assert executor._shutdown
     assert workspace.limits.memory == 7 << 20
 
 

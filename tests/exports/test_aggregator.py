@@ -35,9 +35,7 @@ def job(tmp_path):
 
 def drain(directories, rules=None, **options):
     with Aggregator(directories, "C", rules, **options) as aggregator:
-        while aggregator.step():
-            pass
-        aggregator.finish()
+        aggregator.run(threading.Event(), once=True)
         return aggregator.outputs
 
 
@@ -272,7 +270,6 @@ def test_a_part_that_changes_is_set_aside_until_the_end(job):
     part = put(job, "a.ndjson", line(100))
     put(job, "b.ndjson", line(60))
     with Aggregator(job, "C", Rules(100, 0)) as aggregator:
-        aggregator.wait(threading.Event())
         assert aggregator._inventory.look()
         with part.open("ab") as file:
             file.write(line(50, "y"))
@@ -331,11 +328,24 @@ def test_missing_folder_of_finished_files_is_waited_for(tmp_path):
         assert aggregator.step().count == 1
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", "a b", "x" * 64, "_a", "ü"])
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".", "a\0b"])
 def test_names_of_jobs_and_contracts_are_checked(tmp_path, job, name):
     with pytest.raises(Invalid) as error:
         JobDirectories(tmp_path, name)
     assert error.value.kind == "bad-name"
+    with pytest.raises(Invalid):
+        JobDirectories(tmp_path, "J", finished=name)
+    with pytest.raises(Invalid):
+        Aggregator(job, name)
+
+
+@pytest.mark.parametrize("name", ["a b", "x" * 64, "_a", "ü", "tmp.1"])
+def test_contracts_are_matched_strictly_and_folders_are_what_they_are(tmp_path, name):
+    job = JobDirectories(tmp_path, name)
+    job.set_up()
+    put(job, "a.ndjson", b"1\n")
+    job.finish()
+    assert aggregate(job, "C") == 1
     with pytest.raises(Invalid):
         Aggregator(job, name)
 

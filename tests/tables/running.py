@@ -63,18 +63,18 @@ class Sites:
         self,
         center: str,
         adcid: int,
-        uds: pa.Table | bytes | None = None,
+        uds: pa.Table | bytes | Mapping[str, pa.Table | bytes] | None = None,
         *,
         version: str = "1",
         created: str = "2026-01-05T10:00:00Z",
         **tables: Mapping[str, pa.Table | bytes],
     ) -> None:
-        """A version of a center's dataset: its table uds in one file, and others in several."""
+        """A version of a center's dataset: its table uds, and others by name."""
         if all(c.id != center for c in self.centers):
             self.centers.append(Center(center, adcid, center.title()))
         given: dict[str, Mapping[str, pa.Table | bytes]] = dict(tables)
         if uds is not None:
-            given["uds"] = {"data.parquet": uds}
+            given["uds"] = uds if isinstance(uds, Mapping) else {"data.parquet": uds}
         prefix = f"{center}/versions/{version}/"
         self.files[center] = {}
         for table, files in given.items():
@@ -314,51 +314,57 @@ def _value(value: Any, text: bool) -> Any:
     return str(value) if text and value is not None else value
 
 
-def _current(row: Row, people: Mapping[str, set[int]], at: set[int]) -> tuple[str, str] | None:
-    """The fate of a row whose key is at several centers, by its participant's current center."""
-    naccid = row.values["naccid"]
-    if naccid is None:
-        return "quarantined", "missing-naccid"
-    if not re.fullmatch(r"NACC\d{6}", naccid):
-        return "quarantined", "malformed-naccid"
-    homes = people[naccid]
-    if len(homes) != 1:
-        return "quarantined", "several-current-centers" if homes else "no-current-center"
-    if row.center in homes:
-        return None
-    return ("dropped", "transferred") if homes <= at else ("quarantined", "current-center-absent")
-
-
 def _by_transfer(rows: Sequence[Row], people: Mapping[str, set[int]]) -> dict[int, tuple[str, str]]:
-    at: dict[str, set[int]] = defaultdict(set)
-    for row in rows:
-        if row.values["naccid"] is not None:
-            at[row.values["naccid"]].add(row.center)
-    fates = {}
-    for index, row in enumerate(rows):
-        naccid = row.values["naccid"]
-        if naccid is not None and len(at[naccid]) > 1 and (fate := _current(row, people, at[naccid])):
-            fates[index] = fate
-    return fates
+    return _by_current(rows, [row.values["naccid"] for row in rows], people, "transferred")
 
 
 def _by_criteria(
     rows: Sequence[Row], rule: CriteriaRule, people: Mapping[str, set[int]]
 ) -> dict[int, tuple[str, str]]:
     keys = [tuple(row.values[n] for n in rule.criteria) for row in rows]
+    keys = [key if key and None not in key else None for key in keys]
+    if rule.on_duplicate == OnDuplicate.ACTIVE_ONLY:
+        return _by_current(rows, keys, people, "duplicate")
+    if rule.on_duplicate == OnDuplicate.DROP_ALL:
+        return dict.fromkeys(_apart(rows, keys), ("dropped", "duplicate"))
+    return {}
+
+
+def _apart(rows: Sequence[Row], keys: Sequence[Any]) -> list[int]:
+    """Rows whose key is at several centers."""
     at: dict[Any, set[int]] = defaultdict(set)
     for key, row in zip(keys, rows, strict=True):
-        if rule.criteria and None not in key:
-            at[key].add(row.center)
+        at[key].add(row.center)
+    return [i for i, key in enumerate(keys) if key is not None and len(at[key]) > 1]
+
+
+def _by_current(
+    rows: Sequence[Row], keys: Sequence[Any], people: Mapping[str, set[int]], slug: str
+) -> dict[int, tuple[str, str]]:
+    """Fates by the current centers of the participants of rows whose key is at several centers."""
+    apart = _apart(rows, keys)
+    verdicts = {i: _verdict(rows[i], people) for i in apart}
+    remaining = {keys[i] for i in apart if verdicts[i] == "stays"}
     fates = {}
-    for index, (key, row) in enumerate(zip(keys, rows, strict=True)):
-        if len(at[key]) < 2 or rule.on_duplicate == OnDuplicate.KEEP_ALL:
-            continue
-        if rule.on_duplicate == OnDuplicate.DROP_ALL:
-            fates[index] = "dropped", "duplicate"
-        elif fate := _current(row, people, at[key]):
-            fates[index] = (fate[0], "duplicate") if fate[1] == "transferred" else fate
+    for i, verdict in verdicts.items():
+        if verdict == "goes":
+            there = keys[i] in remaining
+            fates[i] = ("dropped", slug) if there else ("quarantined", "current-center-absent")
+        elif verdict != "stays":
+            fates[i] = "quarantined", verdict
     return fates
+
+
+def _verdict(row: Row, people: Mapping[str, set[int]]) -> str:
+    naccid = row.values["naccid"]
+    if naccid is None:
+        return "missing-naccid"
+    if not re.fullmatch(r"NACC\d{6}", naccid):
+        return "malformed-naccid"
+    homes = people[naccid]
+    if len(homes) != 1:
+        return "several-current-centers" if homes else "no-current-center"
+    return "stays" if row.center in homes else "goes"
 
 
 def check(work: Work, expected: Mapping[str, Naive]) -> None:

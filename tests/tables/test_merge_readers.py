@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 import fastparquet
 import numpy as np
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -86,11 +87,6 @@ def by_duckdb(table: pa.Table, path: Path) -> None:
     duckdb.from_arrow(table).write_parquet(str(path))
 
 
-def by_fastparquet(table: pa.Table, path: Path) -> None:
-    frame = table.to_pandas(types_mapper=None)
-    fastparquet.write(str(path), frame, compression="GZIP", row_group_offsets=[0, 90])
-
-
 WRITERS = [by_pyarrow, by_pyarrow_2, by_polars, by_duckdb]
 
 
@@ -134,13 +130,61 @@ def test_pyarrow_and_duckdb_and_polars_see_every_value(merged: tuple[Path, pa.Ta
         assert listed(found) == listed(expected)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:fastparquet", "ignore::ResourceWarning")
 def test_fastparquet_sees_every_value(merged: tuple[Path, pa.Table]) -> None:
     path, expected = merged
-    names = [*FLAT, *CONSTANTS]
-    file = fastparquet.ParquetFile(str(path))
-    frame = file.to_pandas(columns=names)
-    found = pa.Table.from_pandas(frame, preserve_index=False)
-    for name in names:
-        a = found.column(name).to_pylist()
-        b = expected.column(name).to_pylist()
-        assert [None if v != v else v for v in a] == b, name
+    frame = fastparquet.ParquetFile(str(path)).to_pandas(columns=[*FLAT, *CONSTANTS])
+    for name, column in frame.items():
+        found = [None if pd.isna(value) else value for value in column]
+        wanted = expected.column(name).to_pylist()
+        if name == "money":
+            found = [None if value is None else Decimal(f"{value:.2f}") for value in found]
+        if name == "day":
+            found = [None if value is None else value.date() for value in found]
+        if name == "utc":
+            found = [None if value is None else value.tz_localize(dt.UTC) for value in found]
+        assert found == wanted, name
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:fastparquet", "ignore::ResourceWarning")
+def test_a_file_of_fastparquet_is_merged(tmp_path: Path) -> None:
+    table = sample(1, {name: FLAT[name] for name in ("i64", "f64", "text", "at")}, nulls=0)
+    path = tmp_path / "f.parquet"
+    fastparquet.write(str(path), table.to_pandas(), compression="GZIP", row_group_offsets=[0, 90])
+    merging = Merging()
+    merged = merging.merge([File(path.read_bytes(), [1]), File(path.read_bytes())])
+    found = pq.read_table(io.BytesIO(merging.read(merged.table.key)))
+    rows = [*range(1), *range(2, ROWS), *range(ROWS)]
+    assert listed(found.select(table.column_names)) == listed(table.take(rows))
+    # It says nothing of the order that its bounds are in, so they are left out.
+    metadata = pq.read_metadata(io.BytesIO(merging.read(merged.table.key)))
+    copied = metadata.row_group(metadata.num_row_groups - 1).column(0).statistics
+    assert not copied.has_min_max
+    assert copied.null_count == 0
+
+
+@pytest.mark.parametrize("name", [*FLAT, *CONSTANTS])
+def test_filters_find_what_a_full_read_finds(merged: tuple[Path, pa.Table], name: str) -> None:
+    path, expected = merged
+    column = expected.column(name)
+    some = column.drop_null().unique()
+    for value in [some[0], some[len(some) // 2], some[-1]]:
+        condition = pc.field(name) == value
+        count = pc.sum(pc.equal(column, value)).as_py()
+        assert count
+        assert ds.dataset(path).count_rows(filter=condition) == count
+        assert pl.scan_parquet(path).filter(pl.col(name) == value.as_py()).collect().height == count
+        with duckdb.connect() as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            query = f'SELECT count(*) FROM read_parquet(?) WHERE "{name}" = ?'
+            assert connection.execute(query, [str(path), value.as_py()]).fetchone() == (count,)
+    assert ds.dataset(path).count_rows(filter=pc.field(name).is_null()) == column.null_count
+
+
+def test_filters_skip_row_groups(merged: tuple[Path, pa.Table]) -> None:
+    path, expected = merged
+    metadata = pq.read_metadata(path)
+    place = expected.column_names.index("i64")
+    bounds = [metadata.row_group(g).column(place).statistics for g in range(metadata.num_row_groups)]
+    assert all(b.has_min_max for b in bounds)
+    assert len({(b.min // 100, b.max // 100) for b in bounds}) == len(WRITERS)

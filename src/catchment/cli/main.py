@@ -25,6 +25,7 @@ from catchment.core.errors import CatchmentError
 # Names and one line of help each; the module catchment.cli.<name> is loaded when it is called.
 GROUPS = {
     "tables": "Center datasets become table snapshots.",
+    "exports": "Streamed records become NDJSON files of bounded size.",
 }
 # The same for the commands of catchment.cli.workspace.
 COMMANDS = {

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from types import TracebackType
@@ -235,7 +236,8 @@ class _Child:
         return (int(resident) - int(shared)) * _PAGE
 
     def kill(self) -> None:
-        self.connection.close()
+        with suppress(OSError):  # closed already, as the interpreter ends
+            self.connection.close()
         self.process.kill()
         self.process.wait()
 

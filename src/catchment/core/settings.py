@@ -12,291 +12,32 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    PrivateAttr,
-    SecretStr,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from catchment.core.errors import Invalid
-from catchment.core.names import check_name
+from catchment.core.sections import (
+    NAMED,
+    PATHS,
+    ExecutorSettings,
+    ExportsSettings,
+    FlywheelSettings,
+    IdentifiersSettings,
+    S3Settings,
+    Section,
+    Slug,
+    TablesSettings,
+    WorkspaceSettings,
+)
 
 FILE = "catchment.toml"
 ENVIRONMENT = "CATCHMENT_"
-# Keys whose values may be paths, and the scheme that makes a URL of one ("" for none). A relative
-# path is relative to the file that says it, or to the current folder where the environment or an
-# argument does.
-PATHS = {
-    "store": "file://",
-    "ledger": "sqlite:///",
-    "centers": "file://",
-    "datasets": "file://",
-    "allow": "file://",
-    "identifiers": "",
-    "duplicates_criteria": "file://",
-    "files": "file://",
-    "members": "file://",
-    "certificate": "",
-    "certificate_key": "",
-    "authority": "",
-}
 SHOWN_SECRET = "***"  # noqa: S105 - what stands in a secret's place
-
-
-def _slug(text: str) -> str:
-    """The name of an aggregate; pydantic wants ValueError where it is none."""
-    try:
-        return check_name(text)
-    except Invalid as error:
-        raise ValueError(error.message) from None
-
-
-Slug = Annotated[str, AfterValidator(_slug)]
-Names = Annotated[
-    tuple[str, ...], BeforeValidator(lambda v: _split(v) if isinstance(v, str) else v)
-]
-Day = Annotated[
-    str,
-    BeforeValidator(lambda v: v.strftime("%Y%m%d") if isinstance(v, date) else str(v)),
-    StringConstraints(pattern=r"^\d{8}$"),
-]
-Workers = Annotated[str, StringConstraints(pattern=r"^(threads|processes|(tcp|tls)://.+)$")]
-
-
-class Section(BaseModel):
-    """One table of ``catchment.toml``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class WorkspaceSettings(Section):
-    """Where the workspace keeps what it owns."""
-
-    name: str = Field(default="catchment", description="What people call the workspace.")
-    store: str = Field(
-        default="data", description="Folder or URL (`file://`, `memory://`, `s3://`) of the store."
-    )
-    ledger: str | None = Field(
-        default=None,
-        description="File or URL (`sqlite://`, `postgresql://`) of the ledger. Default: "
-        "`.catchment/ledger.db` beside this file; for a remote store, in the user's state folder.",
-    )
-
-
-class ExecutorSettings(Section):
-    """What runs in parallel, and how much of it."""
-
-    kind: Workers = Field(
-        default="processes",
-        description="Where files are read: in `processes` of this machine, which a bad file cannot "
-        "hurt; in `threads`, for files that are trusted; or by a dask cluster, at its "
-        "scheduler's address `tcp://host:port`.",
-    )
-    workers: PositiveInt | None = Field(
-        default=None, description="How many at a time on this machine. Default: one per core."
-    )
-    memory: PositiveInt = Field(
-        default=1024, description="MiB that reading one untrusted file may take."
-    )
-
-
-class S3Settings(Section):
-    """How ``s3://`` URLs are reached. What is not set comes from the usual ``AWS_*`` variables."""
-
-    endpoint: str | None = Field(default=None, description="URL of the service, if it is not AWS.")
-    region: str | None = Field(default=None, description="Region of the buckets.")
-    access_key_id: str | None = Field(default=None, description="Name of the key.")
-    secret_access_key: SecretStr | None = Field(default=None, description="The key. Never shown.")
-    session_token: SecretStr | None = Field(
-        default=None, description="Token of a temporary key. Never shown."
-    )
-    allow_http: bool | None = Field(
-        default=None, description="Allow an endpoint without TLS, as test servers have."
-    )
-    virtual_hosted_style: bool | None = Field(
-        default=None, description="The bucket is part of the host's name, not of the path."
-    )
-
-    def options(self) -> dict[str, str]:
-        """What is set, as the store takes it: plain strings, secrets in the clear."""
-        options = {}
-        for key, value in self:
-            if isinstance(value, SecretStr):
-                options[key] = value.get_secret_value()
-            elif isinstance(value, bool):
-                options[key] = str(value).lower()
-            elif value is not None:
-                options[key] = str(value)
-        return options
-
-
-class IdentifiersSettings(Section):
-    """How the identifiers service is asked, for all aggregates."""
-
-    token: SecretStr | None = Field(
-        default=None, description="Bearer token for a service over HTTP. Never shown."
-    )
-    region: str | None = Field(default=None, description="AWS region of a Lambda function.")
-
-
-class FlywheelSettings(Section):
-    """The Flywheel site that `source = "flywheel"` reads."""
-
-    api_key: SecretStr | None = Field(default=None, description="API key, `host:key`. Never shown.")
-
-
-class TablesSettings(Section):
-    """One aggregate of tables: ``[tables.NAME]``."""
-
-    centers: str = Field(description="Center mapping, a JSON file or its URL.")
-    source: Literal["files", "flywheel"] = Field(
-        default="files",
-        description="Where datasets are looked for: below `datasets`, or in Flywheel.",
-    )
-    datasets: str | dict[str, str] | None = Field(
-        default=None,
-        description="Folder or URL of the datasets, with `{center}` or `{adcid}` in it; or a table "
-        "of one for each center id.",
-    )
-    allow: Names = Field(
-        default=(),
-        description="Folders or URLs that datasets must lie below; `{center}` and `{adcid}` stand "
-        "for the center's own. Default: anywhere.",
-    )
-    project: str | None = Field(
-        default=None, description='Label of the Flywheel project, for `source = "flywheel"`.'
-    )
-    output: str | None = Field(
-        default=None,
-        description="Prefix of the snapshots below the store. Default: `tables/NAME/`.",
-    )
-    identifiers: str | None = Field(
-        default=None,
-        description="Who knows the current center: a file, a URL or `lambda:FUNCTION`.",
-    )
-    transfers: Literal["current", "none"] | None = Field(
-        default=None,
-        description="Keep a moved participant's rows at the current center only (`current`), or "
-        "all (`none`). Default: `current`; `none` where there are `duplicates_criteria`.",
-    )
-    duplicates_criteria: str | None = Field(
-        default=None, description="Rules by key columns for each table, a JSON file or its URL."
-    )
-    freeze_date: Day | None = Field(
-        default=None,
-        description="Constant column `freeze_date`, `YYYYMMDD`. Default: the day of the run.",
-    )
-    include_centers: Names | None = Field(default=None, description="Only these centers.")
-    exclude_centers: Names = Field(default=(), description="All centers but these.")
-    exclude_studies: Names = Field(
-        default=(), description="Not the centers whose id has this suffix."
-    )
-    mode: Literal["prod", "dev"] = Field(
-        default="prod", description="Which participants the identifiers service is asked for."
-    )
-    strict: bool = Field(default=False, description="A conflict of types is an error.")
-    require_all: bool = Field(default=False, description="A center that fails is an error.")
-    fall_back: bool = Field(
-        default=False, description="If a newest version has no tables, use the one before it."
-    )
-
-    @model_validator(mode="after")
-    def _source_is_named(self) -> Self:
-        needed = "datasets" if self.source == "files" else "project"
-        if getattr(self, needed) is None:
-            raise ValueError(f"source = {self.source!r} needs {needed!r}")
-        return self
-
-
-class ExportsSettings(Section):
-    """One export: ``[exports.NAME]``. Its records come from ``fhir`` or from ``files``."""
-
-    contract: str = Field(description="First part of the outputs' names; the site of its records.")
-    members: str | None = Field(
-        default=None,
-        description="Who is asked for: a file or URL with an id a line. Default, with `files`: all "
-        "files that are there.",
-    )
-    fhir: str | None = Field(default=None, description="Base URL of a FHIR server.")
-    files: str | None = Field(
-        default=None,
-        description="Folder or URL of NDJSON files (also `.gz`) and Bundles (`.json`), each a "
-        "member.",
-    )
-    type: str = Field(
-        default="ExplanationOfBenefit", description="Type of the resources that are exported."
-    )
-    search: str = Field(default="patient", description="Search parameter that takes the member.")
-    parameters: dict[str, str] = Field(
-        default={}, description="More search parameters, the same for all members."
-    )
-    page: PositiveInt = Field(default=1000, description="Resources in a page of a search.")
-    token: SecretStr | None = Field(
-        default=None, description="Bearer token for the FHIR server. Never shown."
-    )
-    certificate: str | None = Field(
-        default=None, description="Client certificate for mutual TLS, a PEM file."
-    )
-    certificate_key: str | None = Field(default=None, description="Its key, a PEM file.")
-    authority: str | None = Field(
-        default=None, description="Authority of the server's certificate, a PEM file."
-    )
-    retries: NonNegativeInt = Field(
-        default=6,
-        description="Further tries of a request that fails for a passing reason, after 0.1 s, "
-        "0.2 s, 0.4 s and so on, or as the server asks.",
-    )
-    batch: PositiveInt = Field(default=100, description="Members in a batch, the unit of work.")
-    threshold: float = Field(
-        default=0.01, ge=0, le=1, description="Share of the members that may fail."
-    )
-    max_bytes: PositiveInt = Field(
-        default=200 * 1024 * 1024, description="Largest output, in bytes before compression."
-    )
-    multiplier: float = Field(
-        default=2,
-        ge=0,
-        description="While members are read, combine when more than this many times `max_bytes` "
-        "are finished.",
-    )
-    codec: Literal["none", "gzip", "zstd"] = Field(
-        default="none", description="How outputs are compressed."
-    )
-    base_url: str = Field(
-        default="",
-        description="What stands before the outputs' names in `manifest.json`. Default: nothing.",
-    )
-    expires_hours: PositiveInt = Field(
-        default=72, description="How long the download API serves a finished job."
-    )
-
-    @model_validator(mode="after")
-    def _source_is_named(self) -> Self:
-        if (self.fhir is None) == (self.files is None):
-            raise ValueError("it needs either 'fhir' or 'files'")
-        if self.files is None and self.members is None:
-            raise ValueError("fhir needs 'members'")
-        return self
-
-
-# Tables of tables: one for each aggregate of a capability.
-_NAMED: dict[str, type[Section]] = {"tables": TablesSettings, "exports": ExportsSettings}
 
 
 class Settings(Section):
@@ -307,8 +48,8 @@ class Settings(Section):
     s3: S3Settings = S3Settings()
     identifiers: IdentifiersSettings = IdentifiersSettings()
     flywheel: FlywheelSettings = FlywheelSettings()
-    tables: dict[Slug, TablesSettings] = {}
-    exports: dict[Slug, ExportsSettings] = {}
+    tables: dict[Slug, TablesSettings] = Field(default_factory=dict)
+    exports: dict[Slug, ExportsSettings] = Field(default_factory=dict)
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -423,7 +164,7 @@ def _variables(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 def _locate(key: str, value: Any, base: Path) -> Any:
     section, *names = key.split(".")
-    name = "".join(names[1:2] if section in _NAMED else names[:1])
+    name = "".join(names[1:2] if section in NAMED else names[:1])
     if isinstance(value, list):
         return [_locate(key, one, base) for one in value]
     # A URL, or lambda:NAME, stays as it is.
@@ -431,10 +172,6 @@ def _locate(key: str, value: Any, base: Path) -> Any:
         return value
     path = os.path.normpath(base / Path(value).expanduser())
     return f"file://{quote(path, safe='/{}')}" if PATHS[name] == "file://" else PATHS[name] + path
-
-
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _describe(error: ErrorDetails, origins: Mapping[str, str], file: str, text: str) -> str:
@@ -470,8 +207,8 @@ def _section(path: list[str]) -> dict[str, FieldInfo]:
     """The fields of the section at a path; none where there is no such section."""
     if not path:
         return Settings.model_fields
-    if path[0] in _NAMED:
-        return _NAMED[path[0]].model_fields
+    if path[0] in NAMED:
+        return NAMED[path[0]].model_fields
     field = Settings.model_fields.get(path[0])
     return getattr(field.annotation, "model_fields", {}) if field else {}
 

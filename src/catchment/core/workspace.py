@@ -6,10 +6,11 @@ import hashlib
 import os
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
@@ -64,15 +65,21 @@ class Workspace:
         return cls(Settings.load(None, overrides))
 
     def close(self) -> None:
-        """Close the ledger, if it was opened; the next use opens it again."""
-        self._opened.close()
-        vars(self).pop("ledger", None)
+        """Let go of ledger and workers, if there are any; the next use opens them again."""
+        self.__exit__(None, None, None)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._opened.__exit__(kind, error, trace)
+        for name in ("ledger", "executor"):
+            vars(self).pop(name, None)
 
     @cached_property
     def store(self) -> Store:
@@ -99,10 +106,11 @@ class Workspace:
         """Any store, of a site for example, reached with the settings of this workspace."""
         return open_store(url, **self.settings.s3.options())
 
-    def executor(self) -> AbstractContextManager[Executor]:
-        """The workers that the settings ask for; shut down when the context ends."""
+    @cached_property
+    def executor(self) -> Executor:
+        """The workers that the settings ask for; one pool, for all runs until :meth:`close`."""
         wanted = self.settings.executor
-        return open_executor(wanted.kind, wanted.workers, self.limits)
+        return self._opened.enter_context(open_executor(wanted.kind, wanted.workers, self.limits))
 
     @property
     def limits(self) -> Limits:

@@ -102,9 +102,24 @@ class Aggregator:
                     return output
         return None
 
-    def wait(self, stop: threading.Event) -> None:
-        """Return when there may be something to do, or when ``stop`` is set."""
-        self._inventory.wait(stop)
+    def run(self, stop: threading.Event, *, once: bool = False) -> bool:
+        """Step until the job is finished; whether it is.
+
+        Args:
+            stop: ends it early; the job can be taken up again.
+            once: return when nothing more may be combined now.
+
+        Raises as :meth:`step` and :meth:`check` do.
+        """
+        while not stop.is_set():
+            if self.step() is None:
+                if self.finish():
+                    return True
+                if once:
+                    self.check()
+                    break
+                self._inventory.wait(stop)
+        return False
 
     def finish(self) -> bool:
         """Remove ``finished`` and the journal if all is combined; False while there is more to do.
@@ -222,13 +237,8 @@ def aggregate(
     Arguments and errors are those of :class:`Aggregator`; after an error the parts that are not
     combined are in ``finished``, whole.
     """
-    stop = stop or threading.Event()
     with Aggregator(
         directories, contract, rules, codec=codec, published=published, progress=progress
     ) as aggregator:
-        while not stop.is_set():
-            if aggregator.step() is None:
-                if aggregator.finish():
-                    break
-                aggregator.wait(stop)
+        aggregator.run(stop or threading.Event())
         return len(aggregator.outputs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from catchment.core.account import Account
@@ -12,7 +11,7 @@ from catchment.core.errors import Conflict, Invalid, NotFound
 from catchment.core.ledger import Ledger, Snapshot
 from catchment.core.progress import Progress, silent
 from catchment.core.provenance import NAME
-from catchment.core.settings import ExportsSettings
+from catchment.core.sections import ExportsSettings
 from catchment.core.workspace import Workspace
 from catchment.exports import layout
 from catchment.exports import run as runs
@@ -46,8 +45,8 @@ def run(
         return _outcome(ledger, latest, wanted, "unchanged")
     if dry_run:
         return _outcome(ledger, latest, wanted, "planned")
-    with house(workspace, progress) as where:
-        return _outcome(ledger, runs.run(wanted, where), wanted, "published")
+    done = runs.run(wanted, house(workspace, progress))
+    return _outcome(ledger, done, wanted, "published")
 
 
 def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
@@ -77,18 +76,16 @@ def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
         yield from (stat.key for stat in found if stat.modified <= youngest)
 
 
-@contextmanager
-def house(workspace: Workspace, progress: Progress = silent) -> Iterator[House]:
+def house(workspace: Workspace, progress: Progress = silent) -> House:
     """Where a job of the workspace works."""
     wanted = workspace.settings.executor
-    with workspace.executor() as executor:
-        yield House(
-            workspace.store,
-            workspace.ledger,
-            executor,
-            progress=progress,
-            shared=wanted.kind in ("threads", "processes"),
-        )
+    return House(
+        workspace.store,
+        workspace.ledger,
+        workspace.executor,
+        progress=progress,
+        shared=wanted.kind in ("threads", "processes"),
+    )
 
 
 def job(workspace: Workspace, name: str) -> Job:

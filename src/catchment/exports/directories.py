@@ -28,9 +28,9 @@ class JobDirectories:
     finished: str = layout.FINISHED
 
     def __post_init__(self) -> None:
-        layout.check(self.job, "job")
-        layout.check(self.streaming, "folder name")
-        layout.check(self.finished, "folder name")
+        layout.check_folder(self.job, "job")
+        layout.check_folder(self.streaming, "folder")
+        layout.check_folder(self.finished, "folder")
 
     @property
     def job_path(self) -> Path:

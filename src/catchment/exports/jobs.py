@@ -72,12 +72,8 @@ def status(ledger: Ledger, job: str) -> Status:
         done = members
         balance = ledger.account(job).total("members")
         failed = balance.quarantined.total()
-        (snapshot,) = [
-            snapshot
-            for snapshot in ledger.snapshots(record.aggregate, provenance=True)
-            if snapshot.run == record.id
-        ]
-        outputs = [Output.from_json(data) for data in snapshot.provenance["outputs"]]
+        published = snapshot_of(ledger, record.aggregate, record.id)
+        outputs = [Output.from_json(data) for data in published.provenance["outputs"]]
     return Status(
         record.id,
         record.aggregate,
@@ -107,7 +103,7 @@ def verify(store: Store, ledger: Ledger, job: Status) -> list[str]:
     Every object that its snapshot names must be there with its size and SHA-256, every output must
     hold the lines that were recorded, and the account must balance and agree with them.
     """
-    snapshot = snapshot_of(ledger, job)
+    snapshot = snapshot_of(ledger, job.aggregate, job.job)
     account = Account.from_json(snapshot.provenance["catchment"]["account"])
     account.check()
     wrong = []
@@ -126,16 +122,15 @@ def verify(store: Store, ledger: Ledger, job: Status) -> list[str]:
     return wrong
 
 
-def snapshot_of(ledger: Ledger, job: Status) -> Snapshot:
+def snapshot_of(ledger: Ledger, aggregate: str, job: str) -> Snapshot:
     """What the job published; NotFound (kind ``not-published``) if it has not."""
-    if job.state == "published":
-        for snapshot in ledger.snapshots(job.aggregate):
-            if snapshot.run == job.job:
-                return ledger.snapshot(job.aggregate, snapshot.number)
+    for snapshot in ledger.snapshots(aggregate):
+        if snapshot.run == job:
+            return ledger.snapshot(aggregate, snapshot.number)
     raise NotFound(
-        f"job {job.job} is {job.state}: it has published nothing",
+        f"job {job} has published nothing",
         kind="not-published",
-        hint=f"catchment status {job.aggregate}",
+        hint=f"catchment status {aggregate}",
     )
 
 

@@ -19,6 +19,7 @@ Below the workspace's store, where the name of a job is the id of its run::
 from __future__ import annotations
 
 import re
+from pathlib import PurePosixPath
 
 from catchment.core.errors import Invalid
 from catchment.core.names import shown
@@ -36,12 +37,21 @@ _PART = re.compile(r".+?(?P<error>_error)?\.ndjson(\.gz)?", re.DOTALL)
 
 
 def check(name: str, what: str) -> str:
-    """The name of a job or a contract, if it may be part of a path; Invalid (kind ``bad-name``)."""
+    """The name of a contract, if it may be part of a key; Invalid (kind ``bad-name``) otherwise."""
     if not _NAME.fullmatch(name):
         raise Invalid(
             f"not a usable {what}: expected a letter or digit, then up to 62 of A-Z a-z 0-9 _ -, "
             f"got {shown(name)}",
             kind="bad-name",
+        )
+    return name
+
+
+def check_folder(name: str, what: str) -> str:
+    """The name of a folder that is there already; Invalid (kind ``bad-name``) if it is a path."""
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise Invalid(
+            f"not a usable {what}: expected a name without '/', got {shown(name)}", kind="bad-name"
         )
     return name
 
@@ -78,9 +88,8 @@ def output_number(name: str, contract: str, kind: Kind) -> int | None:
 
 def codec_of(name: str) -> Codec:
     """How an output is stored, told by its name."""
-    return next(
-        (codec for codec, suffix in STORED.items() if suffix and name.endswith(suffix)), Codec.NONE
-    )
+    by_suffix = {suffix: codec for codec, suffix in STORED.items() if suffix}
+    return by_suffix.get(PurePosixPath(name).suffix, Codec.NONE)
 
 
 def location(aggregate: str, run: str = "") -> str:

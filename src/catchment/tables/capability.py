@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 from catchment.core.capability import Outcome
 from catchment.core.errors import Conflict, Invalid, NotFound
 from catchment.core.progress import Progress, silent
 from catchment.core.provenance import NAME
-from catchment.core.settings import TablesSettings
+from catchment.core.sections import TablesSettings
 from catchment.core.store import check_prefix
 from catchment.core.workspace import Workspace
 from catchment.tables import layout
@@ -35,8 +34,7 @@ def run(
 ) -> Outcome:
     """Bring ``tables/<name>`` up to date, or say what that would do; see :func:`runs.run`."""
     work = runs.plan_only if dry_run else runs.run
-    with house(workspace, progress, dry_run=dry_run) as where:
-        done = work(job(workspace, name), where, full=full)
+    done = work(job(workspace, name), house(workspace, progress, dry_run=dry_run), full=full)
     return Outcome(
         aggregate=f"tables/{name}",
         state=done.state,
@@ -72,14 +70,10 @@ def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
                 yield from (s.key for s in stats if s.modified <= youngest)
 
 
-@contextmanager
-def house(
-    workspace: Workspace, progress: Progress = silent, *, dry_run: bool = False
-) -> Iterator[House]:
+def house(workspace: Workspace, progress: Progress = silent, *, dry_run: bool = False) -> House:
     """Where a job of the workspace works; a dry run makes no ledger where there is none."""
     ledger = workspace.ledger_to_read() if dry_run else workspace.ledger
-    with workspace.executor() as executor:
-        yield House(workspace.store, ledger, executor, progress=progress)
+    return House(workspace.store, ledger, workspace.executor, progress=progress)
 
 
 def job(workspace: Workspace, name: str) -> Job:

@@ -158,7 +158,7 @@ def _schema(data: bytes) -> pa.Schema:
 def _file(
     schema: pa.Schema,
     batches: Iterable[Sequence[Mapping[str, Any]]],
-    compression: str | None = "zstd",
+    compression: str | None = "lz4",
 ) -> Iterator[bytes]:
     sink = io.BytesIO()
     options = ipc.IpcWriteOptions(compression=compression)

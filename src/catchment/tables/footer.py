@@ -146,7 +146,7 @@ class Leaf(NamedTuple):
     """How values are stored. Columns of one Arrow type and these hold interchangeable pages."""
 
     physical_type: str
-    length: int  # bytes of a value of fixed length
+    length: int  # bytes of a value of fixed length; 0 for other types
     max_definition_level: int
     max_repetition_level: int
 
@@ -233,7 +233,12 @@ def leaves_of(schema: pq.ParquetSchema) -> tuple[Leaf, ...]:
     """How each leaf is stored, as pyarrow reads a schema; one object for all that are alike."""
     kinds: dict[Leaf, Leaf] = {}
     leaves = (
-        Leaf(c.physical_type, c.length or 0, c.max_definition_level, c.max_repetition_level)
+        Leaf(
+            c.physical_type,
+            c.length if c.physical_type == "FIXED_LEN_BYTE_ARRAY" else 0,
+            c.max_definition_level,
+            c.max_repetition_level,
+        )
         for c in map(schema.column, range(len(schema)))
     )
     return tuple(kinds.setdefault(leaf, leaf) for leaf in leaves)

@@ -116,10 +116,12 @@ def unify(
 
     Raises Invalid: kind ``type-conflict`` (if strict), ``zone-conflict``.
     """
-    files = [_File(site, schema) for site, schema in schemas]
     alike: dict[pa.Schema, list[_File]] = {}
-    for file in files:
-        alike.setdefault(file.schema.remove_metadata(), []).append(file)
+    files: list[_File] = []
+    for site, schema in schemas:
+        some = alike.setdefault(schema.remove_metadata(), [])
+        files.append(_File(site, schema, some[0].places if some else _Places(schema)))
+        some.append(files[-1])
     columns: dict[str, _Column] = {}
     for schema, some in alike.items():
         for field in schema:
@@ -143,23 +145,35 @@ def unify(
     return Unified(pa.schema(fields), tuple(drift))
 
 
+class _Places:
+    """Which leaves each column of a schema has; one for all schemas that are alike."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+
+    @cached_property
+    def of(self) -> dict[str, slice]:
+        """The leaves of each column."""
+        ends = list(accumulate(leaves(kind) for kind in self._schema.types))
+        return dict(zip(self._schema.names, map(slice, [0, *ends], ends), strict=False))
+
+
 class _File:
     """One file of a site, as its schema tells."""
 
-    def __init__(self, site: str, schema: pa.Schema) -> None:
+    def __init__(self, site: str, schema: pa.Schema, places: _Places) -> None:
         self.site = site
-        self.schema = schema
+        self.places = places
+        self._schema = schema
+
+    def bounds(self, name: str) -> Sequence[Bound]:
+        """The bounds of a column's leaves; empty where none are known."""
+        return self._bounds[self.places.of[name]]
 
     @cached_property
-    def bounds(self) -> dict[str, Sequence[Bound]]:
-        """The bounds of each column's leaves; empty where none are known."""
-        bounds = json.loads((self.schema.metadata or {}).get(BOUNDS, b"[]"))
-        ends = list(accumulate(leaves(kind) for kind in self.schema.types))
-        starts = [0, *ends]
-        return {
-            name: bounds[start:end]
-            for name, start, end in zip(self.schema.names, starts, ends, strict=False)
-        }
+    def _bounds(self) -> list[Bound]:
+        known: list[Bound] = json.loads((self._schema.metadata or {}).get(BOUNDS, b"[]"))
+        return known
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +225,7 @@ class _Column:
 
     def _spans(self, files: Sequence[_File]) -> list[Bound]:
         """Leaf by leaf, the least and greatest over those of the files that tell."""
-        told = [bounds for file in files if (bounds := file.bounds[self.name])]
+        told = [bounds for file in files if (bounds := file.bounds(self.name))]
         known = ([bound for bound in leaf if bound] for leaf in zip(*told, strict=True))
         return [
             (min(low for low, _ in some), max(high for _, high in some)) if some else None

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from itertools import batched
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -36,7 +35,8 @@ def receive(
     result: list[Contribution] = []
     for chunk in batched(deliveries, BATCH):
         wanted = [
-            Contribution(0, aggregate, **_fields(d), state=state, received_at=at) for d in chunk
+            Contribution(0, aggregate, d.site, d.name, d.digest, d.size, state, at, d.meta)
+            for d in chunk
         ]
         new = _add(c, wanted)
         _append(c, [Transition(one.id, at, None, state, "", "") for one in new.values()], "")
@@ -154,10 +154,6 @@ def counts(c: sa.Connection, aggregate: str | None) -> list[Count]:
         query = query.where(t.aggregate == aggregate)
     rows = c.execute(query.group_by(t.aggregate, t.state, t.site))
     return sorted(Count(*r) for r in rows)
-
-
-def _fields(d: Delivery) -> dict[str, Any]:
-    return {"site": d.site, "name": d.name, "digest": d.digest, "size": d.size, "meta": d.meta}
 
 
 def _key(one: Contribution) -> Key:

@@ -50,7 +50,8 @@ class Work:
     most_mb: float | None = None
 
 
-WIDE = {"centers": 40, "columns": 1200, "rows": (5_000, 20_000), "broken": 0}
+# With every tenth column measured, a value takes about one byte, as in files of real centers.
+WIDE = {"centers": 40, "columns": 1200, "rows": (5_000, 20_000), "broken": 0, "measures": 10}
 LONG = {"centers": 10, "columns": 10, "rows": (2_000_000, 2_000_000), "broken": 0}
 EQUAL = Work(
     "40 centers, 1,200 columns, 5,000-20,000 rows each, equal schemas, no transfers",

@@ -40,8 +40,8 @@ class Tables:
         return capability.run(self._workspace, self._name(name), dry_run=True, progress=progress)
 
     def snapshots(self, name: str | None = None) -> list[Snapshot]:
-        """All published snapshots, the oldest first."""
-        return list(self._workspace.ledger_to_read().snapshots(f"tables/{self._name(name)}"))
+        """All published snapshots, the newest first."""
+        return self._workspace.ledger_to_read().snapshots(f"tables/{self._name(name)}")
 
     def snapshot(
         self, which: int | Literal["latest"] = "latest", *, name: str | None = None

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 
-import pytest
-
 from catchment.core.account import Line
-from catchment.core.errors import Unavailable
 from catchment.exports.fhir import FhirSource
 from catchment.exports.job import Job
 from catchment.exports.model import Rules

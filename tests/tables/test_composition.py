@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from catchment.core.errors import Corrupt, NotFound
+from catchment.core.errors import Corrupt
 from catchment.core.store import open_store
 from catchment.tables import composition
 from catchment.tables.composition import Composition, Entry, Keys, dump, dump_keys, load
@@ -44,10 +44,9 @@ def store():
 
 
 @given(compositions)
-def test_what_is_dumped_is_loaded(store, made):
+def test_what_is_dumped_is_loaded(made):
     data = dump(made)
-    store.put("c", data, mode="overwrite")
-    found = load(store, "c")
+    found = load(data)
     assert found == made
     assert [e.schema.metadata for e in found.entries] == [e.schema.metadata for e in made.entries]
     assert dump(found) == data
@@ -60,21 +59,28 @@ def test_keys_are_read_one_by_one(store, blobs):
     assert [keys[i] for i in reversed(range(len(blobs)))] == blobs[::-1]
 
 
-def test_another_format_is_not_remembered(store, monkeypatch):
+def test_another_format_is_not_remembered(monkeypatch):
     monkeypatch.setattr(composition, "FORMAT", "0")
-    store.put("old", dump(Composition((), pa.schema([]), {})), mode="overwrite")
+    data = dump(Composition((), pa.schema([]), {}))
     monkeypatch.undo()
-    assert load(store, "old") is None
+    assert load(data) is None
 
 
-@pytest.mark.parametrize("data", [b"", b"ARROW1", b"x" * 300])
-def test_what_cannot_be_read_is_corrupt(store, data):
-    store.put("bad", data, mode="overwrite")
+@pytest.mark.parametrize("data", [b"", b"ARROW1", b"x" * 300, b"{}"])
+def test_what_another_program_wrote_is_not_remembered(data):
+    assert load(data) is None
+
+
+@pytest.mark.parametrize("damage", [b"", b"ARROW1", slice(None, -1), slice(None, 100)])
+def test_keys_that_cannot_be_read_are_corrupt(store, damage):
+    data = b"".join(dump_keys([b"a" * 99, b"b"]))
+    store.put("bad", data[damage] if isinstance(damage, slice) else damage, mode="overwrite")
     with pytest.raises(Corrupt) as caught:
-        load(store, "bad")
-    assert caught.value.kind == "composition-unreadable"
+        Keys(store, "bad")[0]
+    assert caught.value.kind == "keys-unreadable"
 
 
-def test_an_absent_one_is_not_found(store):
-    with pytest.raises(NotFound):
-        load(store, "absent")
+def test_keys_of_an_input_that_is_not_there_are_corrupt(store):
+    store.put("few", dump_keys([b"a"]), mode="overwrite")
+    with pytest.raises(Corrupt):
+        Keys(store, "few")[1]

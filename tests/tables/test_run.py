@@ -547,12 +547,12 @@ def test_a_center_without_a_place(work):
 def deep_damage(column: str) -> bytes:
     """A file whose footer and page headers are sound, and one of whose pages is not."""
     table = visits(*[(f"NACC{n:06d}", 30, f"2020-{n:05d}", n * 7919) for n in range(500, 3000)])
-    data = bytearray(parquet(table, compression="zstd", use_dictionary=False))
+    data = bytearray(parquet(table, compression="gzip", use_dictionary=False))
     group = pq.read_metadata(io.BytesIO(data)).row_group(0)
     (chunk,) = (c for c in map(group.column, range(4)) if c.path_in_schema == column)
     middle = chunk.data_page_offset + chunk.total_compressed_size // 2
     data[middle : middle + 200] = b"\xff" * 200
-    with pytest.raises(OSError, match="ZSTD"):
+    with pytest.raises(OSError, match="GZip"):
         pq.read_table(io.BytesIO(data), columns=[column])
     return bytes(data)
 

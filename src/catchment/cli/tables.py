@@ -185,7 +185,7 @@ def list_(ctx: typer.Context, name: Name = None, output: Url = None) -> None:
                 "expired": s.expired_at is not None,
             }
             for s in workspace.ledger_to_read().snapshots(f"tables/{chosen}")
-        ][::-1]
+        ]
     out.result(snapshots, _show_list)
 
 
@@ -246,11 +246,9 @@ def _workspace(
     from catchment.core.workspace import Workspace
     from catchment.tables.capability import choose
 
-    given = {key: value for key, value in (given or {}).items() if value is not None}
+    given = {} if given is None else {**given, "output": output and ""}  # right at the URL
     if output is not None:
         chosen = name or NAME
-        if given:
-            given["output"] = ""  # snapshots lie right at the URL
         own = {f"tables.{chosen}.{key}": value for key, value in given.items()}
         workspace = Workspace.described(
             {"workspace.store": output, "executor.kind": cluster, **own}

@@ -33,11 +33,12 @@ def dumps(provenance: Mapping[str, Any]) -> bytes:
 def seal(store: Store, ledger: Ledger, snapshot: Snapshot) -> None:
     """Write the provenance object of a published snapshot, then say so in the ledger.
 
-    Corrupt (kind ``provenance-differs``) if another object already stands in its place.
+    That of an expired one takes the place of what was written before it expired. Corrupt (kind
+    ``provenance-differs``) if another object already stands in its place.
     """
     key, data = snapshot.location + NAME, dumps(snapshot.provenance)
     try:
-        store.put(key, data)
+        store.put(key, data, mode="create" if snapshot.expired_at is None else "overwrite")
     except Conflict:
         if store.read(key) != data:
             raise Corrupt(

@@ -66,8 +66,12 @@ def run(job: Job, house: House) -> Snapshot:
             ) from None
 
 
-def cancel(store: Store, ledger: Ledger, aggregate: str) -> Run:
+def cancel(
+    store: Store, ledger: Ledger, aggregate: str, *, patience: float = _PATIENCE_SECONDS
+) -> Run:
     """Cancel the open job: its worker stops, and nothing of the job is left.
+
+    ``patience`` is how many seconds the worker is waited for.
 
     Raises:
         NotFound: kind ``no-job``: no job is open.
@@ -76,7 +80,7 @@ def cancel(store: Store, ledger: Ledger, aggregate: str) -> Run:
     """
     for running in ledger.runs(aggregate, state="running", limit=1):
         record = ledger.finish_run(running.id, "cancelled")
-        end = time.monotonic() + _PATIENCE_SECONDS
+        end = time.monotonic() + patience
         while True:
             try:
                 with ledger.holding(aggregate):

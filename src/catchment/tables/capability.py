@@ -10,6 +10,7 @@ from catchment.core.errors import Conflict, Invalid, NotFound
 from catchment.core.progress import Progress, silent
 from catchment.core.provenance import NAME
 from catchment.core.sections import TablesSettings
+from catchment.core.settings import without_password
 from catchment.core.store import check_prefix
 from catchment.core.workspace import Workspace
 from catchment.tables import layout
@@ -112,7 +113,11 @@ def job(workspace: Workspace, name: str) -> Job:
         else open_identifiers(settings.identifiers, settings.mode, _identifiers(workspace)),
         options=options,
         findings=[*malformed, *left_out],
-        config=settings.model_dump(mode="json"),
+        skipped={finding.site: finding.code for finding in [*malformed, *left_out]},
+        config={
+            key: without_password(value) if isinstance(value, str) else value
+            for key, value in settings.model_dump(mode="json").items()
+        },
     )
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from catchment.core.errors import Invalid, NotFound
+from catchment.core.errors import Corrupt, Invalid, NotFound
 from catchment.core.ledger import Snapshot
 from catchment.core.progress import Event, Progress
 from catchment.core.store import Store
@@ -40,13 +40,28 @@ class Memory:
 
     @classmethod
     def load(cls, store: Store, snapshot: Snapshot | None, *, remember: bool = True) -> Memory:
-        """Of a snapshot; tables composed by another version of the program are not remembered."""
+        """Of a snapshot; tables composed by another version of the program are not remembered.
+
+        Corrupt (kind ``snapshot-damaged``) if what would be copied from is not what was published.
+        """
         found: dict[str, Composition] = {}
         for item in snapshot.provenance["objects"] if snapshot and remember else ():
-            if item["role"] == "composition":
-                known = composition.load(store, item["key"])
-                if known is not None:
-                    found[item["table"]] = known
+            key, composed = item["key"], item["role"] == "composition"
+            try:
+                size = store.head(key).size
+                data = store.read(key) if composed else b""
+            except NotFound:
+                size, data = -1, b""
+            same = not composed or item["digest"] == f"sha256:{hashlib.sha256(data).hexdigest()}"
+            if size != item["size"] or not same:
+                raise Corrupt(
+                    f"{key} is not what was published",
+                    kind="snapshot-damaged",
+                    hint="catchment tables verify; then catchment tables run --full",
+                )
+            known = composition.load(data) if composed else None
+            if known is not None:
+                found[item["table"]] = known
         return cls(store, snapshot, found)
 
     def keys(self, table: str) -> Keys:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,27 +105,19 @@ def dump(composition: Composition) -> bytes:
     return b"".join(_file(_ENTRIES.with_metadata(metadata), [rows]))
 
 
-def load(store: Store, key: str) -> Composition | None:
-    """The composition at a key; None for one of another format, which a full run replaces.
-
-    NotFound if there is none, Corrupt (kind ``composition-unreadable``) if it cannot be read.
-    """
+def load(data: bytes) -> Composition | None:
+    """The inverse of :func:`dump`; None for the bytes of another version of the program."""
     try:
-        with ipc.open_file(pa.BufferReader(store.read(key))) as reader:
+        with ipc.open_file(pa.BufferReader(data)) as reader:
+            metadata = reader.schema.metadata or {}
+            if metadata.get(b"format") != FORMAT.encode():
+                return None
             table = reader.read_all()
-        metadata = table.schema.metadata or {}
-        if metadata.get(b"format") != FORMAT.encode():
-            return None
-        entries = tuple(_entry(row) for row in table.to_pylist())
-        schema = _schema(metadata[b"schema"])
-    except (pa.ArrowException, KeyError, TypeError) as error:
-        raise Corrupt(
-            f"{key} cannot be read",
-            kind="composition-unreadable",
-            hint="catchment tables verify; then run with --full",
-        ) from error
+    except (pa.ArrowException, OSError):
+        return None
+    entries = tuple(_entry(row) for row in table.to_pylist())
     types = {k[4:].decode(): v.decode() for k, v in metadata.items() if k.startswith(b"key:")}
-    return Composition(entries, schema, types)
+    return Composition(entries, _schema(metadata[b"schema"]), types)
 
 
 def dump_keys(blobs: Iterable[bytes]) -> Iterator[bytes]:
@@ -134,14 +127,31 @@ def dump_keys(blobs: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class Keys:
-    """Key columns of the inputs of a stored composition, read one at a time."""
+    """Key columns of the inputs of a stored composition, read one at a time.
+
+    Corrupt (kind ``keys-unreadable``) where they cannot be.
+    """
 
     def __init__(self, store: Store, key: str) -> None:
-        self._reader = ipc.open_file(StoreFile(store, key))
+        self._key = key
+        with self._reading():
+            self._reader = ipc.open_file(StoreFile(store, key))
 
     def __getitem__(self, index: int) -> bytes:
-        blob: bytes = self._reader.get_batch(index).column(0)[0].as_py()
+        with self._reading():
+            blob: bytes = self._reader.get_batch(index).column(0)[0].as_py()
         return blob
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise Corrupt(
+                f"{self._key} cannot be read",
+                kind="keys-unreadable",
+                hint="catchment tables run --full",
+            ) from error
 
 
 def _entry(row: dict[str, Any]) -> Entry:

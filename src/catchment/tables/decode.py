@@ -75,14 +75,13 @@ class Part(NamedTuple):
 
     def _dictionaries(self) -> list[int]:
         """Leaves of flat byte columns with a dictionary page: it need not be made again."""
-        slots = np.searchsorted(self.group.slots, self.group.ends)
-        leaves = [leaf for column in self.columns for leaf in column.leaves]
+        slots = np.diff(np.searchsorted(self.group.slots, self.group.ends), prepend=0)
         return [
-            number
-            for number, (leaf, count) in enumerate(
-                zip(leaves, np.diff(slots, prepend=0).tolist(), strict=True)
-            )
-            if leaf.physical_type == "BYTE_ARRAY" and count > 1 and leaf.max_definition_level < 2
+            leaf
+            for column, leaf in zip(self.columns, self.columns.first, strict=False)
+            if len(column.elements) == 1
+            and column.leaves[0].physical_type == "BYTE_ARRAY"
+            and slots[leaf] > 1
         ]
 
 

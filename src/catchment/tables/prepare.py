@@ -29,6 +29,7 @@ from catchment.tables.plan import (
     keep,
     whole_centers,
 )
+from catchment.tables.snapshot import TableSnapshot
 from catchment.tables.unify import Unified, unify
 
 CONSTANTS = ("freeze_date", "etl_date")
@@ -48,6 +49,7 @@ class Planner:
         self.house = house
         snapshot = house.ledger.latest(job.aggregate)
         self.memory = Memory.load(house.store, snapshot, remember=not full)
+        self._damaged = full and snapshot and TableSnapshot(house.store, snapshot).verify()
         self.found = find_datasets(
             job.centers,
             job.source,
@@ -200,7 +202,9 @@ class Planner:
             account=balance(plans, self.refused),
             fingerprint=digest,
             parent=latest.number if latest else None,
-            changed=latest is None or latest.provenance["fingerprint"] != digest,
+            changed=latest is None
+            or latest.provenance["fingerprint"] != digest
+            or bool(self._damaged),
             constants=dict(zip(CONSTANTS, dates, strict=True)),
         )
 

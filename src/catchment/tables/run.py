@@ -45,7 +45,8 @@ def run(job: Job, house: House, *, full: bool = False) -> Outcome:
     Args:
         job: what to do.
         house: where.
-        full: read every file again, and copy nothing from the latest snapshot.
+        full: read every file again, and copy nothing from the latest snapshot; where its objects
+            are damaged, make it anew.
 
     Raises:
         Conflict: kind ``lease-held`` while another run is at work.

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from catchment.core.account import Account
-from catchment.core.errors import Invalid, NotFound
+from catchment.core.errors import Corrupt, Invalid, NotFound
 from catchment.core.ledger import Ledger, Snapshot
+from catchment.core.provenance import NAME, dumps
 from catchment.core.store import Store
 from catchment.core.store_file import StoreFile
 
@@ -98,14 +99,20 @@ class TableSnapshot(Mapping[str, Table]):
     def verify(self) -> list[str]:
         """What is wrong with the stored objects and the account; empty where all is well.
 
-        Every object that the snapshot names must exist with its size and SHA-256, the account must
-        balance, and each table's rows must be the account's kept rows.
+        Every object that the snapshot names must exist with its size and SHA-256, as must its
+        provenance; the account must balance, and each table's rows must be the account's kept rows.
         """
+        provenance = dumps(self.record.provenance)
+        digest = f"sha256:{hashlib.sha256(provenance).hexdigest()}"
+        seal = {"key": self.record.location + NAME, "size": len(provenance), "digest": digest}
         wrong: list[str] = []
-        for item in self.record.provenance["objects"]:
+        for item in [*self.record.provenance["objects"], *([seal] if self.record.sealed else [])]:
             wrong += _compare(self._store, item)
         account = self.account
-        account.check()
+        try:
+            account.check()
+        except Corrupt as error:
+            wrong.append(error.message)
         for name, table in self.items():
             kept = account.total("rows", part=name).kept
             if kept != table.rows:

@@ -24,6 +24,7 @@ KEYS = ("naccid", "adcid", "visitdate")
 FORMS = ("a1", "a2", "a5", "b1", "b4", "b5", "b6", "b7", "b8", "b9", "c1", "c2", "d1", "d2", "e1")
 # One period of column kinds; the share of each is what makes a file of realistic size.
 KINDS = ("code",) * 6 + ("number", "text") + ("code",) * 6 + ("rare", "rare", "none")
+MEASURE = "measure"  # values that hardly repeat
 DRIFTS = ("int64", "double", "null", "missing", "string")
 VARIANTS = 4  # columns of values per kind; what is written are windows on these
 WINDOWS = 4096  # of each, by the row where they begin
@@ -78,6 +79,7 @@ def make_centers(
     broken: int = 1,
     tables: Sequence[str] = ("uds",),
     row_group_rows: int | None = None,
+    measures: int = 0,
     seed: int = 0,
     options: Mapping[str, str] | None = None,
 ) -> Made:
@@ -97,6 +99,7 @@ def make_centers(
         broken: how many centers, the last ones, have a truncated file as their first table.
         tables: their names.
         row_group_rows: rows of a row group; None: pyarrow's default.
+        measures: of so many columns one has measured values, which hardly compress; 0: none has.
         seed: of everything that is drawn.
         options: of :func:`catchment.core.store.open_store`, for ``datasets``.
     """
@@ -105,7 +108,7 @@ def make_centers(
     store = open_store(datasets or (home / "datasets").as_uri(), **(options or {}))
     sample = Sample(
         store, centers, columns, rows, transfers, drift_columns, adcid_zero, broken, tuple(tables),
-        row_group_rows, seed,
+        row_group_rows, measures, seed,
     )  # fmt: skip
     for k in range(centers):
         sample.write_older(k)
@@ -150,6 +153,7 @@ class Sample:
     broken: int
     tables: tuple[str, ...]
     row_group_rows: int | None
+    measures: int
     seed: int
     _pool: dict[tuple[str, int], pa.Array] = field(default_factory=dict, repr=False)
 
@@ -290,13 +294,15 @@ class Sample:
         return self._pool[kind, variant]
 
     def _drawn(self, kind: str, variant: int) -> pa.Array:
-        draw = self._draw(2, KINDS.index(kind), variant)
+        draw = self._draw(2, [*KINDS, MEASURE].index(kind), variant)
         length = max(self.rows) + WINDOWS + SPARE * self.visits
         if kind == "none":
             return pa.nulls(length, pa.int32())
         if kind == "number":
             number = (draw.normal(25, 4, length) * 10).round() / 10
             return pa.array(number, mask=draw.random(length) < 0.2)
+        if kind == MEASURE:
+            return pa.array(draw.normal(1500, 150, length).round(4))
         if kind == "text":
             words = pa.array(["A", "B1", "N/A", "see note", "unknown"])
             return words.take(pa.array(draw.integers(0, 5, length)))
@@ -325,6 +331,8 @@ class Sample:
         columns, drifting = dict(keys), 0
         for i in range(self.columns - len(KEYS)):
             kind = KINDS[i % len(KINDS)]
+            if self.measures and i % self.measures == 0:
+                kind = MEASURE
             name = f"{FORMS[i * len(FORMS) // self.columns]}_{t}{i:04d}"
             offset = int(draw.integers(WINDOWS))
             column = self._values(kind, i % VARIANTS).slice(offset, rows)

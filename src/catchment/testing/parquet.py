@@ -47,19 +47,30 @@ FLAT: tuple[pa.DataType, ...] = (
 
 
 def types(*, depth: int = 2) -> st.SearchStrategy[pa.DataType]:
-    """Types that Parquet can store, nested up to a depth."""
+    """Types that Parquet can store, nested up to a depth.
+
+    No dictionaries inside others: pyarrow's writer fails on some of those.
+    """
     flat = st.sampled_from(FLAT)
-    if not depth:
-        return flat
-    inner = st.builds(_field, st.just("element"), types(depth=depth - 1), st.booleans())
-    named = st.lists(types(depth=depth - 1), min_size=1, max_size=3)
-    nested = st.one_of(
-        inner.map(pa.list_),
-        inner.map(pa.large_list),
-        named.map(lambda some: pa.struct([pa.field(f"f{i}", k) for i, k in enumerate(some)])),
-        st.builds(pa.map_, st.sampled_from([pa.string(), pa.int32()]), types(depth=depth - 1)),
+    return st.one_of(flat, flat, _nested(depth)) if depth else flat
+
+
+def _nested(depth: int) -> st.SearchStrategy[pa.DataType]:
+    flat = st.sampled_from([kind for kind in FLAT if not pa.types.is_dictionary(kind)])
+    inside = st.one_of(flat, _nested(depth - 1)) if depth > 1 else flat
+    element = st.builds(_field, st.just("element"), inside, st.booleans())
+    fields = st.lists(
+        st.builds(_field, st.sampled_from(["f", "g", "h"]), inside, st.booleans()),
+        min_size=1,
+        max_size=3,
+        unique_by=lambda field: field.name,
     )
-    return st.one_of(flat, flat, nested)
+    return st.one_of(
+        element.map(pa.list_),
+        element.map(pa.large_list),
+        fields.map(pa.struct),
+        st.builds(pa.map_, st.sampled_from([pa.string(), pa.int32()]), inside),
+    )
 
 
 def schemas(*, columns: int = 5, depth: int = 2) -> st.SearchStrategy[pa.Schema]:

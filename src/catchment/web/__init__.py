@@ -1,0 +1,1 @@
+"""What is served over HTTP; needs the extra ``web``."""

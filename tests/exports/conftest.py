@@ -1,11 +1,10 @@
-"""What the tests of exports share: the sample of the first system, and a house to work in."""
+"""What the tests of exports share: the sample of the first system, and houses to work in."""
 
 from __future__ import annotations
 
 import gzip
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -14,6 +13,9 @@ from catchment.core.ledger import Ledger
 from catchment.core.store import open_store
 from catchment.exports.job import House
 from catchment.testing.fhir import by_member
+from catchment.testing.s3 import moto
+
+__all__ = ["moto"]
 
 
 @pytest.fixture(scope="session")
@@ -26,17 +28,23 @@ def claims(shared):
 
 
 @pytest.fixture
-def house(tmp_path):
-    """A local store, a ledger in SQLite and two threads."""
+def store(tmp_path):
+    """A folder."""
+    return open_store((tmp_path / "store").as_uri())
+
+
+@pytest.fixture
+def house(tmp_path, store):
+    """A store, a ledger in SQLite and two threads."""
     with (
         Ledger.open(f"sqlite:///{tmp_path}/ledger.db") as ledger,
         ThreadPoolExecutor(2) as executor,
     ):
-        store = open_store((tmp_path / "store").as_uri())
         yield House(store, ledger, executor, lease=timedelta(seconds=2))
 
 
-@pytest.fixture
-def without(house):
-    """The house with other parts."""
-    return lambda **parts: replace(house, **parts)
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Second tries come soon."""
+    monkeypatch.setattr("catchment.exports.fhir.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("catchment.exports.run.BEAT_SECONDS", 0.05)

@@ -3,48 +3,113 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
 
 from catchment.core.account import Line
+from catchment.core.errors import CatchmentError, Conflict, Corrupt, Invalid, NotFound, Unavailable
+from catchment.core.provenance import seal_all
+from catchment.core.safe import SafePool
+from catchment.core.store import open_store
+from catchment.exports import jobs, layout, manifest
+from catchment.exports.codecs import decompressed
 from catchment.exports.fhir import FhirSource
-from catchment.exports.job import Job
-from catchment.exports.model import Rules
-from catchment.exports.run import run
+from catchment.exports.job import NEXT, Job, State, read_members
+from catchment.exports.model import MIB, Codec, Kind, Rules
+from catchment.exports.ndjson import FileSource
+from catchment.exports.run import cancel, run
+from catchment.testing.faults import every_fault, inject
 from catchment.testing.fhir import FhirServer
 
 EOB = "ExplanationOfBenefit"
 
 
-def files(house, snapshot):
-    return {
-        stat.key.removeprefix(snapshot.location): house.store.read(stat.key)
-        for stat in house.store.list(snapshot.location)
+def records(member, n, size=100):
+    return [
+        (b'{"resourceType":"%s","id":"%s-%d","x":"' % (EOB.encode(), member.encode(), i)).ljust(
+            size - 2, b"x"
+        )
+        + b'"}'
+        for i in range(n)
+    ]
+
+
+@pytest.fixture
+def server():
+    """Twenty members with 0 to 19 records of 100 bytes each, without the newline."""
+    with FhirServer({str(m): records(str(m), m) for m in range(20)}, page=7) as running:
+        yield running
+
+
+def job_of(server, **parts):
+    given = {
+        "source": FhirSource(server.url, EOB, retries=1),
+        "members": tuple(str(m) for m in range(20)),
+        "rules": Rules(2000, 1),
+        "batch": 3,
+        "threshold": 0.5,
     }
+    return Job("eob", "Z9000", **given | parts)
 
 
-def test_the_sample_from_a_server_that_fails_in_every_usual_way(claims, house, monkeypatch):
-    monkeypatch.setattr("catchment.exports.fhir.FIRST_PAUSE", 0.01)
+def all_lines(server):
+    return Counter(line for lines in server._resources.values() for line in lines)
+
+
+def lines_of(house, snapshot, kind=Kind.DATA):
+    status = jobs.status(house.ledger, snapshot.run)
+    found = Counter()
+    for output in status.outputs:
+        data = b"".join(
+            decompressed(
+                house.store.stream(snapshot.location + output.name), layout.codec_of(output.name)
+            )
+        )
+        assert len(data) == output.size
+        assert data.endswith(b"\n")
+        if output.kind is kind:
+            found.update(data.splitlines())
+    return found
+
+
+def is_whole(house, snapshot, expected):
+    """Everything that must be so after a job, however it came about."""
+    assert lines_of(house, snapshot) == expected
+    status = jobs.status(house.ledger, snapshot.run)
+    assert status.state == "published"
+    assert jobs.verify(house.store, house.ledger, status) == []
+    keys = {stat.key.removeprefix(snapshot.location) for stat in house.store.list()}
+    assert keys == {output.name for output in status.outputs} | {"manifest.json", "provenance.json"}
+    for kind in Kind:
+        numbers = [
+            layout.output_number(o.name, "Z9000", kind) for o in status.outputs if o.kind is kind
+        ]
+        assert numbers == list(range(1, len(numbers) + 1))
+    assert {c.state for c in house.ledger.contributions("exports/eob")} == {"published"}
+
+
+def test_the_sample_from_a_server_that_fails_in_every_usual_way(claims, house):
     lines, members = claims
     with FhirServer(members, page=40, token="secret") as server:
         server.plan.extend([(429, {"Retry-After": "0"}, b""), (500, {}, b""), (503, {}, b"")])
         server.broken["-1"] = (500, {}, b"")
         source = FhirSource(server.url, EOB, token="secret")
         job = Job(
-            "eob", "Z9000", source, (*members, "-1"), rules=Rules(1_000_000), batch=2, threshold=0.2
+            "eob", "Z9000", source, (*members, "-1"), rules=Rules(MIB), batch=2, threshold=0.2
         )
         snapshot = run(job, house)
-    made = files(house, snapshot)
-    data = {
-        name: text
-        for name, text in made.items()
-        if name[-11:] in [f"{n:04}.ndjson" for n in range(9)]
-    }
-    out = Counter(line for text in data.values() for line in text.splitlines())
-    assert out == Counter(lines)
-    assert all(len(text) <= 1_000_000 and text.endswith(b"\n") for text in data.values())
-    assert sorted(data) == [f"Z9000_{n:04}.ndjson" for n in range(1, 6)]
-    (error,) = made["Z9000_0001_error.ndjson"].splitlines()
-    assert json.loads(error)["resourceType"] == "OperationOutcome"
+    is_whole(house, snapshot, Counter(lines))
+    (error,) = lines_of(house, snapshot, Kind.ERROR)
+    issue = json.loads(error)["issue"][0]
+    assert (issue["code"], issue["diagnostics"][:4]) == ("transient", "-1: ")
     assert server.requests["-1"] == 7
     account = house.ledger.account(snapshot.run)
     account.check()
@@ -52,4 +117,353 @@ def test_the_sample_from_a_server_that_fails_in_every_usual_way(claims, house, m
         "received": 500, "kept": 500, "dropped": {}, "quarantined": {},
     }  # fmt: skip
     assert account[Line("Z9000", EOB, "members")].quarantined == {"source-down": 1}
-    assert not list(house.store.list("_staging/"))
+    document = json.loads(house.store.read(snapshot.location + "manifest.json"))
+    assert [entry.kind for entry in manifest.read(document)] == [Kind.DATA] * 5 + [Kind.ERROR]
+    assert sum(entry.lines for entry in manifest.read(document)) == 501
+    told = json.dumps(house.ledger.latest("exports/eob").provenance)
+    for member in members:
+        assert member not in told, "no id of a patient leaves the outputs"
+
+
+@pytest.mark.parametrize("codec", Codec)
+def test_outputs_come_out_while_members_are_read(server, house, codec):
+    events = []
+    done = job_of(server, codec=codec)
+    snapshot = run(done, replace(house, progress=events.append, window=1))
+    is_whole(house, snapshot, all_lines(server))
+    status = jobs.status(house.ledger, snapshot.run)
+    assert {layout.codec_of(output.name) for output in status.outputs} == {codec}
+    made = [e for e in events if e.work == "exports/eob: combine"]
+    assert [later.done > earlier.done for earlier, later in pairwise(made)] == [True] * (
+        len(made) - 1
+    )
+    assert all(output.size <= 2000 for output in status.outputs)
+    assert status.done == status.members == 20
+
+
+def test_in_child_processes(server, house):
+    with SafePool(2) as pool:
+        snapshot = run(job_of(server), replace(house, executor=pool))
+    is_whole(house, snapshot, all_lines(server))
+
+
+def test_on_s3(server, house, moto):
+    with FhirServer({"1": records("1", 7000, 1000), "2": records("2", 3)}) as big:
+        where = replace(house, store=moto.store())
+        snapshot = run(job_of(big, members=("1", "2"), rules=Rules(6_000_000, 0), batch=1), where)
+        is_whole(where, snapshot, all_lines(big))
+
+
+def test_files_and_bundles_with_every_fault(shared, house):
+    source = FileSource(open_store((shared / "data/exports").as_uri()), "Patient")
+    job = Job("eob", "Z9000", source, tuple(source.members()), rules=Rules(MIB), batch=2)
+    snapshot = run(job, house)
+    account = house.ledger.account(snapshot.run)
+    balance = account[Line("Z9000", "Patient", "lines")]
+    assert balance.quarantined == {"not-json": 7}
+    assert balance.kept == sum(lines_of(house, snapshot).values())
+    findings = {finding.code: finding for finding in house.ledger.findings(run=snapshot.run)}
+    assert findings["records-refused"].message == "7 records stay out: not-json"
+    assert jobs.verify(house.store, house.ledger, jobs.status(house.ledger, snapshot.run)) == []
+
+
+def test_a_member_that_fails_half_way_leaves_only_its_error(house):
+    class Half(FhirServer):
+        def answer(self, target, headers):
+            return (500, {}, b"") if "startIndex" in target else super().answer(target, headers)
+
+    with Half(
+        {m: records(m, n) for m, n in (("a", 5), ("b", 20), ("c", 4), ("d", 30))}, page=10
+    ) as server:
+        snapshot = run(job_of(server, members=("a", "b", "c", "d"), batch=4), house)
+    is_whole(house, snapshot, Counter(records("a", 5) + records("c", 4)))
+    told = [
+        json.loads(line)["issue"][0]["diagnostics"]
+        for line in lines_of(house, snapshot, Kind.ERROR)
+    ]
+    assert sorted(text[:2] for text in told) == ["b:", "d:"], "each failed member has its line"
+    balance = house.ledger.account(snapshot.run)[Line("Z9000", EOB, "lines")]
+    assert (balance.received, balance.kept, balance.quarantined) == (29, 9, {"member-failed": 20})
+
+
+def test_too_many_failures(server, house):
+    for m in range(3):
+        server.broken[str(m)] = (404, {}, b"")
+    with pytest.raises(Unavailable, match="3 of 20 members failed, expected at most 10") as error:
+        run(job_of(server, threshold=0.1, batch=1), house)
+    assert error.value.kind == "too-many-failures"
+    assert list(house.store.list()) == []
+    (failed,) = house.ledger.runs("exports/eob")
+    assert (failed.state, failed.error["kind"]) == ("failed", "too-many-failures")
+    assert {c.state for c in house.ledger.contributions("exports/eob")} <= {"discarded"}
+    is_whole_again = run(job_of(server, threshold=0.15, batch=1), house)
+    assert is_whole_again.number == 1
+
+
+def test_one_line_above_the_maximum(house):
+    with FhirServer({"1": [*records("1", 1, 5000), *records("2", 3)]}) as server:
+        snapshot = run(job_of(server, members=("1",)), house)
+        is_whole(house, snapshot, all_lines(server))
+    (finding,) = house.ledger.findings(run=snapshot.run)
+    assert (finding.code, finding.where) == ("line-above-maximum", "Z9000_0001.ndjson")
+
+
+def test_every_job_is_a_snapshot(server, house):
+    first, second = run(job_of(server), house), run(job_of(server), house)
+    assert (first.number, second.number, second.parent) == (1, 2, 1)
+    assert first.run != second.run
+    assert lines_of(house, first) == lines_of(house, second)
+
+
+def test_an_open_job_is_another_one(server, house):
+    house.ledger.start_run("exports/eob", {"contract": "Z9000"})
+    with pytest.raises(Conflict) as error:
+        run(job_of(server), house)
+    assert error.value.kind == "job-open"
+    with house.ledger.holding("exports/eob"), pytest.raises(Conflict) as error:
+        run(job_of(server), house)
+    assert error.value.kind == "lease-held"
+
+
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_somebody_elses_object_with_the_name_of_an_output(server, house, moto, where):
+    store = house.store if where == "local" else moto.store()
+
+    class Meddled:
+        """Puts a foreign object before the job's second output."""
+
+        def __getattr__(self, name):
+            return getattr(store, name)
+
+        def compose(self, target, segments, **options):
+            if target.endswith("_0002.ndjson"):
+                store.put(target, b"foreign", mode="overwrite")
+            return store.compose(target, segments, **options)
+
+    snapshot = run(job_of(server), replace(house, store=Meddled()))
+    assert store.read(snapshot.location + "Z9000_0002.ndjson") == b"foreign"
+    status = jobs.status(house.ledger, snapshot.run)
+    assert "Z9000_0002.ndjson" not in [output.name for output in status.outputs]
+    assert lines_of(replace(house, store=store), snapshot) == all_lines(server)
+
+
+def test_cancelled_from_elsewhere(server, house):
+    server.delay = 0.05
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, job_of(server, batch=1), house)
+        while not list(house.ledger.contributions("exports/eob")):
+            time.sleep(0.01)
+            assert not running.done()
+        record = cancel(house.store, house.ledger, "exports/eob")
+        with pytest.raises(Conflict) as error:
+            running.result(30)
+    assert error.value.kind == "job-cancelled"
+    assert record.state == "cancelled"
+    assert list(house.store.list()) == []
+    assert {c.state for c in house.ledger.contributions("exports/eob")} == {"discarded"}
+    assert house.ledger.lease("exports/eob") is None
+    assert jobs.status(house.ledger, record.id).state == "cancelled"
+    with pytest.raises(NotFound) as error:
+        cancel(house.store, house.ledger, "exports/eob")
+    assert error.value.kind == "no-job"
+    is_next = run(job_of(server), house)
+    assert lines_of(house, is_next) == all_lines(server)
+
+
+def test_cancel_does_not_wait_for_ever(server, house):
+    house.ledger.start_run("exports/eob", {})
+    with house.ledger.holding("exports/eob"), pytest.raises(Unavailable) as error:
+        cancel(house.store, house.ledger, "exports/eob", patience=0)
+    assert error.value.kind == "worker-busy"
+
+
+def test_cancelled_while_a_batch_waits_for_its_server(house):
+    with FhirServer({}) as server:
+        server.broken["1"] = (503, {"Retry-After": "100"}, b"")
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(run, job_of(server, members=("1",)), house)
+            while not server.requests["1"]:
+                time.sleep(0.01)
+            cancel(house.store, house.ledger, "exports/eob")
+            with pytest.raises(Conflict):
+                running.result(30)
+    assert list(house.store.list()) == []
+
+
+def test_cancelled_at_the_very_end(server, house):
+    class Late:
+        """A ledger in which somebody cancels the job just before it is published."""
+
+        def __getattr__(self, name):
+            return getattr(house.ledger, name)
+
+        def publish(self, publication, lease):
+            house.ledger.finish_run(publication.run, "cancelled")
+            return house.ledger.publish(publication, lease)
+
+    with pytest.raises(Conflict) as error:
+        run(job_of(server), replace(house, ledger=Late()))
+    assert error.value.kind == "job-cancelled"
+    assert list(house.store.list()) == []
+
+
+def test_a_coordinator_that_was_paused_publishes_nothing(server, house):
+    """Its lease expires, another one takes the job over; both come out of it with each line once."""
+    taken = threading.Event()
+    done = threading.Event()
+
+    class Paused:
+        def __getattr__(self, name):
+            return getattr(house.ledger, name)
+
+        def renew(self, lease, ttl):
+            if not taken.is_set():
+                taken.set()
+                assert done.wait(30)
+            return house.ledger.renew(lease, ttl)
+
+        def holding(self, aggregate, **options):
+            return _Unrenewed(house.ledger, aggregate)
+
+    class _Unrenewed:
+        def __init__(self, ledger, aggregate):
+            self.lease = ledger.acquire(aggregate, "paused", timedelta(seconds=0.2))
+
+        def __enter__(self):
+            return self.lease
+
+        def __exit__(self, *error):
+            pass
+
+    with ThreadPoolExecutor(1) as pool:
+        paused = pool.submit(run, job_of(server), replace(house, ledger=Paused()))
+        assert taken.wait(30)
+        time.sleep(0.3)
+        with ThreadPoolExecutor(2) as executor:
+            snapshot = run(job_of(server), replace(house, executor=executor))
+        done.set()
+        with pytest.raises(Conflict) as error:
+            paused.result(30)
+    assert error.value.kind in ("lease-lost", "job-cancelled")
+    assert lines_of(house, snapshot) == all_lines(server)
+
+
+@pytest.mark.parametrize(("when", "codec"), [("before", Codec.NONE), ("after", Codec.GZIP)])
+def test_every_operation_fails_once(house, when, codec):
+    """Any operation on the store or the ledger: the next run ends as if nothing had happened."""
+
+    class Hurt:
+        """Faults in all but the lease, whose thread goes on until its block ends."""
+
+        def __init__(self, ledger, faults):
+            self._hurt = inject(ledger, faults)
+            self.holding = ledger.holding
+
+        def __getattr__(self, name):
+            return getattr(self._hurt, name)
+
+    with FhirServer({m: records(m, int(m)) for m in "123"}, page=2) as server:
+        expected = all_lines(server)
+        read_again = []
+        for number, faults in enumerate(every_fault(when=when), 1):
+            job = job_of(server, members=("1", "2", "3"), batch=2, rules=Rules(350, 1), codec=codec)
+            job = replace(job, name=f"e{number}")
+            hurt = replace(
+                house,
+                store=inject(house.store, faults),
+                ledger=Hurt(house.ledger, faults),
+                window=1,
+            )
+            server.requests.clear()
+            with suppress(CatchmentError):
+                run(job, hurt)
+            if not (snapshot := house.ledger.latest(job.aggregate)):
+                snapshot = run(job, house)
+            else:
+                seal_all(house.store, house.ledger, job.aggregate)
+            assert lines_of(house, snapshot) == expected
+            status = jobs.status(house.ledger, snapshot.run)
+            assert status.state == "published"
+            assert jobs.verify(house.store, house.ledger, status) == []
+            read_again.append(server.requests["1"])
+    assert number > 30
+    assert set(read_again) == {1, 2}, "only the batch whose own operation failed is read again"
+
+
+def test_finished_batches_are_not_read_again(server, house):
+    server.broken["15"] = (500, {}, b"")
+
+    class Full:
+        """A store whose disk is full when the sixth batch writes its part."""
+
+        def __getattr__(self, name):
+            return getattr(house.store, name)
+
+        def put(self, key, data, **options):
+            if "tmp_000005" in key:
+                raise Unavailable("no space left", kind="disk-full")
+            return house.store.put(key, data, **options)
+
+    with pytest.raises(Unavailable) as error, ThreadPoolExecutor(1) as one:
+        run(job_of(server), replace(house, store=Full(), executor=one, window=1))
+    assert error.value.kind == "disk-full"
+    status = jobs.newest(house.ledger, "exports/eob")
+    assert (status.state, status.done) == ("running", 15)
+    del server.broken["15"]
+    before = server.requests.copy()
+    snapshot = run(job_of(server), house)
+    is_whole(house, snapshot, all_lines(server))
+    again = server.requests - before
+    assert set(again) == {"15", "16", "17", "18", "19"}
+
+
+def test_an_account_that_does_not_balance_is_not_published(server, house, monkeypatch):
+    monkeypatch.setattr("catchment.exports.batch._put", lambda *_: iter(()))
+    with pytest.raises(Corrupt) as error:
+        run(job_of(server), house)
+    assert error.value.kind == "account-unbalanced"
+    assert house.ledger.latest("exports/eob") is None
+
+
+def test_verify_finds_what_is_wrong(server, house):
+    snapshot = run(job_of(server, codec=Codec.ZSTD), house)
+    status = jobs.status(house.ledger, snapshot.run)
+    first, second = (snapshot.location + output.name for output in status.outputs[:2])
+    house.store.put(first, b"x", mode="overwrite")
+    house.store.delete(second)
+    wrong = jobs.verify(house.store, house.ledger, status)
+    assert {text.partition(":")[0] for text in wrong} == {first, second}
+    with pytest.raises(NotFound) as error:
+        jobs.snapshot_of(house.ledger, "exports/eob", "none")
+    assert error.value.kind == "not-published"
+
+
+def test_status_of_what_is_no_job(house):
+    other = house.ledger.start_run("tables/uds", {})
+    for name in ("nonsense", other.id):
+        with pytest.raises(NotFound) as error:
+            jobs.status(house.ledger, name)
+        assert error.value.kind == "no-job"
+    with pytest.raises(NotFound):
+        jobs.newest(house.ledger, "exports/none")
+
+
+def test_members():
+    assert read_members(["1", " 2 ", "", "# no", "1"]) == (("1", "2"), 1)
+    for line in ("a b", "é", "x" * 201, "a\x00"):
+        with pytest.raises(Invalid, match="line 2 of the members") as error:
+            read_members(["1", line])
+        assert error.value.kind == "bad-member"
+        assert line not in error.value.message
+
+
+def test_repeated_members_are_accounted_for(server, house):
+    snapshot = run(job_of(server, members=("3", "4"), repeated=2), house)
+    balance = house.ledger.account(snapshot.run)[Line("Z9000", EOB, "members")]
+    assert (balance.received, balance.kept, balance.dropped) == (4, 2, {"repeated": 2})
+
+
+def test_the_table_of_states():
+    assert set(NEXT) == set(State)
+    assert NEXT[State.FINISHED] == {State.PUBLISHED, State.DISCARDED}
+    assert not NEXT[State.PUBLISHED] | NEXT[State.DISCARDED]

@@ -263,7 +263,8 @@ class Naive(NamedTuple):
     columns: list[str]
     kept: list[dict[str, Any]]
     removed: list[dict[str, Any]]
-    account: dict[str, dict[str, Any]]  # by center
+    account: dict[str, dict[str, Any]]  # rows by center
+    files: Counter[str]
 
 
 def naive(
@@ -301,7 +302,7 @@ def naive(
         else:
             account[row.sent.center]["kept"] += 1
             kept.append(row.values | constants)
-    return Naive([*columns, *constants], kept, removed, account)
+    return Naive([*columns, *constants], kept, removed, account, Counter(s.center for s in sent))
 
 
 def _is_conflict(name: str, sent: Sequence[Sent]) -> bool:
@@ -387,9 +388,12 @@ def check(work: Work, expected: Mapping[str, Naive]) -> None:
         if line.unit == "rows" and balance.received and line.site not in skipped
     }
     assert found == {key: balance for key, balance in balances.items() if balance["received"]}
-    files = snapshot.account.total("files")
-    refused = sum(len(of) for site in skipped for of in work.sites.files.get(site, {}).values())
-    assert files.quarantined.total() == (refused or files.quarantined.total())
+    files = {
+        (line.site, line.part): balance.received
+        for line, balance in snapshot.account
+        if line.unit == "files" and line.site not in skipped
+    }
+    assert files == {(c, name): n for name, model in expected.items() for c, n in model.files.items()}
     assert snapshot.verify() == []
     prefixes = layout.snapshot_prefixes(work.store, "out/")
     assert snapshot.record.location == prefixes[-1]

@@ -174,6 +174,8 @@ def plan(
 @app.command("list")
 def list_(ctx: typer.Context, name: Name = None, output: Url = None) -> None:
     """The snapshots, newest first."""
+    from catchment.tables.capability import settings_of
+
     out: Output = ctx.obj
     with _workspace(out, name, output) as (workspace, chosen):
         snapshots = [
@@ -186,6 +188,8 @@ def list_(ctx: typer.Context, name: Name = None, output: Url = None) -> None:
             }
             for s in workspace.ledger_to_read().snapshots(f"tables/{chosen}")
         ]
+        if not snapshots and output is None:
+            settings_of(workspace, chosen)  # NotFound if it is no name of ours
     out.result(snapshots, _show_list)
 
 
@@ -246,17 +250,15 @@ def _workspace(
     from catchment.core.workspace import Workspace
     from catchment.tables.capability import choose
 
-    given = {} if given is None else {**given, "output": output and ""}  # right at the URL
-    if output is not None:
-        chosen = name or NAME
-        own = {f"tables.{chosen}.{key}": value for key, value in given.items()}
-        workspace = Workspace.described(
-            {"workspace.store": output, "executor.kind": cluster, **own}
-        )
+    chosen = choose(Workspace.open(out.workspace), name) if output is None else name or NAME
+    settings = {f"tables.{chosen}.{key}": value for key, value in (given or {}).items()}
+    settings |= {"executor.kind": cluster, "workspace.store": output}
+    if output is None:
+        workspace = Workspace.open(out.workspace, settings)
     else:
-        chosen = choose(Workspace.open(out.workspace), name)
-        own = {f"tables.{chosen}.{key}": value for key, value in given.items()}
-        workspace = Workspace.open(out.workspace, {"executor.kind": cluster, **own})
+        if given is not None:
+            settings[f"tables.{chosen}.output"] = ""  # snapshots lie right at the URL
+        workspace = Workspace.described(settings)
     with workspace:
         yield workspace, chosen
 

@@ -150,8 +150,8 @@ def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
             branch = branch.setdefault(part, {})
             if not isinstance(branch, dict):  # `workspace = 3`: reported as such
                 break
-        else:
-            branch[last] = value
+        else:  # an empty table takes nothing away
+            branch[last] = branch.get(last, value) if value == {} else value
     return tree
 
 

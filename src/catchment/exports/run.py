@@ -58,12 +58,10 @@ def run(job: Job, house: House) -> Snapshot:
         except CatchmentError as error:
             if error.kind == "too-many-failures":
                 house.ledger.finish_run(record.id, "failed", error)
-            if house.ledger.run(record.id).state == "running":
-                raise
-            discard(house.store, house.ledger, record)
-            raise (
-                cancelled() if error.kind in ("job-cancelled", "run-finished") else error
-            ) from None
+            state = house.ledger.run(record.id).state
+            if state in ("failed", "cancelled"):
+                discard(house.store, house.ledger, record)
+            raise (cancelled() if state == "cancelled" else error) from None
 
 
 def cancel(

@@ -163,7 +163,9 @@ def _read(blob: Buffer, *, first: bool, fields: Sequence[int] | None = None) -> 
 def _batches(store: Store, key: str, names: Iterable[str]) -> Iterator[pa.RecordBatch]:
     try:
         with StoreFile(store, key) as source:
-            metadata = pq.read_metadata(source)
+            reader = pq.ParquetReader()  # a ParquetFile would sort the names of all columns first
+            reader.open(source)
+            metadata = reader.metadata
             schema = metadata.schema.to_arrow_schema()
             found = [name for name in names if _is_there(schema, name)]
             # Strings come as codes: their pages are dictionaries already, nothing is hashed twice.

@@ -19,6 +19,7 @@ from catchment.tables.decode import Part
 from catchment.tables.footer import Group
 from catchment.tables.parse import parse_file
 from catchment.tables.thrift import Ints
+from catchment.tables.types import plain
 
 _STRONG = frozenset({2, 4, 6})  # gzip, brotli, zstd: who took their time shall not get snappy
 
@@ -91,12 +92,11 @@ def write(table: pa.Table, compression: str = "snappy") -> tuple[pa.Buffer, Grou
 
 def _conform(column: pa.ChunkedArray, have: pa.Field, want: pa.Field, key: str) -> pa.ChunkedArray:
     """The column in the type of the table; a dictionary of it may stay one."""
-    kind = column.type
-    if want.type.equals(kind) or (types.is_dictionary(kind) and kind.value_type == want.type):
+    if plain(column.type).equals(want.type):
         return column
     try:
         # Parquet does not know all types: a duration comes as a number of the site's unit.
-        return pa.chunked_array([conform(column.combine_chunks().cast(have.type), want.type)])
+        array = conform(conform(column.combine_chunks(), have.type), want.type)
     except (pa.ArrowException, UnicodeError):  # its text shows the value
         raise Invalid(
             f"{shown(key.rpartition('/')[2])}: column {shown(want.name)} has values that "
@@ -104,6 +104,7 @@ def _conform(column: pa.ChunkedArray, have: pa.Field, want: pa.Field, key: str) 
             kind="lossy-cast",
             hint="send the column with the type that the other sites use",
         ) from None
+    return pa.chunked_array([array])
 
 
 def conform(array: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -114,10 +115,21 @@ def conform(array: pa.Array, kind: pa.DataType) -> pa.Array:
         return pc.binary_join_element_wise(array.cast(pa.int64()).cast(kind), array.type.unit, " ")
     try:
         if not isinstance(array.type, pa.UuidType):
-            return array.cast(kind)
+            cast = array.cast(kind)
+            if not types.is_nested(kind) or _is_sound(cast):
+                return cast
     except pa.ArrowNotImplementedError:
         pass  # a conflict of nested types, or inside one
     return pa.array([_as(value, kind) for value in array.to_pylist()], kind)
+
+
+def _is_sound(array: pa.Array) -> bool:
+    """Whether a cast went well: pyarrow makes lists of nulls that point behind their values."""
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _as(value: Any, kind: pa.DataType) -> Any:

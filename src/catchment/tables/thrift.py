@@ -199,10 +199,7 @@ class Buffer:
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.size = len(data)
-        padded = np.frombuffer(data + bytes(16), np.uint8)
-        self._bytes = padded
-        lasts = np.flatnonzero(padded < 128)
-        self._after = np.repeat(lasts + 1, np.diff(lasts, prepend=-1))
+        self._bytes = np.frombuffer(data + bytes(1), np.uint8)
 
     def find(self, byte: int) -> Ints:
         """Where a byte stands."""
@@ -215,7 +212,11 @@ class Buffer:
 
     def after_number(self, at: Ints) -> Ints:
         """The places behind the numbers that begin at these places."""
-        return self._after[np.minimum(at, self.size)]
+        more = self.byte(at) > 127
+        while more.any():
+            at = at + more
+            more &= self.byte(at) > 127
+        return at + 1
 
     def unsigned(self, at: Ints) -> Ints:
         """The ULEB128 numbers at these places; only the lowest 63 bits count."""
@@ -269,9 +270,9 @@ class Buffer:
                 same &= self._bytes[at] == code
                 at = at + 1
             elif code == _NUMBER:
-                at = self._after[at]
+                at = self.after_number(at)
             elif code == _BYTES:
-                at = self._after[at] + np.minimum(self.unsigned(at), self.size)
+                at = self.after_number(at) + np.minimum(self.unsigned(at), self.size)
             else:
                 at = at + 8
             at = np.minimum(at, self.size)

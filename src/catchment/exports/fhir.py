@@ -68,8 +68,9 @@ class FhirSource:
         headers = {"Accept": "application/fhir+json"}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
+        trust = self._trust() if self.url.startswith("https:") else False
         with httpx.Client(
-            headers=headers, timeout=self.timeout, verify=self._trust(), follow_redirects=False
+            headers=headers, timeout=self.timeout, verify=trust, follow_redirects=False
         ) as client:
             yield lambda member: self._search(client, pause, member)
 

@@ -31,8 +31,8 @@ from catchment.tables.job import House
 from catchment.testing.faults import Faults, inject
 
 AGGREGATE = "tables/main"
+ALL: dict[str, Any] = {}  # settings of the run that all others are compared with
 NOW = datetime(2026, 2, 6, 10, 1, 29, tzinfo=UTC)
-TTL = 0.1  # seconds: nobody shall wait long for the lease of a dead one
 THREADS = {"executor.kind": "threads", "executor.workers": 1}
 
 
@@ -72,7 +72,7 @@ def work(
     store: Faults | None = None,
     ledger: Faults | None = None,
     full: bool = False,
-    ttl: float = TTL,
+    ttl: float = 60,
     change=lambda job: job,
 ):
     """One run of a workspace, in threads, at a fixed time; faults are injected where given."""
@@ -96,7 +96,7 @@ def child(order: dict[str, Any], say: int) -> None:
         on = faults.pop("on")
         where[on] = Stops(**faults) if "stop_at" in faults else Faults(**faults)
     for overrides in order["overrides"]:
-        options = {"ttl": order["ttl"], "full": order.get("full", False), **where}
+        options = {"ttl": order.get("ttl", 60), "full": order.get("full", False), **where}
         try:
             outcome = work(Path(order["folder"]), overrides, **options)
             said = {"state": outcome.state, "number": outcome.snapshot.number}
@@ -142,6 +142,7 @@ def tell(answer: dict[str, Any]) -> None:
 
 def warm() -> None:
     """Import here what every child would import late; no thread may be started for it."""
+    import pandas  # noqa: F401
     import pyarrow.csv  # noqa: F401
 
     with TemporaryDirectory() as folder:

@@ -307,8 +307,9 @@ def naive(
 
 def _is_conflict(name: str, sent: Sequence[Sent]) -> bool:
     """Whether a column is text at some centers and something else at others."""
-    kinds = {type(v) for s in sent if name in s.table.column_names for v in s.table.column(name).to_pylist()}  # fmt: skip
-    return str in kinds and len(kinds - {type(None)}) > 1
+    kinds = {s.table.schema.field(name).type for s in sent if name in s.table.column_names}
+    texts = {k for k in kinds if pa.types.is_string(k) or pa.types.is_large_string(k)}
+    return bool(texts) and any(not pa.types.is_null(k) for k in kinds - texts)
 
 
 def _value(value: Any, text: bool) -> Any:

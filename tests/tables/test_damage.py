@@ -7,7 +7,11 @@ import signal
 import time
 
 import pytest
-from tests.tables.damage import ALL, BIG, CHANGES, SAMPLE, Grounds, Nursery, Observer
+from tests.tables.damage import CHANGES, SAMPLE, TWO, Grounds, Nursery, Observer
+from tests.tables.damage_child import AGGREGATE, ALL, work
+
+from catchment.core.errors import CatchmentError
+from catchment.testing.faults import every_fault
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +21,8 @@ def nursery():
 
 
 @pytest.fixture(scope="module")
-def big(tmp_path_factory):
-    return Grounds.prepare(tmp_path_factory.mktemp("big"), BIG)
+def two(tmp_path_factory):
+    return Grounds.prepare(tmp_path_factory.mktemp("two"), TWO)
 
 
 # --- kill -9 at random instants ------------------------------------------------------------------
@@ -40,10 +44,10 @@ def kill_at_random(grounds, nursery, kills, seed):
                 with observer.always():
                     ended = nursery.ask(place, *changes, kill_after=chance.uniform(0, span))
                 died += ended["status"] == -signal.SIGKILL
-                if chance.random() < 0.5:
+                if chance.random() < 0.4:
                     collected += place.collect()
                     observer.look()
-                if chance.random() < 0.5:
+                if chance.random() < 0.25:
                     place.mend(grounds.wanted)
                     observer.look()
             place.mend(grounds.wanted)
@@ -53,8 +57,8 @@ def kill_at_random(grounds, nursery, kills, seed):
     return died, collected
 
 
-def test_a_run_killed_at_random_instants(big, nursery):
-    died, collected = kill_at_random(big, nursery, 24, seed=1)
+def test_a_run_killed_at_random_instants(two, nursery):
+    died, collected = kill_at_random(two, nursery, 24, seed=1)
     assert died >= 24
     assert collected, "no kill met a run at work: the test shows nothing"
 
@@ -62,7 +66,73 @@ def test_a_run_killed_at_random_instants(big, nursery):
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(5))
-def test_a_run_killed_at_many_random_instants(big, nursery, seed):
-    died, collected = kill_at_random(big, nursery, 60, seed=100 + seed)
+def test_a_run_killed_at_many_random_instants(two, nursery, seed):
+    died, collected = kill_at_random(two, nursery, 60, seed=100 + seed)
     assert died >= 60
     assert collected
+
+
+# --- every operation -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return Grounds.prepare(tmp_path_factory.mktemp("one"), SAMPLE)
+
+
+def afterwards(grounds, place):
+    """All that must hold after any fault."""
+    observer = Observer(place)
+    observer.look()
+    place.mend(grounds.wanted)
+    observer.look()
+    place.collect()
+    observer.look()
+
+
+POINTS = [
+    (which, on, when)
+    for which in ("first", "second")
+    for on in ("store", "ledger")
+    for when in ("before", "after")
+]
+
+
+@pytest.mark.parametrize(("which", "on", "when"), POINTS)
+def test_a_fault_at_every_operation(one, which, on, when):
+    """Fail the 1st, 2nd, ... operation, before it or as a lost acknowledgement of it."""
+    for faults in every_fault(when=when):
+        with one.fresh(which) as place:
+            try:
+                work(place.folder, ALL, **{on: faults})
+            except CatchmentError as error:
+                assert error.kind == "injected"
+                assert place.ledger.lease(AGGREGATE) is None or on == "ledger"
+            afterwards(one, place)
+    assert faults.count > 10
+
+
+def kill_at_every(grounds, nursery, place_of, which, on, when, step=1):
+    """Kill a child at the 1st, 2nd, ... operation until none is left; how many died."""
+    number = 1
+    while True:
+        with place_of(which) as place:
+            fault = {"on": on, "kill_at": number, "when": when}
+            ended = nursery.ask(place, fault=fault)
+            afterwards(grounds, place)
+            if ended["status"] == 0:
+                return number // step
+            assert ended["status"] == -signal.SIGKILL
+        number += step
+
+
+@pytest.mark.parametrize(("which", "on", "when"), POINTS)
+def test_a_kill_at_some_operations(one, nursery, which, on, when):
+    assert kill_at_every(one, nursery, one.fresh, which, on, when, step=7) > 2
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("which", "on", "when"), POINTS)
+def test_a_kill_at_every_operation(one, nursery, which, on, when):
+    assert kill_at_every(one, nursery, one.fresh, which, on, when) > 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 from contextlib import contextmanager
 from datetime import timedelta
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from tests.tables.running import (
     TODAY,
@@ -25,9 +26,8 @@ from tests.tables.running import (
 
 from catchment.core.errors import Corrupt
 from catchment.core.store import open_store
-from catchment.tables import check as checking
 from catchment.tables import composition
-from catchment.tables.model import Center, CriteriaRule, OnDuplicate
+from catchment.tables.model import CriteriaRule, OnDuplicate
 
 LATER = "2026-02-01T00:00:00Z"
 A, B, C = (
@@ -334,7 +334,7 @@ edits = st.one_of(
     st.tuples(st.just("send"), st.sampled_from(["a", "b", "c"]), rows, drifts),
     st.tuples(st.just("break"), st.sampled_from(["a", "b", "c"])),
     st.tuples(st.just("move"), st.sampled_from(PARTICIPANTS), st.sets(st.sampled_from([0, 10, 20]), max_size=2)),
-    st.tuples(st.just("tomorrow")),
+    st.just(("tomorrow",)),
 )  # fmt: skip
 
 
@@ -352,7 +352,11 @@ def drifted(table: pa.Table, drift: str) -> pa.Table:
             return table
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=12,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink would take minutes
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(st.lists(edits, min_size=1, max_size=7))
 def test_any_history_ends_as_a_fresh_start_would(history):
     """After each run: the model's values; at the end: the bytes of a first run over the same."""
@@ -405,13 +409,19 @@ def test_tables_of_another_version_of_the_program_are_read_again(sites, work, mo
     same_as_afresh(work)
 
 
-@pytest.mark.parametrize("damage", ["missing", "shorter", "changed"])
-@pytest.mark.parametrize("name", ["aggregate_result.parquet", "_composition.arrow", "_keys.arrow"])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("aggregate_result.parquet", "missing"),
+        ("aggregate_result.parquet", "shorter"),
+        ("_keys.arrow", "missing"),
+        ("_composition.arrow", "missing"),
+        ("_composition.arrow", "changed"),
+    ],
+)
 def test_a_damaged_snapshot_is_not_copied_from_and_a_full_run_mends_it(work, tmp_path, name, damage):
     path = tmp_path / f"work/store/out/20260206-100129/uds/{name}"
     data = bytearray(path.read_bytes())
-    if damage == "changed" and name != "_composition.arrow":
-        pytest.skip("the bytes of large objects are for `tables verify` to read")
     path.unlink()
     if damage == "shorter":
         path.write_bytes(data[:-1])
@@ -451,11 +461,9 @@ def test_a_file_that_did_not_move_may_turn_out_bad_when_it_is_needed(sites, work
     data[-12:] = b"\0" * 12
     with path.open("r+b") as file:
         file.write(data)
-    checking.os = __import__("os")
-    checking.os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
     wide = B.set_column(3, "value", pa.array([0.5, None]))
     sites.add("beta", 20, wide, version="2", created=LATER)
     outcome = work.run()
     assert list(outcome.plan.skipped) == ["gamma"]
     check(work, models(work, without=["gamma"]))
-    assert Center("gamma", 30, "Gamma") in sites.centers

@@ -53,6 +53,8 @@ def run(job: Job, house: House) -> Snapshot:
     with house.ledger.holding(job.aggregate, ttl=house.lease) as lease:
         seal_all(house.store, house.ledger, job.aggregate)
         record = _open(job, house.ledger)
+        for ended in set(house.store.folders(layout.staging(job.aggregate))) - {record.id}:
+            clear(house.store, layout.staging(job.aggregate, ended))
         try:
             return _Work(job, house, record, lease).carry_out()
         except CatchmentError as error:

@@ -95,7 +95,8 @@ class Target:
 def stored(schema: pa.Schema) -> Columns:
     """How our own files store a schema."""
     sink = pa.BufferOutputStream()
-    pq.write_table(schema.empty_table(), sink, store_schema=False)
+    empty = pa.Table.from_arrays([pa.nulls(0, kind) for kind in schema.types], schema=schema)
+    pq.write_table(empty, sink, store_schema=False)
     data = sink.getvalue()
     leaves = leaves_of(pq.ParquetFile(pa.BufferReader(data)).schema)
     return columns_of(parse_file(data).schema, leaves)

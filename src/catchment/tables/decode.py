@@ -32,10 +32,11 @@ class Part(NamedTuple):
 
     def batches(self, chosen: Sequence[int]) -> Iterator[tuple[Sequence[int], Part]]:
         """The chosen columns, ascending, in batches that are small when decoded."""
-        width = [len(column.paths) for column in self.columns]
+        if not chosen:
+            return
         # Strings stay dictionaries, so 8 bytes a row are enough for all but a few.
         decoded = self.group.rows * 8 + 2 * self.group.size
-        needs = np.add.reduceat(decoded, np.cumsum(width) - width).tolist()
+        needs = np.add.reduceat(decoded, self.columns.first[:-1]).tolist()
         batch: list[int] = []
         room = BATCH_BYTES
         for index in chosen:
@@ -44,8 +45,7 @@ class Part(NamedTuple):
                 batch, room = [], BATCH_BYTES
             batch.append(index)
             room -= needs[index]
-        if batch:
-            yield batch, self._only(batch)
+        yield batch, self._only(batch)
 
     def _only(self, chosen: Sequence[int]) -> Part:
         columns = Columns(self.columns[index] for index in chosen)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pyarrow import types
 
 _BLOCK = 1 << 16  # rows made at once, and repeated
@@ -16,8 +20,29 @@ def nulls(kind: pa.DataType, rows: int) -> pa.ChunkedArray:
 
 def constant(value: str, rows: int) -> pa.ChunkedArray:
     """A column of one string, as a dictionary."""
-    indices = pa.array(np.zeros(min(rows, _BLOCK), np.int8))
-    return _repeated(pa.DictionaryArray.from_arrays(indices, pa.array([value])), rows)
+    indices = numbers(np.zeros(min(rows, _BLOCK), np.int8))
+    return _repeated(pa.DictionaryArray.from_arrays(indices, strings([value])), rows)
+
+
+# pa.array imports pandas, if it is there, only to see that it was given nothing of it.
+def numbers(values: NDArray[np.integer[Any]]) -> pa.Array:
+    """Integers as an array."""
+    kind = pa.from_numpy_dtype(values.dtype)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
+
+
+def booleans(values: NDArray[np.bool_]) -> pa.Array:
+    """Booleans as an array."""
+    packed = np.packbits(values, bitorder="little")
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(packed)])
+
+
+def strings(values: Sequence[str]) -> pa.Array:
+    """A few strings as an array."""
+    encoded = [value.encode() for value in values]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.string(), len(values), buffers)
 
 
 def _repeated(block: pa.Array, rows: int) -> pa.ChunkedArray:
@@ -29,7 +54,7 @@ def _blank(kind: pa.DataType, rows: int, *, null: bool) -> pa.Array:
     """Nulls, in which a field that is ``not null`` has values; or such values (0, '', [])."""
     if types.is_struct(kind):
         children = [_blank(field.type, rows, null=field.nullable) for field in kind]
-        mask = pa.array(np.full(rows, null))
+        mask = booleans(np.full(rows, null))
         return pa.StructArray.from_arrays(children, fields=list(kind), mask=mask)
     blank = pa.nulls(rows, kind)
     if null:

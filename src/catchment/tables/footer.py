@@ -11,6 +11,7 @@ their own, and key-value metadata, which may hold anything.
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from itertools import accumulate, islice
@@ -194,8 +195,14 @@ class Columns(tuple[Column, ...]):  # noqa: SLOT001 - it caches
 
 
 @lru_cache(maxsize=8)
-def columns_of(schema: bytes, leaves: tuple[Leaf, ...]) -> Columns:
-    """The top-level columns of a list of ``SchemaElement`` structs. ValueError if it is no tree."""
+def columns_of(schema: bytes, leaves: bytes) -> Columns:
+    """The top-level columns of a list of ``SchemaElement`` structs. ValueError if it is no tree.
+
+    Args:
+        schema: the list.
+        leaves: how they are stored, from :func:`leaves_of`.
+    """
+    stored = [Leaf(*leaf) for leaf in json.loads(leaves)]
     count, at = structs(schema, 0)
     found: list[tuple[list[bytes], list[bytes]]] = []  # elements and paths of each column
     left: list[int] = []  # children to come, of each group that is open
@@ -220,19 +227,18 @@ def columns_of(schema: bytes, leaves: tuple[Leaf, ...]) -> Columns:
         if children or not number:
             left.append(children)
         at = walk.end
-    if any(left) or sum(len(paths) for _, paths in found) != len(leaves):
+    if any(left) or sum(len(paths) for _, paths in found) != len(stored):
         raise ValueError("a schema that is no tree")
-    some = iter(leaves)
+    some = iter(stored)
     return Columns(
         Column(tuple(elements), tuple(paths), tuple(islice(some, len(paths))))
         for elements, paths in found
     )
 
 
-def leaves_of(schema: pq.ParquetSchema) -> tuple[Leaf, ...]:
-    """How each leaf is stored, as pyarrow reads a schema; one object for all that are alike."""
-    kinds: dict[Leaf, Leaf] = {}
-    leaves = (
+def leaves_of(schema: pq.ParquetSchema) -> bytes:
+    """How each leaf is stored, as pyarrow reads a schema: JSON, quick to pickle and to compare."""
+    leaves = [
         Leaf(
             c.physical_type,
             c.length if c.physical_type == "FIXED_LEN_BYTE_ARRAY" else 0,
@@ -240,8 +246,8 @@ def leaves_of(schema: pq.ParquetSchema) -> tuple[Leaf, ...]:
             c.max_repetition_level,
         )
         for c in map(schema.column, range(len(schema)))
-    )
-    return tuple(kinds.setdefault(leaf, leaf) for leaf in leaves)
+    ]
+    return json.dumps(leaves).encode()
 
 
 def assemble(

@@ -21,7 +21,7 @@ from catchment.core.errors import Invalid
 from catchment.core.names import shown
 from catchment.core.store import Store
 from catchment.tables.decode import Part, unreadable
-from catchment.tables.footer import MAGIC, Columns, Group, Leaf, columns_of, leaves_of
+from catchment.tables.footer import MAGIC, Columns, Group, columns_of, leaves_of
 from catchment.tables.parse import Encrypted, Raw, parse
 from catchment.tables.thrift import I32, Buffer, Ints
 from catchment.tables.types import plain_schema
@@ -66,7 +66,7 @@ class Footer:
         rows: of the file.
         schema: plain types; the metadata has the bounds of 64-bit integers (see ``unify``).
         elements: the list of ``SchemaElement`` structs.
-        leaves: how each leaf is stored.
+        leaves: how each leaf is stored (:func:`.footer.leaves_of`).
         groups: its row groups that have rows.
         recode: a chunk is compressed in a way that not every reader knows, so none is copied.
     """
@@ -75,7 +75,7 @@ class Footer:
     rows: int
     schema: pa.Schema
     elements: bytes
-    leaves: tuple[Leaf, ...]
+    leaves: bytes
     groups: tuple[Group, ...]
     recode: bool
 
@@ -127,7 +127,7 @@ def inspect(
     if layout.repeated is not None:
         raise _disagreement(key, f"about fields of one name: {shown(layout.repeated)}")
     _check_limits(key, raw, limits)
-    _check_extents(key, raw, layout.leaves, size - len(footer) - 8)
+    _check_extents(key, raw, columns, size - len(footer) - 8)
     digest = _digest(store, key, size, raw.groups)
     schema = layout.schema.with_metadata({BOUNDS: json.dumps(raw.bounds).encode()})
     if deep:
@@ -139,7 +139,7 @@ def inspect(
 
 class _Layout(NamedTuple):
     schema: pa.Schema
-    leaves: tuple[Leaf, ...]
+    leaves: bytes
     duckdb_columns: int
     repeated: str | None  # the path of fields of the same name
 
@@ -232,7 +232,7 @@ def _check_limits(key: str, raw: Raw, limits: Limits) -> None:
             raise _too_large(key, what, most, got)
 
 
-def _check_extents(key: str, raw: Raw, leaves: Sequence[Leaf], end: int) -> None:
+def _check_extents(key: str, raw: Raw, columns: Columns, end: int) -> None:
     """Every chunk lies between the magic number and the footer, and none overlaps another."""
     if not raw.groups:
         return
@@ -240,7 +240,7 @@ def _check_extents(key: str, raw: Raw, leaves: Sequence[Leaf], end: int) -> None
     length = np.concatenate([group.length for group in raw.groups])
     inside = (start >= len(MAGIC)) & (length > 0) & (start + length <= end)
     rows = np.array([[group.rows] for group in raw.groups])
-    flat = np.array([not leaf.max_repetition_level for leaf in leaves])
+    flat = np.array([not leaf.max_repetition_level for column in columns for leaf in column.leaves])
     values = np.where(flat, raw.values == rows, raw.values >= rows)
     order = np.argsort(start)
     apart = (start + length)[order][:-1] <= start[order][1:]

@@ -154,8 +154,8 @@ def keep(
     """
     if previous is None:
         return (None,) * len(inputs)
-    now = {field.name: field for field in unified.schema}
-    moved = {field.name for field in previous.schema if not field.equals(now.get(field.name))}
+    now = set(unified.schema)
+    moved = {field.name for field in previous.schema if field not in now}
     entries: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in reversed(previous.entries):
         entries[entry.center, entry.digest].append(entry)

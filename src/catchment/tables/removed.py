@@ -72,12 +72,13 @@ class Leaving(NamedTuple):
     def columns(self, site: str, name: str) -> list[pa.ChunkedArray | pa.Array]:
         """What :func:`removed_fields` names, for these rows."""
         count = len(self.rows)
-        fates = pa.array([removal.fate.value for removal in self.removals], pa.string())
-        reasons = pa.array([removal.reason for removal in self.removals], pa.string())
+        removal = fill.numbers(self.removal)
+        fates = fill.strings([some.fate.value for some in self.removals])
+        reasons = fill.strings([some.reason for some in self.removals])
         return [
             fill.constant(site, count),
             fill.constant(name, count),
-            pa.array(self.rows),
-            fates.take(pa.array(self.removal)),
-            reasons.take(pa.array(self.removal)),
+            fill.numbers(self.rows),
+            fates.take(removal),
+            reasons.take(removal),
         ]

@@ -16,6 +16,7 @@ from catchment.core.errors import Invalid
 from catchment.core.names import shown
 from catchment.core.store import Store
 from catchment.tables.decode import Part
+from catchment.tables.fill import booleans
 from catchment.tables.footer import Group
 from catchment.tables.parse import parse_file
 from catchment.tables.thrift import Ints
@@ -71,7 +72,7 @@ def rewrite(task: Task) -> tuple[Group | None, Group | None]:
         if key is None:
             groups.append(None)
             continue
-        some = table if rows.all() else table.filter(pa.array(rows))
+        some = table if rows.all() else table.filter(booleans(rows))
         data, group = write(some, compression)
         task.staging.put(key, memoryview(data), mode="overwrite", durable=False)
         groups.append(group)

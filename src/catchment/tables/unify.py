@@ -116,15 +116,15 @@ def unify(
 
     Raises Invalid: kind ``type-conflict`` (if strict), ``zone-conflict``.
     """
-    alike: dict[pa.Schema, list[_File]] = {}
+    alike: defaultdict[bytes, list[_File]] = defaultdict(list)
     files: list[_File] = []
     for site, schema in schemas:
-        some = alike.setdefault(schema.remove_metadata(), [])
+        some = alike[schema.remove_metadata().serialize().to_pybytes()]
         files.append(_File(site, schema, some[0].places if some else _Places(schema)))
         some.append(files[-1])
     columns: dict[str, _Column] = {}
-    for schema, some in alike.items():
-        for field in schema:
+    for some in alike.values():
+        for field in some[0].schema:
             column = columns.setdefault(field.name, _Column(field.name, files, []))
             column.variants.append((field, some))
     usual: dict[str, _Column] = {}  # the spelling that most files use
@@ -149,13 +149,13 @@ class _Places:
     """Which leaves each column of a schema has; one for all schemas that are alike."""
 
     def __init__(self, schema: pa.Schema) -> None:
-        self._schema = schema
+        self.schema = schema
 
     @cached_property
     def of(self) -> dict[str, slice]:
         """The leaves of each column."""
-        ends = list(accumulate(leaves(kind) for kind in self._schema.types))
-        return dict(zip(self._schema.names, map(slice, [0, *ends], ends), strict=False))
+        ends = list(accumulate(leaves(kind) for kind in self.schema.types))
+        return dict(zip(self.schema.names, map(slice, [0, *ends], ends), strict=False))
 
 
 class _File:
@@ -164,7 +164,7 @@ class _File:
     def __init__(self, site: str, schema: pa.Schema, places: _Places) -> None:
         self.site = site
         self.places = places
-        self._schema = schema
+        self.schema = schema
 
     def bounds(self, name: str) -> Sequence[Bound]:
         """The bounds of a column's leaves; empty where none are known."""
@@ -172,7 +172,7 @@ class _File:
 
     @cached_property
     def _bounds(self) -> list[Bound]:
-        known: list[Bound] = json.loads((self._schema.metadata or {}).get(BOUNDS, b"[]"))
+        known: list[Bound] = json.loads((self.schema.metadata or {}).get(BOUNDS, b"[]"))
         return known
 
 

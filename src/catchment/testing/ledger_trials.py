@@ -7,15 +7,17 @@ import pickle
 import random
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
+from threading import Barrier
 from typing import Any
 
 import pytest
 
-from catchment.core.errors import Unavailable
-from catchment.core.ledger import Ledger, Move
+from catchment.core.errors import Conflict, Unavailable
+from catchment.core.ledger import Delivery, Ledger, Move
 from catchment.testing.ledger_faults import (
     Crash,
     Fault,
@@ -54,9 +56,23 @@ def inherit(ledger: Ledger) -> None:
     _inherited.append(ledger)
 
 
-def publish_inherited() -> int:
+def publish_inherited(times: int) -> list[int]:
     """Publish through it."""
-    return step(_inherited[0], "forked").number
+    return publish_many(_inherited[0], 1, times)
+
+
+def race(pool: ThreadPoolExecutor, verbs: list[Callable[[], object]]) -> int:
+    """Call them at the same instant; how many were not refused."""
+    together = Barrier(len(verbs))
+
+    def call(verb: Callable[[], object]) -> bool:
+        together.wait()
+        with suppress(Conflict):
+            verb()
+            return True
+        return False
+
+    return sum(pool.map(call, verbs))
 
 
 class LedgerTrials:
@@ -103,8 +119,9 @@ class LedgerTrials:
         clone.close()
         context = multiprocessing.get_context("fork")
         with ProcessPoolExecutor(1, context, initializer=inherit, initargs=(ledger,)) as pool:
-            assert pool.submit(publish_inherited).result() == 2
-        assert step(ledger, "c").number == 3
+            there = pool.submit(publish_inherited, 20)
+            here = publish_many(ledger, 0, 20)  # at once, over connections of its own
+            assert sorted(here + there.result()) == list(range(2, 42))
 
     def test_many_processes_open_an_empty_database_at_once(self, empty_url: str) -> None:
         context = processes()
@@ -114,6 +131,17 @@ class LedgerTrials:
         for child in children:
             child.join()
         assert [child.exitcode for child in children] == [0] * 8
+
+    def test_of_two_at_once_one_is_refused(self, ledger: Ledger) -> None:
+        deliveries = [Delivery("alpha", str(i), "sha256:a", 1) for i in range(20)]
+        with ThreadPoolExecutor(2) as pool:
+            for one in ledger.receive_many(AGGREGATE, deliveries):
+                run = ledger.start_run(AGGREGATE, {}).id
+                ends = ["failed", "unchanged"]
+                assert race(pool, [partial(ledger.finish_run, run, end) for end in ends]) == 1
+                moves = [[Move(one.id, "received", end)] for end in ends]
+                assert race(pool, [partial(ledger.move, move) for move in moves]) == 1
+                assert len(ledger.history(one.id)) == 2
 
     def test_eight_processes_publish_and_none_is_lost(self, url: str) -> None:
         with Ledger.open(url) as ledger, ProcessPoolExecutor(8, processes()) as pool:

@@ -444,7 +444,7 @@ def test_children_that_never_start_make_the_pool_unavailable(tmp_path, monkeypat
         assert all(child.resident() == 0 for child in pool._children)
 
 
-@pytest.mark.parametrize(("parent", "code"), [(os.getpid(), 0), (1 << 30, 1)])
+@pytest.mark.parametrize(("parent", "code"), [(os.getpid(), 0), (1 << 30, 1)], ids=["ours", "none"])
 def test_a_child_leaves_when_its_socket_closes_or_its_parent_is_gone(parent, code):
     ours, theirs = Pipe()
     boot = f"import catchment.core.safe_child as c; c.serve({theirs.fileno()}, {parent})"

@@ -278,9 +278,10 @@ class Grounds:
             place.run(FEWER)
         return grounds
 
-    def fresh(self, which: str) -> Place:
+    def fresh(self, which: str, **settings: str) -> Place:
         self._count += 1
         shutil.rmtree(self.folder / f"place-{self._count - 1}", ignore_errors=True)
         folder = self.folder / f"place-{self._count}"
-        shutil.copytree(self.folder / which, folder)
-        return Place(folder, self.made)
+        if (self.folder / which).exists():
+            shutil.copytree(self.folder / which, folder)
+        return Place(folder, self.made, **settings)

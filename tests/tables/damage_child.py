@@ -57,12 +57,11 @@ class Stops(Faults):
 @contextmanager
 def leases(seconds: float):
     """Leases of this process are that short."""
-    defaults = Ledger.holding.__wrapped__.__kwdefaults__
-    before, defaults["ttl"] = defaults["ttl"], timedelta(seconds=seconds)
+    before, runs.LEASE = runs.LEASE, timedelta(seconds=seconds)
     try:
         yield
     finally:
-        defaults["ttl"] = before
+        runs.LEASE = before
 
 
 def work(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import signal
 import time
+from contextlib import suppress
+from itertools import count
 
 import pytest
-from tests.tables.damage import CHANGES, SAMPLE, TWO, Grounds, Nursery, Observer
+from tests.tables.damage import CHANGES, FEWER, SAMPLE, TWO, Grounds, Nursery, Observer
 from tests.tables.damage_child import AGGREGATE, ALL, work
 
-from catchment.core.errors import CatchmentError
-from catchment.testing.faults import every_fault
+from catchment.core.errors import Unavailable
+from catchment.testing.faults import Faults
+from catchment.testing.postgres import postgres
+
+__all__ = ["postgres"]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +86,9 @@ def one(tmp_path_factory):
     return Grounds.prepare(tmp_path_factory.mktemp("one"), SAMPLE)
 
 
+STEPS = {"store": 11, "ledger": 4}  # of the normal suite
+
+
 def afterwards(grounds, place):
     """All that must hold after any fault."""
     observer = Observer(place)
@@ -98,37 +107,47 @@ POINTS = [
 ]
 
 
+def fail_at_every(grounds, place_of, which, on, when, step=1):
+    """Fail the 1st, 2nd, ... operation until none is left; how many failed."""
+    for number in count(1, step):
+        faults = Faults(fail_at=number, when=when)
+        with place_of(which) as place:
+            with suppress(Unavailable):
+                work(place.folder, ALL, **{on: faults})
+            gc.collect()  # a context whose entry was not acknowledged is left behind
+            afterwards(grounds, place)
+        if not faults.fired:
+            return number // step
+
+
+@pytest.mark.parametrize(("which", "on", "when"), POINTS)
+def test_a_fault_at_some_operations(one, which, on, when):
+    """Before the operation, or as a lost acknowledgement of it."""
+    assert fail_at_every(one, one.fresh, which, on, when, step=STEPS[on]) > 2
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("which", "on", "when"), POINTS)
 def test_a_fault_at_every_operation(one, which, on, when):
-    """Fail the 1st, 2nd, ... operation, before it or as a lost acknowledgement of it."""
-    for faults in every_fault(when=when):
-        with one.fresh(which) as place:
-            try:
-                work(place.folder, ALL, **{on: faults})
-            except CatchmentError as error:
-                assert error.kind == "injected"
-                assert place.ledger.lease(AGGREGATE) is None or on == "ledger"
-            afterwards(one, place)
-    assert faults.count > 10
+    assert fail_at_every(one, one.fresh, which, on, when) > 10
 
 
 def kill_at_every(grounds, nursery, place_of, which, on, when, step=1):
     """Kill a child at the 1st, 2nd, ... operation until none is left; how many died."""
-    number = 1
-    while True:
+    for number in count(1, step):
         with place_of(which) as place:
             fault = {"on": on, "kill_at": number, "when": when}
             ended = nursery.ask(place, fault=fault)
             afterwards(grounds, place)
-            if ended["status"] == 0:
-                return number // step
-            assert ended["status"] == -signal.SIGKILL
-        number += step
+        if ended["status"] == 0:
+            return number // step
+        assert ended["status"] == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(("which", "on", "when"), POINTS)
 def test_a_kill_at_some_operations(one, nursery, which, on, when):
-    assert kill_at_every(one, nursery, one.fresh, which, on, when, step=7) > 2
+    assert kill_at_every(one, nursery, one.fresh, which, on, when, step=STEPS[on]) > 2
 
 
 @pytest.mark.soak
@@ -136,3 +155,39 @@ def test_a_kill_at_some_operations(one, nursery, which, on, when):
 @pytest.mark.parametrize(("which", "on", "when"), POINTS)
 def test_a_kill_at_every_operation(one, nursery, which, on, when):
     assert kill_at_every(one, nursery, one.fresh, which, on, when) > 10
+
+
+# --- PostgreSQL ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(one, postgres):
+    """Fresh places whose ledger is on a server."""
+
+    def fresh(which):
+        place = one.fresh("nothing", ledger=postgres.database())
+        if which == "second":
+            place.run(FEWER)
+        return place
+
+    return fresh
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_fault_with_the_ledger_on_a_server(one, elsewhere, when):
+    assert fail_at_every(one, elsewhere, "second", "ledger", when, step=8) > 1
+
+
+def test_a_kill_with_the_ledger_on_a_server(one, nursery, elsewhere):
+    assert kill_at_every(one, nursery, elsewhere, "first", "ledger", "after", step=8) > 1
+    assert kill_at_every(one, nursery, elsewhere, "first", "store", "before", step=25) > 1
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(("which", "on", "when"), POINTS)
+def test_a_fault_or_kill_anywhere_with_the_ledger_on_a_server(
+    one, nursery, elsewhere, which, on, when
+):
+    assert fail_at_every(one, elsewhere, which, on, when, step=2) > 5
+    assert kill_at_every(one, nursery, elsewhere, which, on, when, step=2) > 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -35,10 +36,13 @@ def work(request, tmp_path_factory):
     sites = Sites(open_store((folder / "sites").as_uri()))
     sites.add("alpha", 10, UDS, mds={"1.parquet": MDS})
     sites.add("beta", 20, AGAIN)
-    url = (folder / "a*[1]?").as_uri() if request.param == "file" else "memory://snapshots"
+    place = folder / "a*[1]?"
+    url = place.as_uri() if request.param == "file" else "memory://snapshots"
     people = People({"NACC000001": {20}})
     with Work(folder, sites, people, store=open_store(url)) as opened:
         opened.run()
+        if request.param == "file":
+            shutil.copytree(place, folder / "ab1c")  # what the pattern would find
         yield opened
 
 

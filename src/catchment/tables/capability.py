@@ -130,7 +130,7 @@ def choose(workspace: Workspace, name: str | None) -> str:
             kind="which-tables",
             hint="catchment config --show",
         )
-    return name or names[0]
+    return names[0] if name is None else name
 
 
 def settings_of(workspace: Workspace, name: str) -> TablesSettings:
@@ -161,10 +161,10 @@ def _transfers(settings: TablesSettings) -> bool:
 
 def _source(workspace: Workspace, settings: TablesSettings) -> Source:
     options = workspace.settings.s3.options()
-    if isinstance(settings.datasets, dict):
-        return MappingSource(settings.datasets, allow=settings.allow, options=options)
-    if settings.datasets is not None:
-        return TemplateSource(settings.datasets, allow=settings.allow, options=options)
+    if settings.source == "files":
+        if isinstance(settings.datasets, dict):
+            return MappingSource(settings.datasets, allow=settings.allow, options=options)
+        return TemplateSource(settings.datasets or "", allow=settings.allow, options=options)
     from catchment.tables.flywheel import FlywheelSource
 
     key = workspace.settings.flywheel.api_key

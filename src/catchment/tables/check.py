@@ -22,7 +22,7 @@ from catchment.core.store import Store
 from catchment.tables import composition, layout
 from catchment.tables.composition import Composition, Keys
 from catchment.tables.keys import FORMAT, key_columns, scan
-from catchment.tables.model import Dataset, Rule
+from catchment.tables.model import Dataset, Rule, SourceFile
 from catchment.tables.parquet import inspect
 from catchment.tables.plan import Input, Listed, Refused
 from catchment.tables.unify import Unified
@@ -112,6 +112,18 @@ def read_files(
         progress(Event(work, "step", len(read), len(files), "files", listed.center.id))
     progress(Event(work, "done", len(files), len(files), "files"))
     return read
+
+
+def check_unmoved(file: SourceFile) -> None:
+    """NotFound, or Invalid (kind ``file-changed``), unless the file is as it was listed."""
+    stat = file.store.head(file.key)
+    if (stat.size, stat.etag) != (file.size, file.etag):
+        raise Invalid(
+            f"{file.key} changed while it was read: expected {file.size} bytes as listed, "
+            f"got another file of {stat.size} bytes",
+            kind="file-changed",
+            hint="run again once the site has finished; a new version leaves the old files alone",
+        )
 
 
 class KeyReader:

@@ -19,7 +19,7 @@ from catchment.core.names import shown
 from catchment.core.store import Store
 from catchment.tables.footer import MAGIC, Columns, Group, assemble
 
-BATCH_BYTES = 24 << 20  # decoded at a time by one worker; a single column may have more
+BATCH_BYTES = 32 << 20  # decoded at a time by one worker; a single column may have more
 
 
 class Part(NamedTuple):
@@ -74,14 +74,13 @@ class Part(NamedTuple):
         return table
 
     def _dictionaries(self) -> list[int]:
-        """Leaves of flat byte columns with a dictionary page: it need not be made again."""
-        slots = np.diff(np.searchsorted(self.group.slots, self.group.ends), prepend=0)
+        """Leaves of flat byte columns all of whose values are in a dictionary: it is kept."""
         return [
             leaf
             for column, leaf in zip(self.columns, self.columns.first, strict=False)
             if len(column.elements) == 1
             and column.leaves[0].physical_type == "BYTE_ARRAY"
-            and slots[leaf] > 1
+            and self.group.only_dictionary(leaf)
         ]
 
 

@@ -31,7 +31,6 @@ from catchment.tables.thrift import (
     fill_slots,
     i64,
     list_of,
-    signed,
     structs,
 )
 
@@ -39,6 +38,8 @@ MAGIC = b"PAR1"
 CREATED_BY = b"catchment version 0.1.0"
 HEAD = b"\x26\x00\x1c\x15"  # how a template begins: file_offset = 0; meta_data; type
 TYPE_ORDER = b"\x1c\x00\x00"  # ColumnOrder{TYPE_ORDER}
+_DATA_PAGES = frozenset({0, 3})
+_REFERENCES = frozenset({2, 8})  # PLAIN_DICTIONARY, RLE_DICTIONARY
 _NONE = np.zeros(0, np.int64)
 
 
@@ -108,8 +109,24 @@ class Group(NamedTuple):
 
     def codec(self) -> int:
         """The ``CompressionCodec`` of the first chunk."""
-        chunk = self.body[: int(self.ends[0])]
-        return signed(chunk, Walk(chunk, path_at(chunk), LIST).end + 1)[0]
+        return self._walk(0).number((3, 4))
+
+    def only_dictionary(self, chunk: int) -> bool:
+        """Whether a chunk is known to have no data page but of references to its dictionary."""
+        walk = self._walk(chunk)
+        if (3, 11) not in walk.fields or (3, 13) not in walk.fields:
+            return False
+        pages = walk.bytes((3, 13))  # list<PageEncodingStats>
+        count, at = structs(pages, 0)
+        for _ in range(count):
+            page = Walk(pages, at)
+            at = page.end
+            if page.number((1,)) in _DATA_PAGES and page.number((2,)) not in _REFERENCES:
+                return False
+        return True
+
+    def _walk(self, chunk: int) -> Walk:
+        return Walk(self.body, int(self.ends[chunk - 1]) if chunk else 0)
 
     def renamed(self, paths: Sequence[bytes]) -> Group:
         """The same chunks with other paths (Thrift lists of strings)."""

@@ -17,6 +17,7 @@ from catchment.tables.thrift import (
     I32,
     I64,
     LIST,
+    OPEN,
     SLOT,
     STRUCT,
     Alike,
@@ -337,10 +338,10 @@ def _template(
     """
     yield HEAD
     yield alike.first((3, 1)), alike.after((3, 7))
-    yield b"\x26" + bytes(SLOT)
+    yield b"\x26" + OPEN
     last = 9
     if dictionary:
-        yield b"\x26" + bytes(SLOT)
+        yield b"\x26" + OPEN
         last = 11
     for number, kind in _OPTIONAL.items():
         path: Path = (3, number)

@@ -16,7 +16,7 @@ from catchment.core.errors import Invalid
 from catchment.core.names import shown
 from catchment.core.store import Store
 from catchment.tables.decode import Part
-from catchment.tables.fill import booleans
+from catchment.tables.fill import booleans, numbers
 from catchment.tables.footer import Group
 from catchment.tables.parse import parse_file
 from catchment.tables.thrift import Ints
@@ -72,12 +72,29 @@ def rewrite(task: Task) -> tuple[Group | None, Group | None]:
         if key is None:
             groups.append(None)
             continue
-        some = table if rows.all() else table.filter(booleans(rows))
+        some = table if rows.all() else _only_used(table.filter(booleans(rows)))
         data, group = write(some, compression)
         task.staging.put(key, memoryview(data), mode="overwrite", durable=False)
         groups.append(group)
     pa.default_memory_pool().release_unused()
     return groups[0], groups[1]
+
+
+def _only_used(table: pa.Table) -> pa.Table:
+    """The table without those values of its dictionaries that no row has any more."""
+    for number, column in enumerate(table.columns):
+        if not types.is_dictionary(column.type):
+            continue
+        array = column.combine_chunks()
+        used = np.zeros(len(array.dictionary), np.bool_)
+        used[array.indices.drop_null().to_numpy()] = True
+        if not used.all():
+            codes = numbers(np.cumsum(used, dtype=np.int32) - 1).take(array.indices)
+            values = array.dictionary.filter(booleans(used))
+            array = pa.DictionaryArray.from_arrays(codes, values)
+            field = table.schema.field(number).with_type(array.type)
+            table = table.set_column(number, field, array)
+    return table
 
 
 def write(table: pa.Table, compression: str = "snappy") -> tuple[pa.Buffer, Group]:

@@ -7,14 +7,16 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from catchment.core.errors import CatchmentError
+from catchment.core.errors import CatchmentError, Corrupt, NotFound
 from catchment.core.ledger import Delivery, Lease, Move, Publication, Run, Snapshot
 from catchment.core.provenance import manifest, read_all, seal, seal_all
 from catchment.core.store import Composed, Store
 from catchment.tables import composition, layout
+from catchment.tables.check import attempt, check_unmoved
 from catchment.tables.composition import Composition, Entry
 from catchment.tables.job import House, Job
 from catchment.tables.merge import Fresh, InputFailed, Kept, Merged, Placed, merge_table
@@ -22,6 +24,7 @@ from catchment.tables.model import State
 from catchment.tables.plan import Plan, TablePlan
 from catchment.tables.prepare import Planner
 
+LEASE = timedelta(seconds=60)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -54,7 +57,7 @@ def run(job: Job, house: House, *, full: bool = False) -> Outcome:
         Unavailable: a store, the ledger or the identifiers service; nothing was published.
         Corrupt: kind ``account-unbalanced``; nothing was published.
     """
-    with house.ledger.holding(job.aggregate) as lease:
+    with house.ledger.holding(job.aggregate, ttl=LEASE) as lease:
         _mend(job, house)
         record = house.ledger.start_run(job.aggregate, job.config)
         try:
@@ -108,12 +111,12 @@ class _Run:
             try:
                 objects = self._merge_all(plan)
                 if objects is None:
-                    clear(store, self.prefix)
+                    self._clear()
                     continue
                 publication = self._publication(plan, objects)
             except BaseException:
                 with suppress(CatchmentError):  # what is left over is an orphan, no more
-                    clear(store, self.prefix)
+                    self._clear()
                 raise
             snapshot = ledger.publish(publication, self.lease)
             seal(store, ledger, snapshot)
@@ -123,6 +126,11 @@ class _Run:
         ledger.record(self.record.id, plan.account, plan.findings)
         ledger.finish_run(self.record.id, "unchanged")
         return Outcome("unchanged", plan, self.planner.memory.snapshot)
+
+    def _clear(self) -> None:
+        """Delete what was written, if the lease still holds: else it may be a successor's."""
+        self.house.ledger.renew(self.lease, LEASE)
+        clear(self.house.store, self.prefix)
 
     def _merge_all(self, plan: Plan) -> list[dict[str, Any]] | None:
         """The objects of all tables; None where a file turned out bad and was left out."""
@@ -137,23 +145,37 @@ class _Run:
 
     def _merge(self, plan: TablePlan, whole: Plan) -> list[dict[str, Any]]:
         """Compose one table and write what stands beside it; the objects it is made of."""
-        store, table = self.house.store, plan.table
-        merged = merge_table(
-            self._inputs(plan),
-            plan.unified,
-            whole.constants,
-            store=store,
-            table=layout.result_key(self.prefix, table),
-            removed=layout.removed_key(self.prefix, table),
-            staging=layout.staging_prefix(self.job.aggregate, f"{self.record.id}/{table}"),
-            executor=self.house.executor,
-            progress=self.house.progress,
-        )
+        table = plan.table
+        try:
+            merged = merge_table(
+                self._inputs(plan),
+                plan.unified,
+                whole.constants,
+                store=self.house.store,
+                table=layout.result_key(self.prefix, table),
+                removed=layout.removed_key(self.prefix, table),
+                staging=layout.staging_prefix(self.job.aggregate, f"{self.record.id}/{table}"),
+                executor=self.house.executor,
+                progress=self.house.progress,
+            )
+        except (NotFound, Corrupt):
+            self._check_unmoved(plan)  # a site's file that has gone is that site's matter
+            raise
+        self._check_unmoved(plan)
         objects = [{"role": "table", "rows": merged.rows, **_facts(merged.table)}]
         if merged.removed:
             objects.append({"role": "removed", **_facts(merged.removed)})
         objects += self._remember(plan, merged)
         return [{"table": table, **item} for item in objects]
+
+    def _check_unmoved(self, plan: TablePlan) -> None:
+        """InputFailed where a file is not as it was listed: what was read of it may be torn."""
+        fresh = [i for i, entry in enumerate(plan.kept) if entry is None]
+        calls = [(plan.inputs[i].listed.file,) for i in fresh]
+        results = attempt(self.house.executor, check_unmoved, calls)
+        for index, error in zip(fresh, results, strict=True):
+            if error is not None:
+                raise InputFailed(index, error)
 
     def _inputs(self, plan: TablePlan) -> list[Fresh | Kept]:
         store, previous = self.house.store, self.planner.memory.snapshot

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Table:
         connection = connection or duckdb.connect()
         path = self.store.path(self.key)
         if path is not None:
-            return connection.read_parquet(str(path))
+            return connection.read_parquet(glob.escape(str(path)))  # a path, not a pattern
         return connection.from_arrow(self.to_arrow())
 
 

@@ -18,7 +18,7 @@ Path = tuple[int, ...]
 
 BOOL, I32, I64, BINARY, LIST, STRUCT = 1, 5, 6, 8, 9, 12
 _NUMBER, _BYTES, _EIGHT = -1, -2, -3  # items of a shape; a literal byte is itself
-_FEW = 32  # below so many structs a walk of each is faster than numpy
+_FEW = 12  # below so many structs a walk of each is faster than numpy
 _MAX_DEPTH = 12
 
 
@@ -281,6 +281,7 @@ class Buffer:
 
 
 SLOT = 8  # bytes kept free in a template for one file offset below 2**55
+OPEN = b"\x80" * (SLOT - 1) + b"\x00"  # what is there until then: 0, at full length
 
 
 def fill_slots(template: bytes, slots: Ints, numbers: Ints) -> bytes:

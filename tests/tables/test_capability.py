@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -17,11 +18,11 @@ from catchment.core.provenance import NAME
 from catchment.core.store import open_store
 from catchment.core.workspace import Workspace
 from catchment.tables import capability, run as runs
-from catchment.tables.flywheel import FlywheelSource
 from catchment.tables.identifiers import ServiceIdentifiers
 from catchment.tables.identifiers_file import FileIdentifiers
 from catchment.tables.model import CriteriaRule, OnDuplicate, Options
 from catchment.tables.sources import MappingSource, TemplateSource
+from catchment.testing.s3 import moto  # noqa: F401 - a fixture
 
 MAPPING = {
     "0": {"adcid": 0, "name": "Zero", "center-id": "zero", "is-active": True, "tags": ["t"]},
@@ -149,15 +150,41 @@ def test_places_are_held_to_the_allow_list(opened, folder):
     assert list(outcome.details["datasets"]) == ["zero"]
 
 
-def test_datasets_in_flywheel(opened, monkeypatch):
-    lines = ('source = "flywheel"', 'project = "ingest"', 'datasets = "sites/{center}"')
+FLYWHEEL = ('source = "flywheel"', 'project = "ingest"', 'datasets = "sites/{center}"')
+
+
+def test_datasets_in_flywheel_need_a_key(opened):
     with pytest.raises(Invalid) as caught:
-        capability.job(opened(*lines), "nacc")
+        capability.job(opened(*FLYWHEEL), "nacc")
     assert caught.value.kind == "flywheel-key"
-    monkeypatch.setenv("CATCHMENT_FLYWHEEL__API_KEY", "host.example:hush")
-    job = capability.job(opened(*lines), "nacc")
-    assert isinstance(job.source, FlywheelSource)
-    assert "hush" not in json.dumps(job.config)
+
+
+def test_datasets_in_flywheel(opened, monkeypatch, moto):  # noqa: F811
+    """Pointers of the projects lead to a bucket; one center has no project."""
+    pytest.importorskip("flywheel", reason="the extra 'flywheel' is not installed")
+    from tests.tables.test_flywheel import KEY, Flywheel
+
+    for name, value in moto.options.items():
+        monkeypatch.setenv(f"CATCHMENT_S3__{name.upper()}", value)
+    sites = Sites(open_store(f"s3://{moto.bucket}/fw", **moto.options))
+    sites.add("zero", 0, visits(("NACC000001", 0, "2020-01-01", 1)))
+    pointer = {"type": "s3", "bucket": moto.bucket, "prefix": "fw/zero", "label": "x"}
+    server = Flywheel()
+    server.projects["zero/ingest"] = {"dataset": pointer}
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        address = f"127.0.0.1:{server.server_port}:__force_insecure:{KEY}"
+        monkeypatch.setenv("CATCHMENT_FLYWHEEL__API_KEY", address)
+        workspace = opened(*FLYWHEEL)
+        outcome = capability.run(workspace, "nacc")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert outcome.details["datasets"] == {"zero": "fw/zero/versions/1/"}
+    assert outcome.details["skipped"]["alpha"] == "no-project"
+    assert KEY not in json.dumps(workspace.ledger.latest("tables/nacc").provenance)
 
 
 def test_who_knows_the_current_center(opened, monkeypatch):

@@ -26,6 +26,7 @@ from catchment.tables.prepare import Planner
 
 LEASE = timedelta(seconds=60)
 
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a run did. ``snapshot`` is the new one, or the latest where nothing changed."""
@@ -158,7 +159,7 @@ class _Run:
                 executor=self.house.executor,
                 progress=self.house.progress,
             )
-        except (NotFound, Corrupt):
+        except (NotFound, Corrupt, InputFailed):
             self._check_unmoved(plan)  # a site's file that has gone is that site's matter
             raise
         self._check_unmoved(plan)

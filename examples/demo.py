@@ -40,7 +40,9 @@ def demo() -> int:
     settings = FOLDER / "catchment.toml"
     if not settings.exists():
         print(f"Making forty sample centers in {FOLDER / 'sites'} ...", flush=True)
-        make_centers(FOLDER / "sites", centers=40, columns=60, rows=(200, 1000), tables=("uds", "mds"))
+        make_centers(
+            FOLDER / "sites", centers=40, columns=60, rows=(200, 1000), tables=("uds", "mds")
+        )
         settings.write_text(SETTINGS)
     where = ("--workspace", str(FOLDER))
     worst = max(catchment(*where, "tables", "run"), catchment(*where, "tables", "verify"))

@@ -17,8 +17,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tests.tables.damage_child import AGGREGATE, ALL, work
-
 from catchment.cli import main
 from catchment.core.account import Account
 from catchment.core.errors import NotFound
@@ -27,6 +25,7 @@ from catchment.core.provenance import NAME, dumps
 from catchment.core.store import Store, open_store
 from catchment.tables import layout
 from catchment.testing.centers import Made, make_centers
+from tests.tables.damage_child import AGGREGATE, ALL, work
 
 ROOT = Path(__file__).parents[2]
 OUTPUT = "tables/main/"
@@ -194,7 +193,7 @@ class Observer:
         done, wrong = threading.Event(), []
 
         def watch() -> None:
-            while not done.wait(0.01) and not wrong:
+            while not done.wait(0.03) and not wrong:
                 try:
                     self.look()
                 except BaseException as error:  # noqa: BLE001 - raised below

@@ -7,11 +7,11 @@ import threading
 import time
 
 import pytest
-from tests.tables.damage import CHANGES, SAMPLE, Grounds, Nursery, Observer
-from tests.tables.damage_child import AGGREGATE, ALL, work
 
 from catchment.core.errors import Conflict
 from catchment.tables.snapshot import open_snapshot
+from tests.tables.damage import CHANGES, SAMPLE, Grounds, Nursery, Observer
+from tests.tables.damage_child import AGGREGATE, ALL, work
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_two_processes_at_once(grounds, nursery, rival):
     with grounds.fresh("first") as place:
         observer = Observer(place)
         with observer.always():
-            for turn in range(6):
+            for turn in range(4):
                 wanted = CHANGES[turn % len(CHANGES)]
                 nursery.send(place, wanted, wanted)
                 time.sleep(chance.uniform(0, 0.02))
@@ -82,18 +82,22 @@ def overtaken(grounds, nursery, fault, which):
 POINTS = [(w, on, when) for w in ("first", "second") for on in ("store", "ledger") for when in ("before", "after")]  # fmt: skip
 
 
-def overtake_at_every(grounds, nursery, which, on, when, step, start=1):
-    said, number = [], start
+STEPS = {"store": 9, "ledger": 4}  # of the normal suite
+REFUSED = {"lease-lost", "key-taken"}  # the latter where the other took the same folder
+
+
+def overtake_at_every(grounds, nursery, which, on, when, step):
+    said, number = [], 1
     while ended := overtaken(grounds, nursery, {"on": on, "stop_at": number, "when": when}, which):
         said.append(ended.get("error") or ended["state"])
         number += step
     return said
 
 
-@pytest.mark.parametrize(("which", "on", "when"), POINTS)
+@pytest.mark.parametrize(("which", "on", "when"), [p for p in POINTS if p[2] == "before"])
 def test_a_paused_holder_that_wakes_publishes_nothing(grounds, nursery, which, on, when):
-    said = overtake_at_every(grounds, nursery, which, on, when, step=8, start=random.Random(f"{which}{on}{when}").randrange(1, 8))  # fmt: skip
-    assert "lease-lost" in said
+    said = overtake_at_every(grounds, nursery, which, on, when, step=STEPS[on])
+    assert REFUSED & set(said)
 
 
 @pytest.mark.soak
@@ -101,7 +105,7 @@ def test_a_paused_holder_that_wakes_publishes_nothing(grounds, nursery, which, o
 @pytest.mark.parametrize(("which", "on", "when"), POINTS)
 def test_a_paused_holder_at_every_operation(grounds, nursery, which, on, when):
     said = overtake_at_every(grounds, nursery, which, on, when, step=1)
-    assert "lease-lost" in said
+    assert REFUSED & set(said)
 
 
 def test_a_holder_that_sleeps_past_its_lease(grounds, nursery):

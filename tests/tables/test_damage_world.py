@@ -13,14 +13,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 
 import pytest
-from tests.tables.damage import SAMPLE, Observer, Place, command, undisturbed
-from tests.tables.damage_child import AGGREGATE, ALL, work
 
 from catchment.core.errors import Unavailable
 from catchment.tables import sources
 from catchment.tables.identifiers import IdentifiersOptions, open_identifiers
 from catchment.testing.centers import make_centers
 from catchment.testing.faults import Faults, inject
+from tests.tables.damage import SAMPLE, Observer, Place, command, undisturbed
+from tests.tables.damage_child import AGGREGATE, ALL, work
 
 
 @pytest.fixture

@@ -185,6 +185,8 @@ def test_filters_skip_row_groups(merged: tuple[Path, pa.Table]) -> None:
     path, expected = merged
     metadata = pq.read_metadata(path)
     place = expected.column_names.index("i64")
-    bounds = [metadata.row_group(g).column(place).statistics for g in range(metadata.num_row_groups)]
+    bounds = [
+        metadata.row_group(g).column(place).statistics for g in range(metadata.num_row_groups)
+    ]
     assert all(b.has_min_max for b in bounds)
     assert len({(b.min // 100, b.max // 100) for b in bounds}) == len(WRITERS)

@@ -280,8 +280,10 @@ def _show_outcome(data: dict[str, Any]) -> Iterator[str | Table]:
     for center, reason in data["details"]["skipped"].items():
         yield f"skipped: {center} ({reason})"
     if data["state"] == "planned":
-        change = "would be published" if data["details"]["changed"] else "nothing changed"
-        yield f"dry run: {change}"
+        if data["details"]["changed"]:
+            yield "dry run: would be published"
+            return
+        yield "dry run: nothing changed"
     elif data["state"] == "unchanged":
         yield f"nothing changed: snapshot {data['snapshot']} is up to date"
     else:

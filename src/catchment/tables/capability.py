@@ -58,7 +58,8 @@ def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
         aggregate, output = f"tables/{name}", output_prefix(workspace, name)
         try:
             with ledger.holding(aggregate):
-                known = {s.location for s in ledger.snapshots(aggregate)}
+                # Of all aggregates: two may share an output, and one's be not sealed yet.
+                known = {s.location for a in ledger.aggregates() for s in ledger.snapshots(a)}
                 prefixes = [layout.staging_prefix(aggregate)]
                 snapshots = layout.snapshot_prefixes(store, output)
                 prefixes += [prefix for prefix in snapshots if prefix not in known]

@@ -52,7 +52,7 @@ class Part(NamedTuple):
         return self._replace(columns=columns, group=self.columns.choose(self.group, chosen))
 
     def decode(self) -> pa.Table:
-        """The rows. Invalid (kind ``parquet-unreadable``) if they cannot be had."""
+        """The rows; strings are UTF-8. Invalid (kind ``parquet-unreadable``) otherwise."""
         group = self.group
         data = [
             self.store.read(self.key, start=start, length=length)
@@ -67,6 +67,7 @@ class Part(NamedTuple):
                 coerce_int96_timestamp_unit="us",
                 pre_buffer=False,
             ).read(use_threads=False)
+            table.validate(full=True)  # pyarrow believes what a damaged page says of a dictionary
         except (pa.ArrowException, OSError, ValueError):  # their texts may show values
             raise unreadable(self.key, "its pages cannot be decoded") from None
         if table.num_rows != group.rows:
@@ -74,13 +75,16 @@ class Part(NamedTuple):
         return table
 
     def _dictionaries(self) -> list[int]:
-        """Leaves of flat byte columns all of whose values are in a dictionary: it is kept."""
+        """Leaves of flat byte columns that are decoded as dictionaries.
+
+        Those whose values are all in one already; and large ones, which often repeat themselves.
+        """
         return [
             leaf
             for column, leaf in zip(self.columns, self.columns.first, strict=False)
             if len(column.elements) == 1
             and column.leaves[0].physical_type == "BYTE_ARRAY"
-            and self.group.only_dictionary(leaf)
+            and (self.group.size[leaf] > BATCH_BYTES or self.group.only_dictionary(leaf))
         ]
 
 

@@ -6,6 +6,7 @@ Below the output prefix, as readers of the first system know it::
     20260206-100129/uds/aggregate_result.parquet
     20260206-100129/uds/_removed_rows.parquet        rows dropped or quarantined, with reasons
     20260206-100129/uds/_composition.arrow           what stands where, for the next run
+    20260206-100129/uds/_keys.arrow                  key columns, for the next run
 
 Names that begin with ``_`` are passed over by readers that open a folder as one table.
 """

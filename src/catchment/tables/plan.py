@@ -118,7 +118,7 @@ class Plan:
     constants: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """What ``catchment tables plan --json`` prints."""
+        """The details of what ``catchment tables plan --json`` prints."""
         return {
             "changed": self.changed,
             "fingerprint": self.fingerprint,
@@ -137,8 +137,6 @@ class Plan:
             ],
             "datasets": {center: d.prefix for center, d in sorted(self.datasets.items())},
             "skipped": dict(sorted(self.skipped.items())),
-            "account": self.account.to_json(),
-            "findings": [f.to_json() for f in self.findings],
         }
 
 

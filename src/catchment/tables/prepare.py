@@ -118,8 +118,9 @@ class Planner:
                 hint="mend them, or run without --require-all",
             )
         if not self._inputs:
+            told = told or "none is taken"
             raise Invalid(
-                f"none of {len(self.job.centers)} centers brings a table: {told or 'none is taken'}",
+                f"none of {len(self.job.centers)} centers brings a table: {told}",
                 kind="nothing-to-do",
                 hint="mend the centers' datasets or the selection of centers",
             )

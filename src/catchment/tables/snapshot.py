@@ -32,10 +32,20 @@ class Table:
     rows: int
 
     def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows of the named columns (default: all), in the snapshot's order."""
+        """All rows of the named columns (default: all), in the snapshot's order.
+
+        NotFound (kind ``no-such-column``) for a name that is no column of the table.
+        """
         import pyarrow.parquet as pq
 
         with StoreFile(self.store, self.key, self.size) as file:
+            known = set(pq.read_schema(file).names) if columns else set()
+            if unknown := [name for name in columns or () if name not in known]:
+                raise NotFound(
+                    f"the table has no column {', '.join(map(repr, unknown))}",
+                    kind="no-such-column",
+                    hint="catchment tables show",
+                )
             return pq.read_table(file, columns=None if columns is None else list(columns))
 
     def to_polars(self, columns: Sequence[str] | None = None) -> pl.DataFrame:

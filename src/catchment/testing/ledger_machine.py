@@ -286,10 +286,10 @@ class LedgerMachine(RuleBasedStateMachine):
         refusals = {
             "account-unbalanced": missing > 0,
             None: earlier is not None,
-            "lease-lost": held is not None and not self.holds(held),
-            "snapshot-moved": parent == -1,
             "run-finished": ran != "" and self.runs[ran] != "running",
             "state-changed": not fits,
+            "lease-lost": held is not None and not self.holds(held),
+            "snapshot-moved": parent == -1,
         }
         refusal = next((kind for kind, applies in refusals.items() if applies), None)
         snapshot = self.call(lambda: self.ledger.publish(publication, held), refusal)

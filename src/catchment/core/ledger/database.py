@@ -40,6 +40,10 @@ _POSTGRES_CONNECT = {"connect_timeout": "10", "tcp_user_timeout": "30000"} | {
 _MAPPED = (sa.exc.SQLAlchemyError, sqlite3.Error, OverflowError, UnicodeEncodeError)
 
 
+class Again(Exception):
+    """Raised by work that is to be rolled back and called once more, at once."""
+
+
 class Database:
     """One database by URL. Used from many threads, and on both sides of a fork.
 
@@ -108,6 +112,8 @@ class Database:
         while True:
             try:
                 return self._once(work, begin)
+            except Again:
+                continue
             except _MAPPED as error:
                 mapped = self.translate(error)
                 passing = mapped.kind == "ledger-locked" or (

@@ -226,7 +226,7 @@ class Ledger:
         many = list(findings)
 
         def work(c: sa.Connection) -> None:
-            runs.running(c, run)
+            runs.running(runs.get(c, run))
             if account is not None:
                 runs.set_account(c, run, account)
             runs.add_findings(c, run, many)

@@ -54,16 +54,15 @@ def get(c: sa.Connection, run: str) -> Run:
     return _run(row)
 
 
-def running(c: sa.Connection, run: str) -> Run:
-    """The run, which may still be written to; Conflict if it is finished."""
-    found = get(c, run)
-    if found.state != RUNNING:
+def running(run: Run) -> Run:
+    """The run, if it may still be written to; Conflict if it is finished."""
+    if run.state != RUNNING:
         raise Conflict(
-            f"run {run} is {found.state}: expected one that is {RUNNING}",
+            f"run {run.id} is {run.state}: expected one that is {RUNNING}",
             kind="run-finished",
             hint="start a new run",
         )
-    return found
+    return run
 
 
 def finish(
@@ -72,7 +71,7 @@ def finish(
     """End the run; it is no error if it has ended in this state already."""
     found = get(c, run)
     if found.state != state:
-        found = replace(running(c, run), state=state, finished_at=at, error=error)
+        found = replace(running(found), state=state, finished_at=at, error=error)
         put(c, found)
     return found
 

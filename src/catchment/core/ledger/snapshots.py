@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from catchment.core.errors import Conflict, Corrupt, NotFound
 from catchment.core.ledger import contributions, leases, provenance, runs
+from catchment.core.ledger.database import Again
 from catchment.core.ledger.model import Lease, Publication, Run, Snapshot
 from catchment.core.ledger.schema import snapshots
 
@@ -23,13 +24,20 @@ def publish(
 ) -> Snapshot:
     """All of the publication, or the snapshot that its key made before.
 
-    ``new`` is the run that it ends if it names none.
+    ``new`` is the run that it ends if it names none. Writers of an aggregate queue for its number,
+    so that is taken last: the shorter they hold it, the more of them get through.
     """
-    aggregate = publication.aggregate
-    row = leases.lock(c, aggregate)
-    earlier, head = _standing(c, aggregate, publication.key)
+    aggregate, key = publication.aggregate, publication.key
+    run = runs.get(c, publication.run) if publication.run else new
+    earlier, _ = _standing(c, aggregate, key)
     if earlier is not None:
         return get(c, aggregate, earlier)
+    told = _parts(c, publication, run, at)
+
+    row = leases.lock(c, aggregate)
+    earlier, head = _standing(c, aggregate, key)
+    if earlier is not None:
+        raise Again  # a twin was first: roll back, and find its snapshot
     if lease is not None:
         leases.check(row, lease)
     if publication.parent not in (None, head):
@@ -38,40 +46,41 @@ def publish(
             kind="snapshot-moved",
             hint="run the same command again: it plans against the latest",
         )
-    run = runs.running(c, publication.run) if publication.run else new
-    if run.aggregate != aggregate:
-        raise NotFound(f"run {run.id} is not of {aggregate}", kind="no-run")
-    run = replace(run, state="published", finished_at=at)
-    runs.put(c, run)
-    if publication.moves:
-        contributions.move(
-            c, publication.moves, run=run.id, at=at, batch=run.id, aggregate=aggregate
-        )
-    runs.set_account(c, run.id, publication.account)
-    runs.add_findings(c, run.id, publication.findings)
-    moved = contributions.by_id(c, {m.contribution for m in publication.moves})
-    lines = contributions.history(c, [m.id for m in moved])
-    document = provenance.describe(
-        publication,
-        head + 1,
-        run=run,
-        published_at=at,
-        findings=runs.listed(c, run=run.id),
-        contributions=[(m, lines[m.id]) for m in moved],
-    )
     snapshot = Snapshot(
         aggregate=aggregate,
         number=head + 1,
         parent=head or None,
         run=run.id,
-        key=publication.key,
+        key=key,
         location=publication.location,
         published_at=at,
-        provenance=document,
+        provenance=provenance.describe(publication, head + 1, published_at=at, **told),
         sealed=False,
     )
     _insert(c, snapshot)
     return snapshot
+
+
+def _parts(c: sa.Connection, publication: Publication, run: Run, at: datetime) -> dict[str, Any]:
+    """Write all but the snapshot; gives what its provenance tells of it."""
+    aggregate, moves = publication.aggregate, publication.moves
+    if run.aggregate != aggregate:
+        raise NotFound(f"run {run.id} is not of {aggregate}", kind="no-run")
+    contributions.declare(c, aggregate)
+    run = replace(runs.running(run), state="published", finished_at=at)
+    runs.put(c, run)
+    runs.set_account(c, run.id, publication.account)
+    runs.add_findings(c, run.id, publication.findings)
+    if moves:
+        contributions.move(c, moves, run=run.id, at=at, batch=run.id, aggregate=aggregate)
+    moved = contributions.by_id(c, {m.contribution for m in moves})
+    lines = contributions.history(c, [m.id for m in moved])
+    findings = runs.listed(c, run=run.id)
+    return {
+        "run": run,
+        "findings": findings,
+        "contributions": [(one, lines[one.id]) for one in moved],
+    }
 
 
 def one(c: sa.Connection, aggregate: str, **where: str | int) -> Snapshot | None:

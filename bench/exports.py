@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import exports_peers
@@ -24,6 +24,7 @@ from catchment.exports.model import MIB, Rules
 
 LINE = b'{"resourceType":"ExplanationOfBenefit","id":"0123456789"}'.ljust(999, b" ") + b"\n"
 LATENCIES = 5
+MOST_MB = 100  # that ours may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Work:
     Attributes:
         files, size: of the parts; bytes each.
         ratios: how many times as long as ours a peer has to take, at least.
-        most_mb: that ours may take.
+        runs: the median counts.
     """
 
     title: str
@@ -42,14 +43,12 @@ class Work:
     max_bytes: int
     ratios: Mapping[str, float]
     runs: int = 3
-    most_mb: float = 100
 
 
 BIG = Work("200 parts of 10 MB into outputs of 200 MiB", 200, 10_000_000, 200 * MIB, {"cat": 0.8})
 SMALL = Work(
     "20,000 parts of 20 KB into outputs of 1 MiB", 20_000, 20_000, MIB, {"original": 30}, runs=1
 )
-HALF = Work("10,000 parts of 20 KB into outputs of 1 MiB", 10_000, 20_000, MIB, {}, runs=1)
 ONE = Work("20,000 parts of 20 KB into outputs of 200 MiB", 20_000, 20_000, 200 * MIB, {}, runs=1)
 
 
@@ -89,68 +88,55 @@ def latency(job: Path, way: str) -> None:
                 ended.result()
 
 
+def compare(job: Path, work: Work, scale: float) -> tuple[Row, list[str]]:
+    """The line of the table, and what had to be reached."""
+    title = work.title + ("" if scale == 1 else f" (parts x {scale:g})")
+    scaled = replace(work, files=int(work.files * scale))
+    own = _run(ours, job, scaled)
+    peers: dict[str, Measured | None] = {
+        name: _run(way, job, scaled) for name, way in exports_peers.WAYS.items()
+    }
+    told = [_told(f"{own.peak_mb:.0f} MB, at most {MOST_MB}", own.peak_mb <= MOST_MB)]
+    for name, least in work.ratios.items():
+        ratio = (peer.seconds if (peer := peers[name]) else 0) / own.seconds
+        told.append(_told(f"{ratio:.2f}x {name}, at least {least}", ratio >= least))
+    if work is SMALL:
+        half = _run(ours, job, replace(scaled, files=scaled.files // 2))
+        peers["half"] = half
+        growth = own.seconds / half.seconds
+        told.append(_told(f"twice the parts: {growth:.2f}x the time, less than 2.3", growth < 2.3))
+    return Row(title, own, peers), [title, *told]
+
+
 def main() -> None:
     """Measure, print, record."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--scale", type=float, default=1, help="of the numbers of parts")
-    given = parser.parse_args()
+    scale = parser.parse_args().scale
     job = scratch("exports") / "J"
-    rows: list[Row] = []
-    told: list[str] = []
-    trial = "" if given.scale == 1 else f" (parts x {given.scale:g})"
-    for work in (BIG, SMALL, ONE):
-        scaled = Work(work.title, int(work.files * given.scale), work.size, work.max_bytes, {})
-
-        def run(
-            way: Callable[[Path, int], None], scaled: Work = scaled, runs: int = work.runs
-        ) -> Measured:
-            before = lambda: prepare(job, scaled)  # noqa: E731
-            return measure(way, job, scaled.max_bytes, runs=runs, before=before)
-
-        own = run(ours)
-        peers: dict[str, Measured | None] = {
-            "cat": run(exports_peers.cat),
-            "copy": run(exports_peers.copy),
-            "original": run(exports_peers.original),
-        }
-        if work is SMALL:
-            half = Work("", scaled.files // 2, work.size, work.max_bytes, {})
-            smaller = run(ours, half)
-            growth = own.seconds / smaller.seconds
-            told.append(
-                f"twice the parts take {growth:.2f}x the time, at most 2.3: {_word(growth < 2.3)}"
-            )
-            peers["half"] = smaller
-        rows.append(Row(work.title + trial, own, peers))
-        for name, least in work.ratios.items():
-            peer = peers[name]
-            ratio = peer.seconds / own.seconds if peer else 0
-            told.append(
-                f"{work.title}: {ratio:.2f}x {name}, at least {least}: {_word(ratio >= least)}"
-            )
-        told.append(
-            f"  {own.peak_mb:.0f} MB, at most {work.most_mb}: {_word(own.peak_mb <= work.most_mb)}"
-        )
-    ends = {way: _each(measure(latency, job, way)) for way in ("ours", "original")}
-    rows.append(
-        Row("from the done signal to the end", ends["ours"], {"original": ends["original"]})
-    )
-    own_s = ends["ours"].seconds
-    told.append(f"latency {own_s * 1000:.0f} ms, at most 100: {_word(own_s < 0.1)}")
+    lines = [compare(job, work, scale) for work in (BIG, SMALL, ONE)]
+    ends = {way: _one(measure(latency, job, way)) for way in ("ours", "original")}
+    title, took = "from the done signal to the end", ends["ours"].seconds * 1000
+    told = [title, _told(f"{took:.0f} ms, less than 100", took < 100)]
+    lines.append((Row(title, ends["ours"], {"original": ends["original"]}), told))
     shutil.rmtree(job.parent)
-    whole = given.scale == 1
-    report("exports", rows, RESULTS if whole else None)
-    print(*told, sep="\n")
-    if not whole:
+    report("exports", [row for row, _ in lines], RESULTS if scale == 1 else None)
+    for _, told in lines:
+        print(*told, sep="\n  ")
+    if scale != 1:
         print("a trial: nothing was recorded")
 
 
-def _each(all_of_them: Measured) -> Measured:
-    return Measured(all_of_them.seconds / LATENCIES, all_of_them.peak_mb, all_of_them.cpu_s)
+def _run(way: Callable[[Path, int], None], job: Path, work: Work) -> Measured:
+    return measure(way, job, work.max_bytes, runs=work.runs, before=lambda: prepare(job, work))
 
 
-def _word(reached: bool) -> str:  # noqa: FBT001 - a truth in words
-    return "reached" if reached else "MISSED"
+def _one(all_of_them: Measured) -> Measured:
+    return replace(all_of_them, seconds=all_of_them.seconds / LATENCIES)
+
+
+def _told(what: str, reached: bool) -> str:  # noqa: FBT001 - a truth in words
+    return f"{what}: {'reached' if reached else 'MISSED'}"
 
 
 if __name__ == "__main__":

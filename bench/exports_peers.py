@@ -1,4 +1,4 @@
-"""Other ways of combining finished files: ``cat``, a plain copy, and the first system's algorithm."""
+"""Other ways to combine finished files: ``cat``, a plain copy, the first system's algorithm."""
 
 from __future__ import annotations
 
@@ -63,31 +63,31 @@ class Original:
     def call(self, pause: float = 1.0) -> int:
         """Until the workers are done it looks each second; then it drains."""
         made = 0
-        while not self.done():
-            made += self.drain()
+        while not self._done():
+            made += self._drain()
             time.sleep(pause)
-        made += self.drain()
+        made += self._drain()
         shutil.rmtree(self.finished)
         return made
 
-    def drain(self) -> int:
+    def _drain(self) -> int:
         made = 0
         for kind in Kind:
-            while self.aggregate(kind):
+            while self._aggregate(kind):
                 made += 1
         return made
 
-    def done(self) -> bool:
+    def _done(self) -> bool:
         return not (self.job / "streaming").exists()
 
-    def aggregate(self, kind: Kind) -> bool:
-        for path in self.listed(Kind.DATA) + self.listed(Kind.ERROR):
-            if self.size(path) == 0:
+    def _aggregate(self, kind: Kind) -> bool:
+        for path in self._listed(Kind.DATA) + self._listed(Kind.ERROR):
+            if self._size(path) == 0:
                 path.unlink()
-        total = sum(self.size(path) for path in self.listed(kind))
-        if not (total > self.multiplier * self.max_bytes or self.done()):
+        total = sum(self._size(path) for path in self._listed(kind))
+        if not (total > self.multiplier * self.max_bytes or self._done()):
             return False
-        best = self.best(kind)
+        best = self._best(kind)
         if not best:
             return False
         suffix = ".ndjson" if kind is Kind.DATA else "_error.ndjson"
@@ -105,9 +105,9 @@ class Original:
             path.unlink()
         return True
 
-    def best(self, kind: Kind) -> list[Path]:
+    def _best(self, kind: Kind) -> list[Path]:
         ordered = sorted(
-            ((path, self.size(path)) for path in self.listed(kind)), key=lambda item: item[1]
+            ((path, self._size(path)) for path in self._listed(kind)), key=lambda item: item[1]
         )
         if len(ordered) <= 1:
             return [path for path, _ in ordered]
@@ -120,11 +120,14 @@ class Original:
                 taken.append(path)
         return taken
 
-    def listed(self, kind: Kind) -> list[Path]:
+    def _listed(self, kind: Kind) -> list[Path]:
         return [path for path in self.finished.iterdir() if kind_of(path.name) is kind]
 
-    def size(self, path: Path) -> int:
+    def _size(self, path: Path) -> int:
         try:
             return path.stat().st_size
         except FileNotFoundError:
             return 0
+
+
+WAYS = {"cat": cat, "copy": copy, "original": original}

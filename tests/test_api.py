@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.tables.running import People, Sites, check, naive, visits
+from tests.tables.running import People, Sites, naive, visits
 
 import catchment
 from catchment.api import Catchment
@@ -58,7 +58,6 @@ def test_the_interface_of_the_readme(opened, sites):
     assert table.to_duckdb().to_arrow_table().to_pylist() == model.kept
     assert opened.tables.snapshot().account == outcome.account
     assert opened.tables.snapshot(1).verify() == []
-    assert callable(check)
 
 
 def test_a_run_tells_of_its_progress_and_what_changed(opened, sites):

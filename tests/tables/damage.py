@@ -15,7 +15,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from catchment.cli import main
 from catchment.core.account import Account
@@ -61,7 +61,7 @@ class Place:
             (self.folder / ".catchment").mkdir(exist_ok=True)
         return Ledger.open(self.ledger_url)
 
-    def __enter__(self) -> Place:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -246,7 +246,7 @@ class Nursery:
         self._process.stdin.flush()
         return self.reply()
 
-    def __enter__(self) -> Nursery:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:

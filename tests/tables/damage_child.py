@@ -114,7 +114,8 @@ def nurse(order: dict[str, Any]) -> None:
         try:
             child(order, say)
         except BaseException as error:  # noqa: BLE001 - a child must never go on as its parent
-            print(repr(error), file=sys.stderr, flush=True)
+            sys.stderr.write(f"{error!r}\n")
+            sys.stderr.flush()
             os._exit(1)
         os._exit(0)
     os.close(say)
@@ -136,12 +137,13 @@ def nurse(order: dict[str, Any]) -> None:
 
 def tell(answer: dict[str, Any]) -> None:
     """One line to who gave the order."""
-    print(json.dumps(answer), flush=True)
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
 
 
 def warm() -> None:
     """Import here what every child would import late; no thread may be started for it."""
-    import pandas  # noqa: F401
+    import pandas as pd  # noqa: F401
     import pyarrow.csv  # noqa: F401
 
     with TemporaryDirectory() as folder:

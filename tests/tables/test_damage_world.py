@@ -95,36 +95,40 @@ def test_a_full_disk(tmp_path, made, wanted, monkeypatch, whole):
 
 
 def test_a_disk_that_is_full_leaves_the_last_snapshot(tmp_path, made, wanted, monkeypatch):
-    with small_disk(tmp_path / "disk", 2 << 20) as disk:
-        with Place(tmp_path / "place", made, store=str(disk / "data")) as place:
-            place.run({"tables.main.transfers": "none"})
-            observer = Observer(place)
-            observer.look()
-            with (disk / "filler").open("wb") as file, suppress(OSError):
-                file.write(bytes(4 << 20))
-            code, said = program(place, monkeypatch)
-            assert code == 5, said
-            assert "disk-full" in said
-            observer.look()
-            (disk / "filler").unlink()
-            place.mend(wanted)
-            observer.look()
+    with (
+        small_disk(tmp_path / "disk", 2 << 20) as disk,
+        Place(tmp_path / "place", made, store=str(disk / "data")) as place,
+    ):
+        place.run({"tables.main.transfers": "none"})
+        observer = Observer(place)
+        observer.look()
+        with (disk / "filler").open("wb") as file, suppress(OSError):
+            file.write(bytes(4 << 20))
+        code, said = program(place, monkeypatch)
+        assert code == 5, said
+        assert "disk-full" in said
+        observer.look()
+        (disk / "filler").unlink()
+        place.mend(wanted)
+        observer.look()
 
 
 def test_an_output_that_is_read_only(tmp_path, made, wanted, monkeypatch):
-    with small_disk(tmp_path / "disk", 8 << 20) as disk:
-        with Place(tmp_path / "place", made, store=str(disk / "data")) as place:
-            place.run({"tables.main.transfers": "none"})
-            observer = Observer(place)
-            observer.look()
-            subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-            code, said = program(place, monkeypatch)
-            assert code == 2, said
-            assert "permission-denied" in said
-            subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
-            observer.look()
-            place.mend(wanted)
-            observer.look()
+    with (
+        small_disk(tmp_path / "disk", 8 << 20) as disk,
+        Place(tmp_path / "place", made, store=str(disk / "data")) as place,
+    ):
+        place.run({"tables.main.transfers": "none"})
+        observer = Observer(place)
+        observer.look()
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        code, said = program(place, monkeypatch)
+        assert code == 2, said
+        assert "permission-denied" in said
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        observer.look()
+        place.mend(wanted)
+        observer.look()
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -307,7 +311,7 @@ def test_an_identifiers_service_that_fails(made, wanted, place, answer, kind):
         options = IdentifiersOptions(attempts=2, wait=0.01)
         asks = open_identifiers(url, "prod", options)
         change = lambda job: replace(job, identifiers=asks)  # noqa: E731
-        for good in (0, 1):
+        for good in (0, 1):  # noqa: B007 - the server looks at it
             sound = count()
             with pytest.raises(Unavailable) as caught:
                 work(place.folder, ALL, change=change)

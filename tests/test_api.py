@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.tables.running import People, Sites, naive, visits
 
 import catchment
 from catchment.api import Catchment
 from catchment.core.errors import Invalid, NotFound
 from catchment.core.store import open_store
+from tests.tables.running import People, Sites, naive, visits
 
 TOML = """\
 [executor]
@@ -29,7 +29,9 @@ def sites(tmp_path):
     made = Sites(open_store((tmp_path / "sites").as_uri()))
     made.add("alpha", 10, visits(("NACC000001", 10, "2020-01-01", 1), ("NACC000002", 10, "x", 2)))
     made.add("beta", 20, visits(("NACC000003", 20, "2020-01-01", 3)))
-    mapping = {str(c.adcid): {"adcid": c.adcid, "name": "A", "center-id": c.id} for c in made.centers}
+    mapping = {
+        str(c.adcid): {"adcid": c.adcid, "name": "A", "center-id": c.id} for c in made.centers
+    }
     (tmp_path / "centers.json").write_text(json.dumps({"centers": mapping}))
     (tmp_path / "catchment.toml").write_text(TOML)
     return made
@@ -94,7 +96,9 @@ def test_names(opened, sites, tmp_path):
 
 
 def test_settings_are_overridden_by_name(sites, tmp_path):
-    with catchment.open(str(tmp_path / "catchment.toml"), tables__nacc__exclude_centers="beta") as one:
+    with catchment.open(
+        str(tmp_path / "catchment.toml"), tables__nacc__exclude_centers="beta"
+    ) as one:
         assert one.tables.run().details["skipped"] == {"beta": "center-excluded"}
     with pytest.raises(Invalid):
         catchment.open(tmp_path, tables__nacc__nothing=True)
@@ -123,5 +127,15 @@ def test_to_import_it_costs_little():
     code = "import catchment, sys; print(sorted({m.split('.')[0] for m in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(eval(done.stdout))
-    heavy = {"pyarrow", "duckdb", "polars", "sqlalchemy", "pydantic", "obstore", "boto3", "typer", "numpy"}
+    heavy = {
+        "pyarrow",
+        "duckdb",
+        "polars",
+        "sqlalchemy",
+        "pydantic",
+        "obstore",
+        "boto3",
+        "typer",
+        "numpy",
+    }
     assert loaded & heavy == set()

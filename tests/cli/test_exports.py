@@ -120,7 +120,14 @@ def test_files_need_no_list_of_members(catchment, tmp_path):
     assert done.json["details"]["outputs"][0]["count"] == 2
     (tmp_path / "in/1.ndjson").unlink()
     empty = catchment(
-        "exports", "run", "--output", tmp_path / "out", "--contract", "C", "--files", tmp_path / "in"
+        "exports",
+        "run",
+        "--output",
+        tmp_path / "out",
+        "--contract",
+        "C",
+        "--files",
+        tmp_path / "in",
     )
     assert empty.code == 3
     assert "has no members" in empty.err

@@ -11,13 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.tables.running import Sites, visits
-from tests.tables.test_identifiers import Service, serving
 
 from catchment.core.errors import Unavailable
 from catchment.core.ledger import Ledger
 from catchment.core.store import open_store
 from catchment.tables import identifiers as providers
+from tests.tables.running import Sites, visits
+from tests.tables.test_identifiers import Service, serving
 
 MOVED = "NACC000001"
 MAPPING = {
@@ -127,7 +127,9 @@ def test_strict_and_require_all_and_fall_back(catchment, sites):
     sites.add("beta-leads", 20, version="2", created="2026-02-01T00:00:00Z")
     called = catchment("tables", "run", *ARGUMENTS, *PEOPLE, "--require-all", "--json")
     assert (called.code, called.json["error"]["kind"]) == (2, "centers-missing")
-    called = catchment("tables", "run", *ARGUMENTS, *PEOPLE, "--require-all", "--fall-back", "--json")
+    called = catchment(
+        "tables", "run", *ARGUMENTS, *PEOPLE, "--require-all", "--fall-back", "--json"
+    )
     assert values(called) == ["1", "3", "four"]
     full = catchment("tables", "run", *ARGUMENTS, *PEOPLE, "--fall-back", "--full", "--json")
     assert full.json["state"] == "unchanged"
@@ -159,7 +161,9 @@ def test_what_is_missing_is_said(catchment, sites):
     assert (called.code, "catchment init" in called.err) == (3, True)
     called = catchment("tables", "run", *ARGUMENTS, "--include-centers", "alfa", "--json")
     assert called.json["error"]["kind"] == "unknown-center"
-    called = catchment("tables", "run", *ARGUMENTS, "--include-centers", "alpha", "--exclude-centers", "zero")
+    called = catchment(
+        "tables", "run", *ARGUMENTS, "--include-centers", "alpha", "--exclude-centers", "zero"
+    )
     assert called.code == 2
     for flag in ("--transfers", "--mode"):
         assert catchment("tables", "run", *ARGUMENTS, flag, "perhaps").code == 2
@@ -283,7 +287,9 @@ def test_a_plan_tells_what_a_run_will_do(catchment, workspace, sites):
     assert (tables["uds"]["rows"], tables["uds"]["files"]) == (3, 3)
     assert tables["uds"]["copied_from_previous"] == 0
     sites.add("zero", 0, visits(("NACC000003", 0, "2020-01-01", 7)))
-    tables = {t["table"]: t for t in catchment("tables", "plan", "--json").json["details"]["tables"]}
+    tables = {
+        t["table"]: t for t in catchment("tables", "plan", "--json").json["details"]["tables"]
+    }
     assert tables["uds"]["copied_from_previous"] == 2
     assert catchment("tables", "run").code == 0
     assert "dry run: nothing changed" in catchment("tables", "plan").out
@@ -339,10 +345,14 @@ def test_text_for_people(catchment, workspace, sites):
     assert re.search(r"beta-leads +uds +1 +1 +0 +0 +1", shown)
     assert "skipped: alpha (parquet-unreadable)" in shown
     assert re.search(r"1 +20\d\d-\S+ +tables/nacc/", catchment("tables", "list").out)
-    assert re.search(r"snapshot 1: \d objects and the account are right", catchment("tables", "verify").out)
+    assert re.search(
+        r"snapshot 1: \d objects and the account are right", catchment("tables", "verify").out
+    )
 
 
-@pytest.mark.parametrize("name", ["uds/aggregate_result.parquet", "uds/_keys.arrow", "provenance.json"])
+@pytest.mark.parametrize(
+    "name", ["uds/aggregate_result.parquet", "uds/_keys.arrow", "provenance.json"]
+)
 def test_verify_finds_what_was_tampered_with(catchment, workspace, name):
     location = catchment("tables", "run", "--json").json["location"]
     path = Path("data", location, name)

@@ -16,7 +16,9 @@ names = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 counts = st.integers(0, 2**53)
 reasons = st.dictionaries(names, st.integers(1, 2**53), max_size=3).map(Counter)
 balances = st.builds(Balance, counts, counts, reasons, reasons)
-lines = st.builds(Line, st.sampled_from("ab"), st.sampled_from("tu"), st.sampled_from(["rows", "files"]))
+lines = st.builds(
+    Line, st.sampled_from("ab"), st.sampled_from("tu"), st.sampled_from(["rows", "files"])
+)
 accounts = st.dictionaries(lines, balances).map(Account)
 
 
@@ -37,7 +39,9 @@ def test_json_tells_lines_and_reasons_in_order(account):
     told = account.to_json()
     order = [(d["site"], d["part"], d["unit"]) for d in told]
     assert order == sorted(order)
-    assert all(list(d[fate]) == sorted(d[fate]) for d in told for fate in ("dropped", "quarantined"))
+    assert all(
+        list(d[fate]) == sorted(d[fate]) for d in told for fate in ("dropped", "quarantined")
+    )
 
 
 @given(balances)

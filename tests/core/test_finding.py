@@ -44,4 +44,4 @@ def test_a_severity_that_is_none_is_refused():
 def test_equal_ones_are_one():
     one = Finding("a", Severity.NOTE, "c", "w", "m")
     assert len({one, Finding("a", Severity.NOTE, "c", "w", "m", "")}) == 1
-    assert sorted([Finding("b", Severity.ERROR, "a", "a", "a"), one])[0] is one
+    assert min([Finding("b", Severity.ERROR, "a", "a", "a"), one]) is one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 
@@ -73,10 +74,8 @@ def test_a_crash_between_row_and_object_is_mended(tmp_path, when):
         store = open_store(f"memory://provenance{next(_NUMBERS)}")
         with Ledger.open(f"sqlite:///{tmp_path}/{rounds}.db") as ledger:
             snapshots = [published(ledger, n) for n in (1, 2)]
-            try:
+            with contextlib.suppress(CatchmentError):
                 seal_all(inject(store, faults), inject(ledger, faults), AGGREGATE)
-            except CatchmentError:
-                pass
             seal_all(store, ledger, AGGREGATE)
             assert ledger.unsealed(AGGREGATE) == []
             assert [store.read(f"out/{n}/{NAME}") for n in (1, 2)] == [dumps(s.provenance) for s in snapshots]  # fmt: skip

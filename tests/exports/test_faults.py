@@ -18,7 +18,7 @@ from catchment.exports.stream import RecordStream
 from catchment.testing.exports import line, lines_left, lines_out, outputs, put
 
 EFFECTS = ("open", "write", "fsync", "link", "rename", "unlink", "mkdir", "rmdir")
-READS = ("open", "scandir", "lstat", "stat", "listdir")
+READS = ("open", "scandir", "stat", "listdir", "pread")
 
 
 class Killed(BaseException):
@@ -148,9 +148,9 @@ def test_all_is_on_the_disk_before_what_depends_on_it(tmp_path, monkeypatch):
         log.append(("link", Path(target).name))
         real["link"](source, target)
 
-    def unlink(path):
+    def unlink(path, **options):
         log.append(("unlink", Path(path).name))
-        real["unlink"](path)
+        real["unlink"](path, **options)
 
     job, _ = make_job(tmp_path)
     monkeypatch.setattr(os, "fsync", fsync)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -82,7 +82,7 @@ class Sites:
                 data = content if isinstance(content, bytes) else parquet(content)
                 self.store.put(f"{prefix}tables/{table}/{name}", data, mode="overwrite")
                 self.files[center].setdefault(table, []).append((f"tables/{table}/{name}", data))
-        description = {"id": version, "created": created, "tables": dict.fromkeys(given, {})}
+        description = {"id": version, "created": created, "tables": {key: {} for key in given}}
         key = f"{prefix}provenance/dataset_description.json"
         self.store.put(key, json.dumps(description).encode(), mode="overwrite")
 
@@ -143,7 +143,7 @@ class Work:
         self.folder.mkdir(parents=True, exist_ok=True)
         return Ledger.open(f"sqlite:///{self.folder}/ledger.db", clock=lambda: self.now)
 
-    def __enter__(self) -> Work:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -151,9 +151,7 @@ class Work:
 
     @property
     def house(self) -> House:
-        return House(
-            self.store, self.ledger, self.executor, lambda: self.now, self.events.append
-        )
+        return House(self.store, self.ledger, self.executor, lambda: self.now, self.events.append)
 
     def job(self, only: Iterable[str] | None = None, **options: Any) -> Job:
         centers = [c for c in self.sites.centers if only is None or c.id in only]
@@ -274,7 +272,9 @@ def naive(
     constants: Mapping[str, str] = TODAY,
 ) -> Naive:
     """Union of whole tables in Python, row by row; then the rule, by dictionaries."""
-    columns = list(dict.fromkeys(n for s in sent for n in s.table.column_names if n not in constants))
+    columns = list(
+        dict.fromkeys(n for s in sent for n in s.table.column_names if n not in constants)
+    )
     texts = {name for name in columns if _is_conflict(name, sent)}
     rows = [
         Row(s, number, {n: _value(values.get(n), n in texts) for n in columns})
@@ -313,7 +313,8 @@ def _is_conflict(name: str, sent: Sequence[Sent]) -> bool:
 
 
 def _value(value: Any, text: bool) -> Any:
-    return str(value) if text and value is not None else value
+    # A double in words is Arrow's: 3.0 is "3".
+    return pa.scalar(value).cast(pa.string()).as_py() if text and value is not None else value
 
 
 def _by_transfer(rows: Sequence[Row], people: Mapping[str, set[int]]) -> dict[int, tuple[str, str]]:
@@ -394,7 +395,9 @@ def check(work: Work, expected: Mapping[str, Naive]) -> None:
         for line, balance in snapshot.account
         if line.unit == "files" and line.site not in skipped
     }
-    assert files == {(c, name): n for name, model in expected.items() for c, n in model.files.items()}
+    assert files == {
+        (c, name): n for name, model in expected.items() for c, n in model.files.items()
+    }
     assert snapshot.verify() == []
     prefixes = layout.snapshot_prefixes(work.store, "out/")
     assert snapshot.record.location == prefixes[-1]

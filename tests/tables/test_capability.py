@@ -8,7 +8,6 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from tests.tables.running import Sites, visits
 
 from catchment.core.capability import load
 from catchment.core.errors import Conflict, Invalid, NotFound
@@ -17,12 +16,14 @@ from catchment.core.finding import Severity
 from catchment.core.provenance import NAME
 from catchment.core.store import open_store
 from catchment.core.workspace import Workspace
-from catchment.tables import capability, run as runs
+from catchment.tables import capability
+from catchment.tables import run as runs
 from catchment.tables.identifiers import ServiceIdentifiers
 from catchment.tables.identifiers_file import FileIdentifiers
 from catchment.tables.model import CriteriaRule, OnDuplicate, Options
 from catchment.tables.sources import MappingSource, TemplateSource
 from catchment.testing.s3 import moto  # noqa: F401 - a fixture
+from tests.tables.running import Sites, visits
 
 MAPPING = {
     "0": {"adcid": 0, "name": "Zero", "center-id": "zero", "is-active": True, "tags": ["t"]},
@@ -88,7 +89,7 @@ def test_every_option_reaches_the_job(opened, folder):
     rule = {"uds": {"criteria": ["naccid"], "on_duplicate": "active_only"}}
     (folder / "criteria.json").write_text(json.dumps(rule))
     workspace = opened(
-        'datasets = "sites/{center}"', 'output = "/some/where/"', 'freeze_date = 2026-01-31',
+        'datasets = "sites/{center}"', 'output = "/some/where/"', "freeze_date = 2026-01-31",
         'include_centers = ["zero", "alpha", "alpha-leads"]', 'exclude_studies = "leads"',
         'duplicates_criteria = "criteria.json"', 'mode = "dev"', "strict = true",
         "require_all = true", "fall_back = true", 'identifiers = "people.csv"',
@@ -321,7 +322,7 @@ def test_what_a_killed_run_left_is_collected_and_nothing_else(workspace):
     for key in orphans:
         os.utime(workspace.store.path(key), (0, 0))
     assert sorted(capability.orphans(workspace, grace=timedelta(hours=1))) == orphans
-    assert location not in {key for key in left(workspace)}
+    assert location not in set(left(workspace))
 
 
 def test_nothing_is_an_orphan_while_a_run_is_at_work(workspace):

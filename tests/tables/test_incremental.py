@@ -13,6 +13,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+
+from catchment.core.errors import Corrupt
+from catchment.core.store import open_store
+from catchment.tables import composition
+from catchment.tables.model import CriteriaRule, OnDuplicate
 from tests.tables.running import (
     TODAY,
     People,
@@ -23,11 +28,6 @@ from tests.tables.running import (
     naive,
     visits,
 )
-
-from catchment.core.errors import Corrupt
-from catchment.core.store import open_store
-from catchment.tables import composition
-from catchment.tables.model import CriteriaRule, OnDuplicate
 
 LATER = "2026-02-01T00:00:00Z"
 A, B, C = (
@@ -389,7 +389,9 @@ def test_any_history_ends_as_a_fresh_start_would(history):
                 work.now += timedelta(minutes=1)
                 published = work.run().state == "published"
                 day = dict.fromkeys(TODAY, work.now.strftime("%Y%m%d"))
-                dates = day if published else work.snapshot().record.provenance["dataset_aggregator"]
+                dates = (
+                    day if published else work.snapshot().record.provenance["dataset_aggregator"]
+                )
                 dates = {key: dates[key] for key in TODAY}
                 check(work, {"uds": naive(sites.sent(without=broken), work.people, None, dates)})
             work.now = work.snapshot().record.published_at
@@ -419,7 +421,9 @@ def test_tables_of_another_version_of_the_program_are_read_again(sites, work, mo
         ("_composition.arrow", "changed"),
     ],
 )
-def test_a_damaged_snapshot_is_not_copied_from_and_a_full_run_mends_it(work, tmp_path, name, damage):
+def test_a_damaged_snapshot_is_not_copied_from_and_a_full_run_mends_it(
+    work, tmp_path, name, damage
+):
     path = tmp_path / f"work/store/out/20260206-100129/uds/{name}"
     data = bytearray(path.read_bytes())
     path.unlink()

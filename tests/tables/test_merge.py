@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import given, settings
 
-
 from tests.tables.merging import CONSTANTS, File, Merging, naive, sets, table_values
 
 

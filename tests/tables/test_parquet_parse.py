@@ -222,7 +222,7 @@ def test_renamed_chunks_have_another_path() -> None:
 @given(st.lists(st.integers(0, 2**55 - 1), min_size=1, max_size=20))
 def test_slots_are_filled_with_the_shortest_numbers(numbers: list[int]) -> None:
     pieces, slots = [], []
-    for number in numbers:
+    for _number in numbers:
         slots.append(sum(map(len, pieces)) + 2)
         pieces += [b"ab", thrift.OPEN]
     filled = thrift.fill_slots(b"".join(pieces), np.array(slots), np.array(numbers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import threading
@@ -12,6 +13,19 @@ from datetime import datetime, timedelta, timezone
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+from catchment.core import provenance
+from catchment.core.account import Line
+from catchment.core.errors import CatchmentError, Conflict, Corrupt, Invalid, Unavailable
+from catchment.core.finding import Finding, Severity
+from catchment.core.safe import SafePool
+from catchment.core.store import open_store
+from catchment.tables import run as runs
+from catchment.tables.model import NEXT, Center, CriteriaRule, OnDuplicate
+from catchment.tables.sources import MappingSource, Place, TemplateSource
+from catchment.testing.centers import make_centers
+from catchment.testing.faults import Faults, every_fault, inject
+from catchment.testing.s3 import moto  # noqa: F401 - a fixture
 from tests.tables.running import (
     NOW,
     THREADS,
@@ -26,19 +40,6 @@ from tests.tables.running import (
     parquet,
     visits,
 )
-
-from catchment.core import provenance
-from catchment.core.account import Line
-from catchment.core.errors import CatchmentError, Conflict, Corrupt, Invalid, Unavailable
-from catchment.core.finding import Finding, Severity
-from catchment.core.safe import SafePool
-from catchment.core.store import open_store
-from catchment.tables import run as runs
-from catchment.tables.model import NEXT, Center, CriteriaRule, OnDuplicate
-from catchment.tables.sources import MappingSource, Place, TemplateSource
-from catchment.testing.centers import make_centers
-from catchment.testing.faults import Faults, every_fault, inject
-from catchment.testing.s3 import moto  # noqa: F401 - a fixture
 
 MOVED = "NACC000001"
 STAYS = "NACC000002"
@@ -78,9 +79,7 @@ def made(tmp_path_factory):
 
 def made_work(folder, made, **more) -> Work:
     sites = Sites(made.sample.store)
-    sites.centers = [
-        Center(id_, made.sample.adcid(k), id_) for k, id_ in enumerate(made.ids)
-    ]
+    sites.centers = [Center(id_, made.sample.adcid(k), id_) for k, id_ in enumerate(made.ids)]
     people = People()
     with made.identifiers.open() as file:
         for row in csv.DictReader(file):
@@ -105,12 +104,18 @@ def made_models(made, people, version=10):
 
 
 @pytest.fixture(scope="module")
-def first(tmp_path_factory, made):
-    """The first run over the sample, in child processes."""
+def processes():
+    """Child processes, as most runs use them; the other tests use threads."""
     with SafePool(2) as pool:
-        with made_work(tmp_path_factory.mktemp("first"), made, executor=pool) as work:
-            work.outcome = work.run()
-            yield work
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory, made, processes):
+    """The first run over the sample."""
+    with made_work(tmp_path_factory.mktemp("first"), made, executor=processes) as work:
+        work.outcome = work.run()
+        yield work
 
 
 def test_a_first_run_is_the_naive_union_without_transferred_rows(first, made):
@@ -165,14 +170,18 @@ def test_a_run_on_s3_gives_the_same_bytes(first, made, tmp_path, moto):  # noqa:
         assert work.bytes() == first.bytes()
         assert work.snapshot().verify() == []
         assert work.run().state == "unchanged"
-        assert [k for k in work.keys() if "_staging" in k] == []
+        assert [k for k in work if "_staging" in k] == []
 
 
 def test_each_step_of_the_work_is_told(first):
     by_work = {}
     for event in first.events:
         by_work.setdefault(event.work, []).append(event)
-    assert set(by_work) == {"tables: find datasets", "tables: check files", "tables: rewrite columns"}
+    assert set(by_work) == {
+        "tables: find datasets",
+        "tables: check files",
+        "tables: rewrite columns",
+    }
     for events in by_work.values():
         assert (events[0].state, events[-1].state) == ("start", "done")
         assert events[-1].done == events[-1].total
@@ -208,7 +217,9 @@ def test_an_adcid_of_zero_is_a_center_like_any_other(sites, tmp_path):
 @pytest.mark.parametrize("options", [{}, {"freeze_date": "20251231"}])
 def test_the_runs_dates_win_over_a_sites_own(sites, work, options):
     own = visits(("NACC000009", 30, "2020-01-01", 9))
-    own = own.append_column("freeze_date", pa.array(["1999"])).append_column("etl_date", pa.array([7]))
+    own = own.append_column("freeze_date", pa.array(["1999"])).append_column(
+        "etl_date", pa.array([7])
+    )
     sites.add("gamma", 30, own)
     outcome = work.run(**options)
     constants = TODAY | options
@@ -406,11 +417,11 @@ class Failing:
 )  # fmt: skip
 def test_nothing_is_published_while_current_centers_are_unknown(work, people):
     work.run(only=["alpha"])
-    before = {key: work.store.read(key) for key in work.keys()}
+    before = {key: work.store.read(key) for key in work}
     work.people, work.now = people, NOW + timedelta(days=1)
     with pytest.raises((CatchmentError, RuntimeError)) as caught:
         work.run()
-    assert {key: work.store.read(key) for key in work.keys()} == before
+    assert {key: work.store.read(key) for key in work} == before
     assert work.snapshot().record.number == 1
     kind = getattr(caught.value, "kind", None)
     newest = work.ledger.runs("tables/nacc")[0]
@@ -474,7 +485,9 @@ def test_a_broken_file_costs_its_center_only(sites, work, broken):
     assert account[Line("gamma", "mds", "files")].quarantined == {"center-quarantined": 2}
     assert account[Line("gamma", "mds", "rows")].quarantined == {"center-quarantined": 4}
     assert outcome.plan.skipped == {"gamma": finding.code}
-    assert [c.site for c in work.ledger.contributions("tables/nacc", state="quarantined")] == ["gamma"]
+    assert [c.site for c in work.ledger.contributions("tables/nacc", state="quarantined")] == [
+        "gamma"
+    ]
     sites.add("gamma", 30, good, version="2", created="2026-02-01T00:00:00Z")
     assert work.run().state == "published"
     check(work, {"uds": naive(sites.sent(), work.people)})
@@ -557,24 +570,21 @@ def deep_damage(column: str) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize("pool", ["threads", "processes"])
-@pytest.mark.parametrize(
-    ("column", "found_by"), [("naccid", "key scan"), ("value", "rewrite")]
-)
-def test_damage_deep_inside_costs_its_center_only(sites, work, column, found_by, pool):
-    """The table's type is wider than the damaged file's, so that its pages must be decoded."""
+@pytest.mark.parametrize("where", ["threads", "processes"])
+@pytest.mark.parametrize("column", ["naccid", "value"])
+def test_damage_deep_inside_costs_its_center_only(sites, work, processes, column, where):
+    """Found by the scan of keys, or by the rewrite: the table's type is wider than the file's."""
     sites.add("gamma", 30, deep_damage(column), mds={"a.parquet": visits((STAYS, 30, "x", 1))})
     wide = visits(("NACC000009", 40, "2020-01-01", 1)).set_column(3, "value", pa.array([0.5]))
     sites.add("delta", 40, wide)
-    with SafePool(1) as processes:
-        work.executor = THREADS if pool == "threads" else processes
-        outcome = work.run()
-        check(work, {"uds": naive(sites.sent(without=["gamma"]), work.people)})
-        (finding,) = (f for f in outcome.plan.findings if f.site == "gamma")
-        rows = work.snapshot().account[Line("gamma", "uds", "rows")]
-        assert (rows.received, rows.quarantined) == (2500, {finding.code: 2500})
-        assert work.run().state == "unchanged"
-    assert [k for k in work.keys() if "_staging" in k or "/mds/" in k] == []
+    work.executor = THREADS if where == "threads" else processes
+    outcome = work.run()
+    check(work, {"uds": naive(sites.sent(without=["gamma"]), work.people)})
+    (finding,) = (f for f in outcome.plan.findings if f.site == "gamma")
+    rows = work.snapshot().account[Line("gamma", "uds", "rows")]
+    assert (rows.received, rows.quarantined) == (2500, {finding.code: 2500})
+    assert work.run().state == "unchanged"
+    assert [k for k in work if "_staging" in k or "/mds/" in k] == []
 
 
 def test_the_last_center_to_fail_in_the_merge_is_an_error(sites, tmp_path):
@@ -713,14 +723,17 @@ def test_a_run_whose_lease_was_taken_publishes_nothing(work):
         work.run()
     assert caught.value.kind == "lease-lost"
     assert work.ledger.latest("tables/nacc") is None
-    assert not any(k.endswith("provenance.json") for k in work.keys())
+    assert not any(k.endswith("provenance.json") for k in work)
 
 
 class Killed(BaseException):
     """What no handler of ours may swallow."""
 
 
-@pytest.mark.parametrize(("when", "error"), [("before", None), ("after", Killed())])
+@pytest.mark.parametrize(
+    ("when", "error"),
+    [pytest.param("before", None, marks=pytest.mark.soak), ("after", Killed())],
+)
 def test_a_fault_at_any_operation_of_the_store_is_mended_by_the_next_run(
     sites, tmp_path, when, error
 ):
@@ -736,14 +749,12 @@ def test_a_fault_at_any_operation_of_the_store_is_mended_by_the_next_run(
         count += 1
         with Work(tmp_path / f"{count}", sites, people, executor=ThreadPoolExecutor(1)) as work:
             plain, work.store = work.store, inject(work.store, faults)
-            try:
+            with contextlib.suppress(CatchmentError, Killed):
                 work.run()
-            except (CatchmentError, Killed):
-                pass
             work.store = plain
             record = work.ledger.latest("tables/nacc")
             if record is None:  # nothing of it is visible
-                assert not any(k.endswith("provenance.json") for k in work.keys())
+                assert not any(k.endswith("provenance.json") for k in work)
             work.run()
             assert work.bytes() == wanted
             assert work.snapshot().verify() == []

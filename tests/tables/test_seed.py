@@ -12,10 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.tables.running import Sites, visits
 
 from catchment.cli.main import run
 from catchment.core.store import open_store
+from tests.tables.running import Sites, visits
 
 CASES = ("N1-no-criteria", "N2-drop_all-default", "N3-keep_all", "N4-active_only",
          "N5-active_only-batch1", "N6-active_only-no-active")  # fmt: skip
@@ -75,7 +75,9 @@ def test_a_shared_case(seed, cases, name, split):
     for adcid in sorted({row[1] for row in rows}, reverse=True):
         own = [row for row in rows if row[1] == adcid]
         parts = [own] if split == "file for each center" else [[row] for row in own]
-        seed.sites.add(f"c{adcid}", adcid, {f"{n}.parquet": visits(*p) for n, p in enumerate(parts)})
+        seed.sites.add(
+            f"c{adcid}", adcid, {f"{n}.parquet": visits(*p) for n, p in enumerate(parts)}
+        )
     people = seed.folder / "identifiers.csv"
     lines = [
         f"{naccid},{entry['adcid']},{str(entry['active']).lower()}"

@@ -11,12 +11,12 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 import pytest
-from tests.tables.running import NOW, TODAY, People, Sites, Work, naive, visits
 
 from catchment.core.errors import Invalid, NotFound
 from catchment.core.ledger import Ledger
 from catchment.core.store import open_store
 from catchment.tables.snapshot import TableSnapshot, open_snapshot
+from tests.tables.running import NOW, TODAY, People, Sites, Work, naive, visits
 
 UDS = visits(("NACC000001", 10, "2020-01-01", 1), ("NACC000002", None, None, None))
 MDS = pa.table(
@@ -143,7 +143,9 @@ def test_verify_looks_at_the_account(work):
         lines = [dict(line) for line in section["account"]]
         lines[index] |= changes
         provenance = {**sound, "catchment": {**section, "account": lines}}
-        return TableSnapshot(work.store, replace(record, provenance=provenance, sealed=False)).verify()
+        return TableSnapshot(
+            work.store, replace(record, provenance=provenance, sealed=False)
+        ).verify()
 
     rows = next(i for i, x in enumerate(section["account"]) if (x["part"], x["unit"], x["site"]) == ("uds", "rows", "alpha"))  # fmt: skip
     assert section["account"][rows]["kept"] == 1

@@ -18,7 +18,7 @@ from catchment.exports.files import sync, told
 from catchment.exports.inventory import Inventory
 from catchment.exports.journal import Journal
 from catchment.exports.model import Codec, Kind, Output, Piece, Rules
-from catchment.exports.parts import open_part
+from catchment.exports.parts import PartFolder
 from catchment.exports.plan import plan, ready
 
 logger = logging.getLogger(__name__)
@@ -55,8 +55,9 @@ class Aggregator:
         self._rules = rules or Rules()
         self._codec = codec
         self._progress = progress
-        self._journal = Journal(directories, published)
-        self._inventory = Inventory(directories, self._rules.max_bytes, self._journal)
+        self._parts = PartFolder(directories.finished_path)
+        self._journal = Journal(directories, self._parts, published)
+        self._inventory = Inventory(directories, self._parts, self._rules.max_bytes, self._journal)
         self._combiner = Combiner()
         self._plans: dict[Kind, Iterator[list[Piece]]] = {}
         self._numbers = dict.fromkeys(Kind, 0)
@@ -64,9 +65,10 @@ class Aggregator:
 
     def __enter__(self) -> Self:
         try:
-            self._journal.open()
-            self._inventory.open()
             with told(f"job {self._directories.job} cannot be read"):
+                self._parts.open()
+                self._journal.open()
+                self._inventory.open()
                 for path in self._directories.job_path.iterdir():
                     for kind in Kind:
                         number = layout.output_number(path.name, self._contract, kind) or 0
@@ -80,6 +82,7 @@ class Aggregator:
         self._combiner.close()
         self._inventory.close()
         self._journal.close()
+        self._parts.close()
 
     @property
     def outputs(self) -> list[Output]:
@@ -194,13 +197,10 @@ class Aggregator:
         return output
 
     def _write(self, path: Path, pieces: list[Piece]) -> Made:
-        finished = self._directories.finished_path
         with told(f"{path.stem} cannot be written"):
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
             try:
-                return self._combiner.combine(
-                    descriptor, pieces, lambda part: open_part(finished / part), self._codec
-                )
+                return self._combiner.combine(descriptor, pieces, self._parts.read, self._codec)
             finally:
                 os.close(descriptor)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import threading
 import time
@@ -16,7 +15,7 @@ from catchment.exports.directories import JobDirectories
 from catchment.exports.files import failure, told
 from catchment.exports.journal import Journal, Use
 from catchment.exports.model import Kind, Piece
-from catchment.exports.parts import Identity, Span, measure
+from catchment.exports.parts import Identity, PartFolder, Span
 from catchment.exports.watch import Watch
 
 LOOK_SECONDS = 2.0  # between two looks at the whole folder, for what the kernel does not tell
@@ -31,12 +30,14 @@ class Inventory:
         problems: parts that cannot be combined now, with the reason.
     """
 
-    def __init__(self, directories: JobDirectories, max_bytes: int, journal: Journal) -> None:
+    def __init__(
+        self, directories: JobDirectories, folder: PartFolder, max_bytes: int, journal: Journal
+    ) -> None:
         self.done = False
         self.totals = dict.fromkeys(Kind, 0)
         self.problems: dict[str, CatchmentError] = {}
         self._directories = directories
-        self._folder = directories.finished_path
+        self._folder = folder
         self._max_bytes = max_bytes
         self._journal = journal
         self._watch = Watch()
@@ -46,7 +47,7 @@ class Inventory:
 
     def open(self) -> None:
         """Begin to watch."""
-        self._watch.open(self._directories.job_path, self._folder)
+        self._watch.open(self._directories.job_path, self._folder.path)
 
     def close(self) -> None:
         """Stop watching."""
@@ -121,11 +122,7 @@ class Inventory:
     def _list(self) -> list[str]:
         self._looked = time.monotonic()
         with told("the folder of finished files cannot be read"):
-            try:
-                with os.scandir(self._folder) as entries:
-                    return [entry.name for entry in entries]
-            except FileNotFoundError:
-                return []
+            return self._folder.names()
 
     def _try_to_add(self, name: str) -> None:
         try:
@@ -138,8 +135,7 @@ class Inventory:
             self.problems[name] = error
 
     def _add(self, name: str) -> None:
-        path = self._folder / name
-        status = path.lstat()
+        status = self._folder.stat(name)
         identity = self._identities[name] = Identity.of(status)
         kind = layout.kind_of(name)
         if kind is None or not stat.S_ISREG(status.st_mode):
@@ -149,7 +145,7 @@ class Inventory:
                 hint="move it away, then run the same command again",
             )
         used = self._journal.used(name, identity)
-        pieces = measure(path, identity.size, self._max_bytes, used)
+        pieces = self._folder.measure(name, identity.size, self._max_bytes, used)
         if pieces:
             self._pieces[kind][name] = pieces
             self.totals[kind] += sum(piece.size for piece in pieces)
@@ -158,7 +154,6 @@ class Inventory:
 
     def _is_same(self, part: str) -> bool:
         try:
-            status = (self._folder / part).lstat()
+            return Identity.of(self._folder.stat(part)) == self._identities[part]
         except OSError:
             return False
-        return Identity.of(status) == self._identities[part]

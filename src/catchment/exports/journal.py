@@ -26,7 +26,7 @@ from catchment.core.errors import CatchmentError, Conflict, Corrupt
 from catchment.exports.directories import JobDirectories
 from catchment.exports.files import failure, sync, told
 from catchment.exports.model import Output
-from catchment.exports.parts import Identity, Span
+from catchment.exports.parts import Identity, PartFolder, Span
 
 FORMAT = 1
 _LOCK = "lock"
@@ -48,6 +48,7 @@ class Journal:
 
     Args:
         directories: of the job.
+        parts: its finished parts.
         published: told of each output once it stands under its name, before its parts are removed;
             after a crash it may be told of the same output again.
 
@@ -56,11 +57,16 @@ class Journal:
         stuck: parts that are used up and could not be removed, with the reason.
     """
 
-    def __init__(self, directories: JobDirectories, published: Callable[[Output], None]) -> None:
+    def __init__(
+        self,
+        directories: JobDirectories,
+        parts: PartFolder,
+        published: Callable[[Output], None],
+    ) -> None:
         self._directories = directories
         self._published = published
         self._folder = directories.journal_path
-        self._finished = directories.finished_path
+        self._parts = parts
         self._lock = -1
         self._used: dict[str, tuple[Identity, list[Span]]] = {}
         self.outputs: list[Output] = []
@@ -111,10 +117,9 @@ class Journal:
 
     def remove(self, part: str, identity: Identity) -> None:
         """Remove a part that is used up, or note that it is stuck."""
-        path = self._finished / part
         try:
-            if Identity.of(path.lstat()) == identity:
-                path.unlink()
+            if Identity.of(self._parts.stat(part)) == identity:
+                self._parts.remove(part)
         except FileNotFoundError:
             pass
         except OSError as error:

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -38,52 +39,98 @@ class Span(NamedTuple):
     size: int
 
 
-def open_part(path: Path) -> io.RawIOBase:
-    """The part's bytes, uncompressed."""
-    if layout.is_gzip(path.name):
-        return cast("io.RawIOBase", igzip.IGzipFile(path))  # type: ignore[no-untyped-call]
-    return io.FileIO(path)
+class PartFolder:
+    """The folder of finished parts. Open: names are looked up in it without walking its path."""
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = -1
 
-def chunks(path: Path, start: int = 0, size: int | None = None) -> Iterator[bytes]:
-    """Bytes of the part from ``start``, at most ``size`` of them.
+    def open(self) -> None:
+        """Take the folder that is there now, if there is one."""
+        self.close()
+        with suppress(FileNotFoundError):
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
 
-    Corrupt (kind ``part-unreadable``) where a compressed part cannot be read to its end.
-    """
-    left = sys.maxsize if size is None else size
-    try:
-        with open_part(path) as file:
-            file.seek(start)
-            while chunk := file.read(min(left, MIB)):
-                yield chunk
-                left -= len(chunk)
-    except (EOFError, igzip.BadGzipFile, IsalError):  # type: ignore[misc] # wrong in its stub
-        raise Corrupt(
-            f"{path.name} cannot be read as gzip",
-            kind="part-unreadable",
-            hint="write the part again, or move it out of the folder of finished files",
-        ) from None
+    def close(self) -> None:
+        """Let it go."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
+    def names(self) -> list[str]:
+        """All that lies in the folder now; nothing where there is none."""
+        self.open()
+        if self._descriptor < 0:
+            return []
+        with os.scandir(self._descriptor) as entries:
+            return [entry.name for entry in entries]
 
-def measure(path: Path, size: int, max_bytes: int, used: Sequence[Span] = ()) -> list[Piece]:
-    """The pieces that a part still has to give, in order; none where it is empty or used up.
+    def stat(self, part: str) -> os.stat_result:
+        """Of the part itself, not of what it links to; FileNotFoundError if there is none."""
+        if self._descriptor < 0:
+            raise FileNotFoundError
+        return os.stat(part, dir_fd=self._descriptor, follow_symlinks=False)
 
-    Args:
-        path: of the part.
-        size: of the file in bytes, as stored.
-        max_bytes: no piece is larger, but for a single line that is.
-        used: what earlier outputs took from it.
-    """
-    total = sum(map(len, chunks(path))) if layout.is_gzip(path.name) else size
-    if total and next(chunks(path, total - 1)) != b"\n":
-        total += 1
-    pieces = []
-    at = 0
-    for span in [*sorted(used), Span(total, 0)]:
-        gap = span.start - at
-        sizes = [gap] if 0 < gap <= max_bytes else cut(chunks(path, at, gap), max_bytes)
-        for piece in sizes:
-            pieces.append(Piece(path.name, at, piece))
-            at += piece
-        at = span.start + span.size
-    return pieces
+    def remove(self, part: str) -> None:
+        """Remove a part."""
+        os.unlink(part, dir_fd=self._descriptor)
+
+    def read(self, part: str) -> io.RawIOBase:
+        """The part's bytes, uncompressed."""
+        if layout.is_gzip(part):
+            return cast("io.RawIOBase", igzip.IGzipFile(self.path / part))  # type: ignore[no-untyped-call]
+        return io.FileIO(os.open(part, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._descriptor))
+
+    def chunks(self, part: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
+        """Bytes of the part from ``start``, at most ``size`` of them.
+
+        Corrupt (kind ``part-unreadable``) where a compressed part cannot be read to its end.
+        """
+        left = sys.maxsize if size is None else size
+        try:
+            with self.read(part) as file:
+                file.seek(start)
+                while chunk := file.read(min(left, MIB)):
+                    yield chunk
+                    left -= len(chunk)
+        except (EOFError, igzip.BadGzipFile, IsalError):  # type: ignore[misc] # wrong in its stub
+            raise Corrupt(
+                f"{part} cannot be read as gzip",
+                kind="part-unreadable",
+                hint="write the part again, or move it out of the folder of finished files",
+            ) from None
+
+    def measure(
+        self, part: str, size: int, max_bytes: int, used: Sequence[Span] = ()
+    ) -> list[Piece]:
+        """The pieces that a part still has to give, in order; none where it is empty or used up.
+
+        Args:
+            part: its name.
+            size: of the file in bytes, as stored.
+            max_bytes: no piece is larger, but for a single line that is.
+            used: what earlier outputs took from it.
+        """
+        total = sum(map(len, self.chunks(part))) if layout.is_gzip(part) else size
+        if total and self._last(part, total) != b"\n":
+            total += 1
+        if not used and 0 < total <= max_bytes:
+            return [Piece(part, 0, total)]
+        pieces = []
+        at = 0
+        for span in [*sorted(used), Span(total, 0)]:
+            for piece in cut(self.chunks(part, at, span.start - at), max_bytes):
+                pieces.append(Piece(part, at, piece))
+                at += piece
+            at = span.start + span.size
+        return pieces
+
+    def _last(self, part: str, size: int) -> bytes:
+        if layout.is_gzip(part):
+            return next(self.chunks(part, size - 1))
+        file = os.open(part, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._descriptor)
+        try:
+            return os.pread(file, 1, size - 1)
+        finally:
+            os.close(file)

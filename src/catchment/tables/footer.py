@@ -201,10 +201,10 @@ class Columns(tuple[Column, ...]):  # noqa: SLOT001 - it caches
         return slice(self.first[first], self.first[after])
 
     def choose(self, group: Group, chosen: Iterable[int]) -> Group:
-        """The chunks of some columns, at least one, in the order given."""
-        runs: list[list[int]] = []
+        """The chunks of some columns, in the order given."""
+        runs = [[0, 0]]
         for index in chosen:
-            if runs and runs[-1][1] == index:
+            if runs[-1][1] == index:
                 runs[-1][1] += 1
             else:
                 runs.append([index, index + 1])

@@ -121,7 +121,8 @@ class CommonType:
     def _numbers(self, kinds: Sequence[Kind]) -> pa.DataType:
         if all(types.is_floating(k.type) for k in kinds):
             return max((k.type for k in kinds), key=lambda kind: kind.bit_width)
-        exact = all(_within(k.bounds, EXACT) for k in kinds if types.is_integer(k.type))
+        # Bounds are read as signed numbers: of unsigned ones they tell nothing.
+        exact = all(_within(k.bounds, EXACT) for k in kinds if types.is_signed_integer(k.type))
         return pa.float64() if exact else self._conflict()
 
     def _decimals(self, kinds: Sequence[Kind]) -> pa.DataType:

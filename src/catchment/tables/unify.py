@@ -63,7 +63,7 @@ class Unified:
                             Severity(entry["severity"]),
                             f"column-{action}",
                             f"{table}: {shown(entry['column'])}",
-                            message.format(have=have, become=entry["type"]),
+                            message.format(have=have, become=shown(str(entry["type"]))),
                             hint,
                         )
                     )
@@ -214,7 +214,9 @@ class _Column:
         sites: dict[str, list[str] | None] = {file.site: None for file in self.files}
         for field, files in self.variants:
             for site in dict.fromkeys(file.site for file in files):
-                sites[site] = [*(sites[site] or ()), str(field.type)]
+                kinds = sites[site] = sites[site] or []
+                if str(field.type) not in kinds:
+                    kinds.append(str(field.type))
         return {
             "column": self.name,
             "type": None if kind is None else str(kind),

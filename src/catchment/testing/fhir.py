@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     fhir: FhirServer
 
-    def do_GET(self) -> None:  # noqa: N802 - the name that the library calls
+    def do_GET(self) -> None:
         time.sleep(self.fhir.delay)
         status, headers, body = self.fhir.answer(self.path, self.headers)
         self.send_response(status)

@@ -34,10 +34,12 @@ class Disk:
         self._at = at
         self._error = error
         for name in names:
-            monkeypatch.setattr(os, name, self._around(getattr(os, name)))
+            monkeypatch.setattr(os, name, self._around(getattr(os, name), names))
 
-    def _around(self, real):
+    def _around(self, real, names):
         def call(*args, **options):
+            if real.__name__ == "open" and names is EFFECTS and not args[1] & os.O_ACCMODE:
+                return real(*args, **options)
             self.count += 1
             if self.count == self._at or (self.fired and self._error is None):
                 self.fired = True

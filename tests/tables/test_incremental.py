@@ -60,10 +60,12 @@ def work(tmp_path, sites):
 @contextmanager
 def afresh(work, **options):
     """The same sites, run for the first time in another workspace."""
-    with tempfile.TemporaryDirectory() as folder:
-        with Work(Path(folder), work.sites, work.people, now=work.now) as other:
-            other.run(full=True, **options)
-            yield other
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Work(Path(folder), work.sites, work.people, now=work.now) as other,
+    ):
+        other.run(full=True, **options)
+        yield other
 
 
 def same_as_afresh(work, **options) -> None:

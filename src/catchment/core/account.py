@@ -1,4 +1,4 @@
-"""The account of a run: every record that came in is kept, dropped or quarantined, with a reason."""
+"""The account of a run: every record that came in is kept, dropped or quarantined, and why."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def seal(store: Store, ledger: Ledger, snapshot: Snapshot) -> None:
     except Conflict:
         if store.read(key) != data:
             raise Corrupt(
-                f"{key} is not the provenance of snapshot {snapshot.number} of {snapshot.aggregate}",
+                f"{key} is not that of snapshot {snapshot.number} of {snapshot.aggregate}",
                 kind="provenance-differs",
                 hint="move the object away, then run again",
             ) from None

@@ -1,4 +1,4 @@
-"""A small FHIR server: real HTTP on this machine, answers searches with pages, and fails on demand."""
+"""A small FHIR server: real HTTP on this machine; answers searches with pages, fails on demand."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         time.sleep(self.fhir.delay)
-        status, headers, body = self.fhir.answer(self.path, self.headers)
+        status, headers, body = self.fhir.answer(self.path, dict(self.headers))
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

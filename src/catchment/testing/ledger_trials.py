@@ -143,6 +143,14 @@ class LedgerTrials:
                 assert race(pool, [partial(ledger.move, move) for move in moves]) == 1
                 assert len(ledger.history(one.id)) == 2
 
+    def test_twins_get_the_same_snapshot(self, ledger: Ledger) -> None:
+        with ThreadPoolExecutor(3) as pool:
+            for number in range(1, 21):
+                twin = partial(ledger.publish, publication(str(number)))
+                assert race(pool, [twin] * 3) == 3
+                assert ledger.snapshots(AGGREGATE)[0].number == number
+        assert len(ledger.runs()) == 20
+
     def test_eight_processes_publish_and_none_is_lost(self, url: str) -> None:
         with Ledger.open(url) as ledger, ProcessPoolExecutor(8, processes()) as pool:
             jobs = [pool.submit(publish_many, ledger, worker, 5) for worker in range(8)]

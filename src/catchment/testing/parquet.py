@@ -147,7 +147,7 @@ def _maybe(field: pa.Field, random: Random, empty: float) -> Any:
     return None if null else _value(field.type, random, empty)
 
 
-def _value(kind: pa.DataType, random: Random, empty: float) -> Any:
+def _value(kind: pa.DataType, random: Random, empty: float) -> Any:  # noqa: C901, PLR0911 - a row a type
     """A value for ``pa.array``, often one from the edge of the type."""
     t = pa.types
     if t.is_struct(kind):
@@ -164,7 +164,7 @@ def _value(kind: pa.DataType, random: Random, empty: float) -> Any:
     if t.is_fixed_size_binary(kind):
         return random.bytes(kind.byte_width)
     if t.is_binary(kind):
-        return random.bytes(random.integers(4))
+        return random.bytes(int(random.integers(4)))
     if t.is_boolean(kind):
         return bool(random.integers(2))
     if t.is_floating(kind):

@@ -86,14 +86,14 @@ def test_findings_begin_with_the_gravest():
         "error: b: uds: m [y]",
         "  hint: do",
         "warning: a: uds: m [z]",
-        "note: a: uds: m [x]",
+        "and 1 notes (--json shows them)",
     ]
 
 
 def test_what_several_sites_share_is_said_once():
-    same = {"severity": "note", "code": "x", "where": "uds", "message": "m", "hint": ""}
+    same = {"severity": "warning", "code": "x", "where": "uds", "message": "m", "hint": ""}
     assert list(findings([{**same, "site": site} for site in "abcde"])) == [
-        "note: a, b, c and 2 more: uds: m [x]"
+        "warning: a, b, c and 2 more: uds: m [x]"
     ]
 
 

@@ -424,7 +424,8 @@ def test_a_lost_ledger_is_rebuilt(catchment, workspace, sites):
     with Ledger.open("sqlite:///.catchment/ledger.db") as ledger:
         known = [(c.site, c.name, c.digest, c.state) for c in ledger.contributions("tables/nacc")]
     shutil.rmtree(".catchment")
-    assert catchment("tables", "list", "--json").json == []
+    assert [catchment(*command, "--json").json for command in commands] == before
+    assert not Path(".catchment").exists()  # the store told, and nothing was kept
     rebuilt = catchment("doctor", "--rebuild-ledger", "--json")
     assert (rebuilt.code, rebuilt.json["restored"]) == (0, 2)
     assert [catchment(*command, "--json").json for command in commands] == before

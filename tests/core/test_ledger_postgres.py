@@ -1,7 +1,6 @@
 """The ledger on PostgreSQL: secrets, refusals, and a server that goes away."""
 
 import pickle
-import signal
 import socket
 import threading
 import time
@@ -110,7 +109,7 @@ def publishing(ledger, wanted):
 
 def test_publications_survive_a_crash_of_the_server(postgres):
     with running() as server, Ledger.open(server.database()) as ledger, publishing(ledger, 3):
-        server.stop(signal.SIGQUIT)
+        server.stop()
         time.sleep(0.2)
         server.start()
 

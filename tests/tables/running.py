@@ -192,6 +192,9 @@ class Work:
             if o["role"] in {"table", "removed"}
         }
 
+    def __iter__(self):
+        return iter(self.keys())
+
     def keys(self) -> list[str]:
         return [stat.key for stat in self.store.list()]
 

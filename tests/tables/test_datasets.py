@@ -466,7 +466,7 @@ def test_a_store_that_fails_skips_the_center_and_no_older_version_wins(sites, ve
 
 
 @given(
-    st.datetimes(datetime(1990, 1, 1), datetime(2200, 1, 1)),  # noqa: DTZ001 - the zone is drawn
+    st.datetimes(datetime(1990, 1, 1), datetime(2200, 1, 1)),
     st.integers(-14 * 60, 14 * 60),
     st.sampled_from(["seconds", "milliseconds", "microseconds"]),
 )
@@ -497,6 +497,6 @@ def test_anything_is_an_instant_or_invalid_and_is_not_quoted(value):
     try:
         created = read_created(value)
     except Invalid as error:
-        assert error.message.startswith("created: expected")  # noqa: PT017
+        assert error.message.startswith("created: expected")
     else:
         assert created.tzinfo is UTC

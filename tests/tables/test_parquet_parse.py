@@ -181,6 +181,42 @@ def test_without_an_order_of_columns_bounds_are_left_out() -> None:
         assert b"\x18\x08" not in raw.groups[0].body
 
 
+def test_a_chunk_that_is_cut_off_is_refused() -> None:
+    footer = footer_of(Writing(write_statistics=False).write(pa.table({"a": [1]})))
+    for end in range(footer.index(b"\x26\x00\x1c\x15"), len(footer)):
+        with pytest.raises((ValueError, IndexError)):
+            parse(footer[:end])
+        with pytest.raises((ValueError, IndexError)):
+            parse(footer[:end] + b"\x80")
+
+
+def test_row_groups_with_other_numbers_of_columns_are_refused() -> None:
+    table = pa.table({"a": [1, 2], "b": [3, 4]})
+    footer = footer_of(Writing(row_group_size=1, write_statistics=False).write(table))
+    one = footer_of(Writing(write_statistics=False).write(pa.table({"a": [1]})))
+    first = footer.index(b"\x19\x2c\x19\x2c") + 2  # two row groups, two columns
+    other = one.index(b"\x19\x1c\x19\x1c") + 2
+    mixed = footer[:first] + one[other : one.index(b"\x00\x19", other)] + footer[first:]
+    with pytest.raises(ValueError, match="different"):
+        parse(mixed)
+
+
+def test_a_schema_that_is_no_tree_is_refused() -> None:
+    data = Writing().write(pa.table({"l": [[1]], "a": [2]}))
+    schema = parse_file(data).schema
+    leaves = leaves_of(pq.ParquetFile(io.BytesIO(data)).schema)
+    with pytest.raises(ValueError, match="tree"):
+        columns_of(schema, b"[]")
+    more = schema.replace(b"\x15\x04\x00", b"\x15\x06\x00")  # the root's children
+    assert more != schema
+    with pytest.raises((ValueError, IndexError)):
+        columns_of(more, leaves)
+    with pytest.raises((ValueError, IndexError)):
+        columns_of(schema.replace(b"\x15\x04\x00", b"\x15\x02\x00"), leaves)
+    with pytest.raises(ValueError, match="structs"):
+        columns_of(b"\x15\x02", leaves)
+
+
 def test_groups_are_cut_and_joined() -> None:
     data = wide()
     raw = parse_file(data)

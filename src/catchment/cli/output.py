@@ -100,9 +100,16 @@ def facts(error: CatchmentError) -> dict[str, str]:
 
 
 def findings(found: Iterable[dict[str, str]]) -> Iterator[str]:
-    """A line or two for each finding, the gravest first; what several sites share is said once."""
+    """A line or two for each finding, the gravest first; what several sites share is said once.
+
+    Notes are only counted.
+    """
+    notes = 0
     sites: dict[tuple[str, str, str, str, str], dict[str, None]] = {}
     for f in found:
+        if f["severity"] == "note":
+            notes += 1
+            continue
         same = f["severity"], f["code"], f["where"], f["message"], f["hint"]
         sites.setdefault(same, {})[f["site"]] = None
     for same in sorted(sites, key=lambda s: (SEVERITIES.index(s[0]), *s)):
@@ -112,6 +119,8 @@ def findings(found: Iterable[dict[str, str]]) -> Iterator[str]:
         yield f"{severity}: {', '.join(names[:SITES])}{more}: {where}: {message} [{code}]"
         if hint:
             yield f"  hint: {hint}"
+    if notes:
+        yield f"and {notes:,} notes (--json shows them)"
 
 
 def plain(text: str) -> str:

@@ -273,10 +273,7 @@ def _snapshot(workspace: Workspace, name: str, number: int | None) -> TableSnaps
 
 def _show_outcome(data: dict[str, Any]) -> Iterator[str | Table]:
     yield from _show_account(data["account"])
-    notes = [f for f in data["findings"] if f["severity"] == "note"]
-    yield from findings(f for f in data["findings"] if f["severity"] != "note")
-    if notes:
-        yield f"and {len(notes):,} notes (--json shows them)"
+    yield from findings(data["findings"])
     for center, reason in data["details"]["skipped"].items():
         yield f"skipped: {center} ({reason})"
     if data["state"] == "planned":

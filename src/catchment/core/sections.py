@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -60,6 +60,7 @@ Day = Annotated[
     str,
     BeforeValidator(lambda v: v.strftime("%Y%m%d") if isinstance(v, date) else str(v)),
     StringConstraints(pattern=r"^\d{8}$"),
+    AfterValidator(lambda v: datetime.strptime(v, "%Y%m%d").strftime("%Y%m%d")),  # noqa: DTZ007
 ]
 Workers = Annotated[str, StringConstraints(pattern=r"^(threads|processes|(tcp|tls)://.+)$")]
 

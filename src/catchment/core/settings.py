@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from pydantic import Field, PrivateAttr, SecretStr, ValidationError
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -50,6 +50,17 @@ class Settings(Section):
     flywheel: FlywheelSettings = FlywheelSettings()
     tables: dict[Slug, TablesSettings] = Field(default_factory=dict)
     exports: dict[Slug, ExportsSettings] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _outputs_differ(self) -> Self:
+        """What is one aggregate's orphan must not be another's work."""
+        owners: dict[str, str] = {}
+        for name, table in self.tables.items():
+            output = f"tables/{name}" if table.output is None else table.output.strip("/")
+            other = owners.setdefault(output, name)
+            if other != name:
+                raise ValueError(f"tables.{other} and tables.{name} have the same output")
+        return self
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 

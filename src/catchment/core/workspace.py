@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from catchment.core.errors import Invalid, NotFound
 from catchment.core.executor import open_executor
 from catchment.core.ledger import Ledger
+from catchment.core.provenance import read_all
 from catchment.core.safe import Limits
 from catchment.core.settings import FILE, Settings
 from catchment.core.store import RESERVED, Store, open_store
@@ -95,12 +96,14 @@ class Workspace:
         return self._opened.enter_context(Ledger.open(self._ledger_url))
 
     def ledger_to_read(self) -> Ledger:
-        """The ledger, for questions; where there is none yet, an empty one that is not kept."""
+        """The ledger, for questions; without one, what the store says of itself, for this once."""
         file = _sqlite_file(self._ledger_url)
         if file is None or file.exists():
             return self.ledger
         folder = self._opened.enter_context(TemporaryDirectory(prefix="catchment-"))
-        return self._opened.enter_context(Ledger.open(f"{SQLITE}{folder}/ledger.db"))
+        ledger = self._opened.enter_context(Ledger.open(f"{SQLITE}{folder}/ledger.db"))
+        ledger.restore(read_all(self.store))
+        return ledger
 
     def open_store(self, url: str) -> Store:
         """Any store, of a site for example, reached with the settings of this workspace."""

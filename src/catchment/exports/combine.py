@@ -55,7 +55,8 @@ class Combiner:
         """
         source = _Source(pieces, open_part)
         sink = _Sink(descriptor, codec)
-        tally = _Tally()
+        digest = hashlib.sha256()
+        size = lines = 0
         pending: deque[Future[None]] = deque()
         try:
             for buffer in cycle(self._buffers):
@@ -63,15 +64,17 @@ class Combiner:
                     pending.popleft().result()
                 if not (filled := source.fill(buffer)):
                     break
-                pending.append(self._thread.submit(tally.add, buffer, filled))
-                sink.write(memoryview(buffer)[:filled])
+                data = memoryview(buffer)[:filled]
+                pending.append(self._thread.submit(digest.update, data))
+                size += filled
+                lines += buffer.count(b"\n", 0, filled)
+                sink.write(data)
             for future in pending:
                 future.result()
         finally:
             source.close()
             wait(pending)  # before the buffers serve the next output
-        stored = sink.close()
-        return Made(tally.size, stored, tally.lines, f"sha256:{tally.digest.hexdigest()}")
+        return Made(size, sink.close(), lines, f"sha256:{digest.hexdigest()}")
 
 
 class _Source:
@@ -151,17 +154,3 @@ class _Sink:
                 os.POSIX_FADV_DONTNEED,
             )
             self._flushed = self._stored
-
-
-class _Tally:
-    """Size, count of lines and digest of what was written, uncompressed."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self.lines = 0
-        self.digest = hashlib.sha256()
-
-    def add(self, buffer: bytearray, filled: int) -> None:
-        self.digest.update(memoryview(buffer)[:filled])
-        self.size += filled
-        self.lines += buffer.count(b"\n", 0, filled)

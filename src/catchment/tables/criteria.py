@@ -48,6 +48,20 @@ def check_criteria(table: str, rule: Rule, columns: Collection[str]) -> None:
         )
 
 
+def check_tables(criteria: Collection[str], tables: Collection[str]) -> None:
+    """Raise Invalid (kind ``unknown-criteria``) unless each table with criteria is there.
+
+    Criteria take the place of the rule for transfers, so a slip of the pen would keep all rows.
+    """
+    missing = sorted(set(criteria) - set(tables))
+    if missing:
+        raise Invalid(
+            f"criteria: no site sends table {_near(missing[0], tables)}",
+            kind="unknown-criteria",
+            hint="mend the name in the criteria",
+        )
+
+
 def _rule(entry: object, where: str) -> CriteriaRule:
     fields = _object(entry, where)
     known = ("criteria", "on_duplicate")

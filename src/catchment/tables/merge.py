@@ -244,8 +244,9 @@ class _Merge:
         for group in item.placed.groups:
             source = Source((item.store, item.table), match.columns, group)
             rows.stay.append(self._stay(match, source, group.rows))
-        total = sum(group.rows for group in (*item.placed.groups, *item.placed.removed))
-        leaving = Leaving.of(item.removals, total)
+        went = sum(group.rows for group in item.placed.removed)
+        total = sum(group.rows for group in item.placed.groups) + went
+        leaving = Leaving.of(item.removals, total, expected=went)
         for group in item.placed.removed:
             gone, leaving = leaving.some(slice(group.rows)), leaving.some(slice(group.rows, None))
             source = Source((item.store, item.removed or ""), match.columns, group)

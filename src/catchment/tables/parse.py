@@ -207,7 +207,10 @@ class _Parser:
         count, at = structs(self.footer, at)
         low = int(np.searchsorted(self.starts, at))
         starts, ends = self.starts[low : low + count], self.ends[low : low + count]
-        if not (len(starts) == count > 0 and starts[0] == at and (ends[:-1] == starts[1:]).all()):
+        chained = np.append(starts[1:], ends[-1:])
+        if not (
+            len(starts) == count > 0 and starts[0] == at < ends[-1] and (ends == chained).all()
+        ):
             one_by_one = [at]
             for _ in range(count):
                 one_by_one.append(Walk(self.footer, one_by_one[-1]).end)

@@ -52,7 +52,7 @@ class Placed:
         try:
             text, _, body = data.partition(b"\n")
             header = json.loads(text)
-            if header["engine"] != ENGINE:
+            if header["engine"] != ENGINE or sum(header["sizes"]) != len(body):
                 raise ValueError(header["engine"])
             ends = accumulate(header["sizes"], initial=0)
             schema, *pieces = [body[start:end] for start, end in pairwise(ends)]

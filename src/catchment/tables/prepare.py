@@ -13,7 +13,7 @@ from pathlib import Path
 from catchment.core.errors import CatchmentError, Invalid
 from catchment.core.finding import Severity
 from catchment.tables.check import KeyReader, Memory, check_files, key_types, read_files
-from catchment.tables.criteria import check_criteria
+from catchment.tables.criteria import check_criteria, check_tables
 from catchment.tables.datasets import find_datasets
 from catchment.tables.duplicates import Candidates, decide, find
 from catchment.tables.job import House, Job
@@ -99,6 +99,7 @@ class Planner:
                 table: list(items)
                 for table, items in groupby(self._inputs, key=lambda i: i.listed.table)
             }
+            check_tables(self.job.options.criteria, tables)
             unified = {table: self._unify(items) for table, items in tables.items()}
             candidates = self._candidates(tables, unified)
             if candidates is None:

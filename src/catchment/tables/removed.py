@@ -44,17 +44,21 @@ class Leaving(NamedTuple):
     removal: Ints
 
     @classmethod
-    def of(cls, removals: Sequence[Removal], total: int) -> Self:
-        """Corrupt (kind ``bad-removals``) if a row is not in the file, or leaves twice."""
+    def of(cls, removals: Sequence[Removal], total: int, expected: int | None = None) -> Self:
+        """Corrupt (kind ``bad-removals``) if a row is not in the file, or leaves twice.
+
+        Or if they are not as many as expected.
+        """
         rows = [np.asarray(removal.rows, np.int64) for removal in removals]
         which = np.repeat(np.arange(len(rows)), [len(some) for some in rows])
         joined = np.concatenate([np.zeros(0, np.int64), *rows])
         order = np.argsort(joined, kind="stable")
         joined = joined[order]
         inside = not len(joined) or (joined[0] >= 0 and joined[-1] < total)
-        if not inside or (np.diff(joined) == 0).any():
+        right = expected in (None, len(joined))
+        if not (inside and right) or (np.diff(joined) == 0).any():
             raise Corrupt(
-                f"expected rows of 0 to {total - 1}, each once, to leave a file",
+                f"expected rows of 0 to {total - 1} to leave a file, each once, as many as before",
                 kind="bad-removals",
                 hint="report this with the run's id (catchment status)",
             )

@@ -136,9 +136,14 @@ def test_no_file(store: Store) -> None:
         inspect(store, "s/f.parquet", 100)
 
 
-def test_a_file_that_grew_since_the_listing(store: Store) -> None:
+def test_a_file_that_changed_since_the_listing(store: Store) -> None:
     data = Writing().write(TABLE)
-    store.put("s/f.parquet", data + b"more")
+    store.put("s/f.parquet", data)
+    for size in (len(data) - 1, len(data) + 1):
+        with pytest.raises(Invalid) as caught:
+            inspect(store, "s/f.parquet", size)
+        assert caught.value.kind == "parquet-unreadable"
+    store.put("s/f.parquet", data + b"more", mode="overwrite")
     with pytest.raises(Invalid) as caught:
         inspect(store, "s/f.parquet", len(data))
     assert caught.value.kind == "parquet-truncated"
@@ -274,6 +279,19 @@ def test_readers_that_disagree(store: Store, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(parquet, "_duckdb", other)
     refused(store, data, "parquet-disagreement")
     parquet._layout.cache_clear()
+
+
+def test_unknown_encodings_and_fields_out_of_order_are_refused(store: Store) -> None:
+    data = Writing(write_statistics=False, use_dictionary=False).write(pa.table({"a": [1]}))
+    footer = footer_of(data)
+    encodings = b"\x19\x25\x00\x06\x19"  # PLAIN and RLE; then the path
+    assert footer.count(encodings) == 1
+    unknown = footer.replace(encodings, b"\x19\x25\x00\x1c\x19")
+    refused(store, with_footer(data, unknown), "parquet-unreadable")
+    values = b"a\x15\x02\x16\x02"  # the path's end, codec, num_values
+    assert footer.count(values) == 1
+    order = footer.replace(values, b"a\x25\x02\x05\x08\x02\x16\x02")  # num_values, then codec
+    refused(store, with_footer(data, order), "parquet-unreadable")
 
 
 def test_row_groups_of_other_columns_are_refused(store: Store) -> None:

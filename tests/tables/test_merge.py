@@ -55,10 +55,20 @@ def chunks(data: bytes) -> list[list[bytes]]:
     ]
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(sets())
 def test_every_value_is_that_of_the_naive_merge(drawn: list[list[File]]) -> None:
-    (some,) = drawn
+    check_values(*drawn)
+
+
+@pytest.mark.soak
+@settings(max_examples=3000)
+@given(sets())
+def test_every_value_of_many_tables(drawn: list[list[File]]) -> None:
+    check_values(*drawn)
+
+
+def check_values(some: list[File]) -> None:
     merging = Merging()
     merged = merging.merge(some)
     stay, leave = naive(merging, some)

@@ -53,7 +53,17 @@ class Runs:
 @settings(max_examples=20)
 @given(sets(3))
 def test_copied_and_fresh_inputs_give_the_same_bytes(drawn: list[list[File]]) -> None:
-    first, second, third = drawn
+    check_runs(*drawn)
+
+
+@pytest.mark.soak
+@settings(max_examples=1000)
+@given(sets(3))
+def test_many_copied_and_fresh_inputs(drawn: list[list[File]]) -> None:
+    check_runs(*drawn)
+
+
+def check_runs(first: list[File], second: list[File], third: list[File]) -> None:
     runs = Runs()
     runs.next(first)
     runs.next([*second, *first])

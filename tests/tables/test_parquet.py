@@ -21,9 +21,9 @@ from catchment.tables import parquet
 from catchment.tables.footer import MAGIC
 from catchment.tables.parquet import Footer, Limits, inspect
 from catchment.tables.thrift import binary, i64
-from catchment.tables.types import plain_schema
+from catchment.tables.types import plain, plain_schema
 from catchment.tables.unify import BOUNDS
-from catchment.testing.parquet import Writing, schemas, tables, writings
+from catchment.testing.parquet import FLAT, Writing, schemas, table, tables, writings
 from tests.tables.test_parquet_parse import footer_of
 
 TABLE = pa.table({"a": [1, 2, 3], "b": ["x", None, "z"], "c": [[1], [], None]})
@@ -83,26 +83,36 @@ def same_groups(one: Footer, other: Footer) -> bool:
 @settings(max_examples=60)
 @given(st.data())
 def test_every_file_of_pyarrow_is_accepted(drawn: st.DataObject) -> None:
-    table = drawn.draw(schemas().flatmap(tables))
-    data = drawn.draw(writings()).write(table)
+    drawn_table = drawn.draw(schemas().flatmap(tables))
+    data = drawn.draw(writings()).write(drawn_table)
     footer = look(open_store(f"memory://door{next(_NUMBERS)}"), data, deep=True)
-    assert footer.rows == table.num_rows
-    assert footer.schema.names == table.schema.names
+    assert footer.rows == drawn_table.num_rows
+    assert footer.schema.names == drawn_table.schema.names
     assert footer.digest == f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
+@pytest.mark.parametrize("kind", FLAT, ids=str)
+def test_every_flat_type_is_accepted(store: Store, kind: pa.DataType) -> None:
+    random = np.random.default_rng(1)
+    sample = table(pa.schema([("c", kind)]), 40, random)
+    footer = look(store, Writing(row_group_size=15).write(sample), deep=True)
+    assert footer.schema.field("c").type.equals(plain(kind))
+    assert footer.rows == 40
+
+
 def test_a_footer_longer_than_the_first_read_is_read(store: Store) -> None:
-    table = pa.table({f"column {n}": [n] for n in range(600)})
-    data = Writing().write(table)
+    many = pa.table({f"column {n}": [n] for n in range(600)})
+    data = Writing().write(many)
     assert len(footer_of(data)) > parquet._TAIL
-    assert look(store, data).schema.names == table.column_names
+    assert look(store, data).schema.names == many.column_names
 
 
 def test_chunks_begin_in_any_block_of_the_stream(tmp_path: Path) -> None:
     # A local store streams in blocks of 1 MiB; the chunks lie around their borders.
     random = np.random.default_rng(1)
-    table = pa.table({f"c{n}": random.random(130_000) for n in range(20)})
-    data = Writing(compression="none", use_dictionary=False, max_rows_per_page=1 << 20).write(table)
+    numbers = pa.table({f"c{n}": random.random(130_000) for n in range(20)})
+    writing = Writing(compression="none", use_dictionary=False, max_rows_per_page=1 << 20)
+    data = writing.write(numbers)
     store = open_store(tmp_path.as_uri())
     assert look(store, data).digest == f"sha256:{hashlib.sha256(data).hexdigest()}"
     for group in pq.read_metadata(io.BytesIO(data)).to_dict()["row_groups"]:
@@ -227,8 +237,8 @@ def test_columns_of_one_name_are_refused(store: Store) -> None:
 
 
 def test_columns_that_differ_by_case_are_accepted(store: Store) -> None:
-    table = pa.table({"a": [1], "A": [2], "a_1": [3]})
-    assert look(store, Writing().write(table)).schema.names == ["a", "A", "a_1"]
+    twins = pa.table({"a": [1], "A": [2], "a_1": [3]})
+    assert look(store, Writing().write(twins)).schema.names == ["a", "A", "a_1"]
 
 
 def test_a_file_without_columns_is_refused(store: Store) -> None:
@@ -284,13 +294,13 @@ def test_readers_that_disagree(store: Store, monkeypatch: pytest.MonkeyPatch) ->
 def test_unknown_encodings_and_fields_out_of_order_are_refused(store: Store) -> None:
     data = Writing(write_statistics=False, use_dictionary=False).write(pa.table({"a": [1]}))
     footer = footer_of(data)
-    encodings = b"\x19\x25\x00\x06\x19"  # PLAIN and RLE; then the path
+    encodings = b"\x19\x25\x06\x00\x19"  # RLE and PLAIN; then the path
     assert footer.count(encodings) == 1
-    unknown = footer.replace(encodings, b"\x19\x25\x00\x1c\x19")
+    unknown = footer.replace(encodings, b"\x19\x25\x1c\x00\x19")
     refused(store, with_footer(data, unknown), "parquet-unreadable")
-    values = b"a\x15\x02\x16\x02"  # the path's end, codec, num_values
+    values = b"a\x15\x02\x16\x02\x16"  # the path's end, codec, num_values
     assert footer.count(values) == 1
-    order = footer.replace(values, b"a\x25\x02\x05\x08\x02\x16\x02")  # num_values, then codec
+    order = footer.replace(values, b"a\x26\x02\x05\x08\x02\x26")  # num_values, then codec
     refused(store, with_footer(data, order), "parquet-unreadable")
 
 

@@ -162,6 +162,20 @@ def test_members_that_cannot_be_used(catchment, workspace):
     assert "Miller" not in done.err
 
 
+def test_a_list_of_members_has_a_bound(catchment, workspace, monkeypatch):
+    monkeypatch.setattr("catchment.exports.capability.MAX_FILE", 3)
+    assert "at most 3 bytes" in catchment("exports", "run").err
+
+
+def test_a_certificate_that_is_not_there(catchment, workspace):
+    settings = workspace / "catchment.toml"
+    told = settings.read_text().replace("http:", "https:")
+    settings.write_text(told + 'certificate = "client.pem"\n')
+    done = catchment("exports", "run")
+    assert done.code == 2
+    assert "the certificates cannot be used" in done.err
+
+
 def test_which_export(catchment, workspace):
     with (workspace / "catchment.toml").open("a") as settings:
         settings.write('\n[exports.other]\ncontract = "C"\nfiles = "."\n')

@@ -48,3 +48,9 @@ def quick(monkeypatch):
     """Second tries come soon."""
     monkeypatch.setattr("catchment.exports.fhir.FIRST_PAUSE", 0.001)
     monkeypatch.setattr("catchment.exports.run.BEAT_SECONDS", 0.05)
+
+
+@pytest.fixture
+def no_sync(monkeypatch):
+    """For tests in which no power is cut: bytes need not reach the disk."""
+    monkeypatch.setattr("os.fsync", lambda _: None)

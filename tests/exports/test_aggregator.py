@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
+import importlib
 import json
 import logging
+import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -15,13 +18,18 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from inotify_simple import Event, flags
 
 from catchment.core.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
+from catchment.exports import watch
 from catchment.exports.aggregator import Aggregator, aggregate
+from catchment.exports.combine import Combiner
 from catchment.exports.directories import JobDirectories
 from catchment.exports.model import MIB, Codec, Kind, Output, Rules
 from catchment.exports.stream import RecordStream
 from catchment.testing.exports import line, lines_left, lines_out, outputs, put
+
+pytestmark = pytest.mark.usefixtures("no_sync")
 
 K = 1024
 
@@ -285,6 +293,71 @@ def test_a_part_that_changes_is_set_aside_until_the_end(job):
     assert lines_out(job) == {line(100): 1, line(60): 1, line(50, "y"): 1}
 
 
+def test_a_part_that_changes_while_it_is_combined(job, monkeypatch):
+    part = put(job, "a.ndjson", line(100))
+    combine = Combiner.combine
+
+    def meddled(*args):
+        made = combine(*args)
+        with part.open("ab") as file:
+            file.write(line(50, "y"))
+        return made
+
+    with Aggregator(job, "C", Rules(100, 0)) as aggregator:
+        with monkeypatch.context() as patched:
+            patched.setattr(Combiner, "combine", meddled)
+            assert aggregator.step() is None
+        job.finish()
+        assert aggregator.run(threading.Event())
+    assert lines_out(job) == {line(100): 1, line(50, "y"): 1}
+
+
+def test_a_part_that_becomes_shorter_while_it_is_combined(job):
+    part = put(job, "a.ndjson", line(100) * 3)
+    with Aggregator(job, "C", Rules(300, 0)) as aggregator:
+        assert aggregator._inventory.look()
+        part.write_bytes(line(100))
+        assert aggregator.step() is None
+        part.unlink()
+        job.finish()
+        assert aggregator.run(threading.Event())
+    assert not outputs(job)
+
+
+def test_a_part_that_somebody_takes_away(job):
+    with Aggregator(job, "C", Rules(1, 0)) as aggregator:
+        assert aggregator.step() is None
+        put(job, "a.ndjson", b"1\n")
+        put(job, "b.ndjson", b"2\n").unlink()  # it is told of both, and finds one
+        assert aggregator.step().count == 1
+        assert aggregator.step() is None
+        aggregator.check()
+
+
+def test_outputs_of_many_mebibytes(job):
+    data = b"".join(line(1000, str(i % 10)) for i in range(20_000))
+    put(job, "a.ndjson", data)
+    job.finish()
+    (output,) = drain(job)
+    assert output.digest == f"sha256:{hashlib.sha256(data).hexdigest()}"
+    assert (output.size, output.count) == (20_000_000, 20_000)
+    assert outputs(job) == {"C_0001.ndjson": data}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"format": 2}', "[1]", '{"format": 1, "output": {}, "uses": []}']
+)
+def test_a_journal_that_is_not_ours_stops_everything(job, text):
+    put(job, "a.ndjson", b"1\n")
+    job.journal_path.mkdir()
+    (job.journal_path / "C_0001.ndjson.json").write_text(text)
+    job.finish()
+    with pytest.raises(Corrupt) as error:
+        aggregate(job, "C")
+    assert error.value.kind == "journal-unreadable"
+    assert lines_left(job) == {b"1\n": 1}
+
+
 def test_a_part_that_comes_after_the_done_signal_is_not_lost(job):
     job.finish()
     with Aggregator(job, "C") as aggregator:
@@ -317,6 +390,56 @@ def test_without_inotify_it_looks_for_itself(job, monkeypatch):
             time.sleep(0.01)
         job.finish()
         assert counted.result(20) == 1
+
+
+def test_more_events_than_the_kernel_keeps(job, monkeypatch):
+    """Then it looks for itself."""
+
+    class Overflow:
+        def __init__(self, inotify):
+            self._inotify = inotify
+
+        def __getattr__(self, name):
+            return getattr(self._inotify, name)
+
+        def read(self, timeout):
+            self._inotify.read(timeout)
+            return [flags_event]
+
+    flags_event = Event(-1, flags.Q_OVERFLOW, 0, "")
+    with Aggregator(job, "C", Rules(1, 0)) as aggregator:
+        watch = aggregator._inventory._watch
+        watch._inotify = Overflow(watch._inotify)
+        put(job, "a.ndjson", b"1\n")
+        assert aggregator.step().count == 1
+
+
+def test_where_there_is_no_inotify(job, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "inotify_simple", None)
+        importlib.reload(watch)
+        assert watch.INotify is None
+        put(job, "a.ndjson", b"1\n")
+        job.finish()
+        assert aggregate(job, "C") == 1
+    importlib.reload(watch)
+    assert watch.INotify is not None
+
+
+def test_a_lock_that_was_removed_just_now_is_no_lock(job, monkeypatch):
+    flock, calls = fcntl.flock, []
+
+    def late(descriptor, operation):
+        calls.append(operation)
+        if len(calls) == 1:  # the one before has finished the job in this very moment
+            (job.journal_path / "lock").unlink()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    put(job, "a.ndjson", b"1\n")
+    job.finish()
+    assert aggregate(job, "C") == 1
+    assert len(calls) == 2
 
 
 def test_missing_folder_of_finished_files_is_waited_for(tmp_path):

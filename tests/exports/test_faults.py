@@ -17,6 +17,8 @@ from catchment.exports.model import Codec, Rules
 from catchment.exports.stream import RecordStream
 from catchment.testing.exports import line, lines_left, lines_out, outputs, put
 
+pytestmark = pytest.mark.usefixtures("no_sync")
+
 EFFECTS = ("open", "write", "fsync", "link", "rename", "unlink", "mkdir", "rmdir")
 READS = ("open", "scandir", "stat", "listdir", "pread")
 

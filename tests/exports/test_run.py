@@ -9,7 +9,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
@@ -436,6 +436,76 @@ def test_verify_finds_what_is_wrong(server, house):
     with pytest.raises(NotFound) as error:
         jobs.snapshot_of(house.ledger, "exports/eob", "none")
     assert error.value.kind == "not-published"
+
+
+def test_verify_reads_every_byte_and_the_account(server, house):
+    snapshot = run(job_of(server, codec=Codec.GZIP), house)
+    status = jobs.status(house.ledger, snapshot.run)
+    first, second = (snapshot.location + output.name for output in status.outputs[:2])
+    whole = house.store.read(first)
+    house.store.put(first, whole[:-9], mode="overwrite")
+    damaged = house.store.read(second)
+    house.store.put(second, damaged[:20] + b"\0\0" + damaged[22:], mode="overwrite")
+    wrong = jobs.verify(house.store, house.ledger, status)
+    assert sum("not as it was compressed" in text for text in wrong) == 2
+    house.store.put(first, whole, mode="overwrite")
+    house.store.put(second, damaged, mode="overwrite")
+    assert jobs.verify(house.store, house.ledger, status) == []
+    fewer = replace(status, outputs=(replace(status.outputs[0], count=1), *status.outputs[1:]))
+    wrong = jobs.verify(house.store, house.ledger, fewer)
+    assert [text.partition(": ")[2][:12] for text in wrong] == [
+        f"{status.outputs[0].count} lines, ex"[:12],
+        f"{sum(o.count for o in fewer.outputs)} lines of"[:12],
+    ]
+
+
+def test_a_cancelled_job_is_seen_before_the_next_output(server, house):
+    """Between two batches nobody looks at the ledger but the watch."""
+    ended = threading.Event()
+
+    def listen(event):
+        if event.work.endswith("combine") and not ended.is_set():
+            ended.set()
+            house.ledger.finish_run(house.ledger.runs("exports/eob")[0].id, "cancelled")
+            time.sleep(0.3)
+
+    with pytest.raises(Conflict) as error:
+        run(job_of(server, rules=Rules(2000, 100)), replace(house, progress=listen))
+    assert error.value.kind == "job-cancelled"
+    assert list(house.store.list()) == []
+
+
+def test_what_ended_jobs_left_is_removed_by_the_next(server, house):
+    house.store.put("_staging/exports/eob/gone/tmp_1.ndjson", b"1\n")
+    is_whole(house, run(job_of(server), house), all_lines(server))
+
+
+@pytest.mark.parametrize("document", [None, [], {"output": 3}, {"output": [{}]}])
+def test_what_is_no_manifest(document):
+    with pytest.raises(Invalid) as error:
+        manifest.read(document)
+    assert error.value.kind == "not-a-manifest"
+
+
+def test_a_manifest_of_another_server():
+    entries = manifest.read({
+        "output": [{"type": "Patient", "url": "https://x/1.ndjson"}],
+        "error": [{"url": "https://x/2.ndjson", "extension": [
+            {"url": "https://x/checksum", "valueString": "sha256:ab"},
+            {"url": "https://x/file_length", "valueDecimal": 7}, {"url": "https://x/more"}]}],
+        "outcome": None,
+    })  # fmt: skip
+    assert entries == [
+        ("https://x/1.ndjson", Kind.DATA, "Patient", None, None, None),
+        ("https://x/2.ndjson", Kind.ERROR, None, None, 7, "sha256:ab"),
+    ]
+    document = manifest.write([], None, time_of := house_time(), request="https://x/$export")
+    assert document["request"] == "https://x/$export"
+    assert document["transactionTime"] == time_of.isoformat(timespec="milliseconds")
+
+
+def house_time():
+    return datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
 def test_status_of_what_is_no_job(house):

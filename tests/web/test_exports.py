@@ -17,8 +17,8 @@ from starlette.testclient import TestClient
 
 from catchment.core.errors import Unavailable
 from catchment.core.workspace import Workspace
-from catchment.exports import capability, manifest
-from catchment.exports.model import Kind
+from catchment.exports import capability, download, manifest
+from catchment.exports.model import Codec, Kind
 from catchment.testing.fhir import FhirServer
 from catchment.web.exports import app, by_digest
 
@@ -288,6 +288,12 @@ def test_ranges_outside(client, job, asked):
 def test_ranges_that_are_none(client, job, asked):
     url = f"/jobs/{job}/{client_file(client, job)}"
     assert raw(client, url, Range=asked)[0].status_code == 200
+
+
+def test_what_is_compressed_on_the_way_may_be_large():
+    lines = b"".join(b"%d\n" % (i * i) for i in range(300_000))
+    chunks = [lines[i : i + 100_000] for i in range(0, len(lines), 100_000)]
+    assert gzip.decompress(b"".join(download._compressed(chunks, Codec.GZIP))) == lines
 
 
 def test_stored_compressed_files_go_out_in_ranges_of_what_is_stored(client, job, workspace):

@@ -8,6 +8,7 @@ import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,19 @@ def test_a_locked_file_is_waited_for_and_then_unavailable(file, url):
         timer.start()
         assert step(ledger, "a").number == 1
         timer.join()
+
+
+def test_a_lease_is_kept_through_a_lock(file, url):
+    with (
+        Ledger.open(url, patience=0.1) as ledger,
+        ledger.holding(AGGREGATE, ttl=timedelta(seconds=3)) as lease,
+        sqlite3.connect(file) as other,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        time.sleep(1.3)  # a renewal was due, and failed
+        other.rollback()
+        time.sleep(1.2)
+        assert ledger.lease(AGGREGATE).expires_at > lease.expires_at
 
 
 def test_a_full_disk_changes_nothing(url):

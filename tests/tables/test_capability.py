@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from catchment.core.capability import load
-from catchment.core.errors import Conflict, Invalid, NotFound
+from catchment.core.errors import Invalid, NotFound, Unavailable
 from catchment.core.executor import open_executor
 from catchment.core.finding import Severity
 from catchment.core.provenance import NAME
@@ -348,11 +348,13 @@ def test_a_snapshot_that_is_not_sealed_yet_is_no_orphan(workspace, monkeypatch):
 
 
 def test_a_run_that_fails_while_it_merges_leaves_nothing(workspace, monkeypatch):
-    def failing(*_, **__):
-        raise Conflict("no", kind="key-taken")
+    def failing(*_, **options):
+        options["store"].put(options["table"], b"half")
+        options["store"].put(f"{options['staging']}000000.stay", b"half")
+        raise Unavailable("no more room", kind="disk-full")
 
     monkeypatch.setattr(runs, "merge_table", failing)
-    with pytest.raises(Conflict):
+    with pytest.raises(Unavailable):
         capability.run(workspace, "nacc")
     assert list(workspace.store.list()) == []
 

@@ -355,7 +355,7 @@ def drifted(table: pa.Table, drift: str) -> pa.Table:
 
 
 @settings(
-    max_examples=12,
+    max_examples=8,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink would take minutes
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -205,6 +205,31 @@ def test_int96_is_read_to_the_microsecond() -> None:
     assert found.cast(pa.int64()).to_pylist() == [None, 253_402_300_799_999_999]
 
 
+@pytest.mark.parametrize("between", [0, 1])
+def test_int96_between_microseconds_is_refused(between: int) -> None:
+    times = pa.array([1000, None, 2000 + between, -5000], pa.timestamp("ns"))
+    rows = range(4)
+    table = pa.table(
+        {
+            "c": times,
+            "l": pa.ListArray.from_arrays([0, 1, 1, 3, 4], times),
+            "s": pa.StructArray.from_arrays([pa.array(rows), times], ["n", "t"]),
+            "m": pa.MapArray.from_arrays([0, 1, 1, 3, 4], pa.array(rows), times),
+        }
+    )
+    for name in table.column_names:
+        sink = io.BytesIO()
+        pq.write_table(table.select([name]), sink, use_deprecated_int96_timestamps=True)
+        merging = Merging()
+        file = File(sink.getvalue(), [0])
+        if between:
+            with pytest.raises(Invalid) as caught:
+                merging.merge([file])
+            assert caught.value.kind == "lossy-cast"
+        else:
+            assert merging.merge([file]).rows == 3
+
+
 @pytest.mark.parametrize("compression", ["none", "snappy", "lz4", "gzip", "zstd", "brotli"])
 def test_strong_codecs_are_not_replaced_by_a_fast_one(compression: str) -> None:
     merging = Merging()

@@ -596,23 +596,51 @@ def test_the_last_center_to_fail_in_the_merge_is_an_error(sites, tmp_path):
         assert work.keys() == []
 
 
-def test_a_file_that_vanishes_before_it_is_read(work):
-    class Vanishing(Watched):
-        def stream(self, key, **options):
-            self.delete(key)
-            return super().stream(key, **options)
+class Restless(Watched):
+    """A store whose tables go, or change, before or after they were first read whole."""
 
+    def __init__(self, store, what, when):
+        super().__init__(store, [])
+        self.what, self.when = what, when
+
+    def stream(self, key, **options):
+        if self.when == "before":
+            self._act(key)
+        data = b"".join(super().stream(key, **options))
+        if self.when == "after":
+            self._act(key)
+        return iter([data])
+
+    def _act(self, key):
+        if self.what == "gone":
+            self.delete(key)
+        else:
+            self.put(key, parquet(visits(*[("NACC000009", 20, "x", 1)] * 50)), mode="overwrite")
+
+
+@pytest.mark.parametrize(
+    ("what", "when", "code"),
+    [
+        ("gone", "before", "not-found"),
+        ("gone", "after", "not-found"),
+        ("changed", "before", "parquet-unreadable"),  # not the size that the footer was read by
+        ("changed", "after", "file-changed"),
+    ],
+)
+def test_a_file_that_moves_while_it_is_read(work, what, when, code):
     class Partly:
         one_bucket = False
 
         def locate(self, center):
             place = inner.locate(center)
-            return Place(Vanishing(place.store, []), place.prefix) if center.id == "beta" else place
+            if center.id != "beta":
+                return place
+            return Place(Restless(place.store, what, when), place.prefix)
 
     inner = work.sites.source
     work.source = Partly()
     outcome = work.run()
-    assert outcome.plan.skipped == {"beta": "not-found"}
+    assert outcome.plan.skipped == {"beta": code}
     check(work, {"uds": naive(work.sites.sent(without=["beta"]), work.people)})
 
 
@@ -782,6 +810,36 @@ def test_what_another_ledger_published_is_learnt(sites, work, tmp_path):
     work.now += timedelta(days=2)
     assert work.run().state == "unchanged"
     assert work.snapshot().record.number == 2
+
+
+def test_stamps_follow_clocks_and_numbers_do_not(sites, work, tmp_path):
+    """The second snapshot's clock was behind: a lost ledger is learnt all the same."""
+    work.run()
+    sites.add("beta", 20, visits((STAYS, 20, "x", 8)))
+    work.people[STAYS] = {10}
+    work.now -= timedelta(days=1)
+    assert work.run().snapshot.number == 2
+    with Work(tmp_path / "other", sites, work.people, store=work.store) as other:
+        assert other.run().state == "unchanged"
+        assert other.snapshot().record.number == 2
+
+
+def test_another_runs_objects_in_our_folder_are_not_deleted(work):
+    """Its ledger is not ours, and its clock said the same second."""
+    theirs = "out/20260206-100129/uds/aggregate_result.parquet"
+
+    class Late(People):
+        def current(self, naccids):
+            work.store.put(theirs, b"theirs")
+            return super().current(naccids)
+
+    work.people = Late(work.people)
+    with pytest.raises(Conflict) as caught:
+        work.run()
+    assert caught.value.kind == "key-taken"
+    assert work.store.read(theirs) == b"theirs"
+    work.people = People(work.people)
+    assert work.run().snapshot.location == "out/20260206-100130/"
 
 
 def test_a_foreign_snapshot_is_left_alone(work):

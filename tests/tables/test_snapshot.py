@@ -76,6 +76,10 @@ def test_some_columns_only(work):
     ]
     assert table.to_arrow([]).num_columns == 0
     assert table.to_polars(("naccid",)).columns == ["naccid"]
+    with pytest.raises(NotFound) as caught:
+        table.to_arrow(["naccid", "nacid"])
+    assert caught.value.kind == "no-such-column"
+    assert "'nacid'" in caught.value.message
 
 
 def test_a_connection_of_the_readers_own(work):

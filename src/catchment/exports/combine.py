@@ -11,6 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import cycle
 from typing import NamedTuple
 
+import numpy as np
+
 from catchment.core.errors import Unavailable
 from catchment.exports.codecs import compressor
 from catchment.exports.files import write_all
@@ -67,7 +69,7 @@ class Combiner:
                 data = memoryview(buffer)[:filled]
                 pending.append(self._thread.submit(digest.update, data))
                 size += filled
-                lines += buffer.count(b"\n", 0, filled)
+                lines += _newlines(data)
                 sink.write(data)
             for future in pending:
                 future.result()
@@ -75,6 +77,11 @@ class Combiner:
             source.close()
             wait(pending)  # before the buffers serve the next output
         return Made(size, sink.close(), lines, f"sha256:{digest.hexdigest()}")
+
+
+def _newlines(data: memoryview) -> int:
+    """NumPy counts several times as fast as ``bytes.count``, and lets other threads run."""
+    return int(np.count_nonzero(np.frombuffer(data, np.uint8) == _NEWLINE))
 
 
 class _Source:

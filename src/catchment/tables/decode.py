@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from catchment.core.errors import Invalid
@@ -20,6 +21,9 @@ from catchment.core.store import Store
 from catchment.tables.footer import MAGIC, Columns, Group, assemble
 
 BATCH_BYTES = 32 << 20  # decoded at a time by one worker; a single column may have more
+
+
+_NS_REACH = (2**63 - 1) // 1000  # microseconds from the epoch that nanoseconds can tell, too
 
 
 class Part(NamedTuple):
@@ -31,7 +35,7 @@ class Part(NamedTuple):
     group: Group
 
     def batches(self, chosen: Sequence[int]) -> Iterator[tuple[Sequence[int], Part]]:
-        """The chosen columns, ascending, in batches that are small when decoded."""
+        """The chosen columns in batches that are small when decoded."""
         if not chosen:
             return
         # Strings stay dictionaries, so 8 bytes a row are enough for all but a few.
@@ -52,27 +56,41 @@ class Part(NamedTuple):
         return self._replace(columns=columns, group=self.columns.choose(self.group, chosen))
 
     def decode(self) -> pa.Table:
-        """The rows; strings are UTF-8. Invalid (kind ``parquet-unreadable``) otherwise."""
+        """The rows.
+
+        INT96, which Parquet gave up for other timestamps, is read to the microsecond, so that the
+        year 9999 can be told.
+
+        Raises Invalid: kind ``parquet-unreadable``, also for strings that are not UTF-8;
+        ``lossy-cast`` for an INT96 between two microseconds.
+        """
         group = self.group
         data = [
             self.store.read(self.key, start=start, length=length)
             for start, length in group.extents()
         ]
         footer = assemble(self.columns, [group.moved(len(MAGIC))])
-        source = pa.BufferReader(b"".join([MAGIC, *data, footer]))
+        file = b"".join([MAGIC, *data, footer])
         try:
-            table = pq.ParquetFile(
-                source,
-                read_dictionary=self._dictionaries(),
-                coerce_int96_timestamp_unit="us",
-                pre_buffer=False,
-            ).read(use_threads=False)
+            table = self._read(file, "us")
             table.validate(full=True)  # pyarrow believes what a damaged page says of a dictionary
+            if any(
+                leaf.physical_type == "INT96" for column in self.columns for leaf in column.leaves
+            ):
+                _check_int96(self.key, table, self._read(file, "ns"))
         except (pa.ArrowException, OSError, ValueError):  # their texts may show values
             raise unreadable(self.key, "its pages cannot be decoded") from None
         if table.num_rows != group.rows:
             raise unreadable(self.key, f"expected {group.rows} rows, got {table.num_rows}")
         return table
+
+    def _read(self, file: bytes, int96: str) -> pa.Table:
+        return pq.ParquetFile(
+            pa.BufferReader(file),
+            read_dictionary=self._dictionaries(),
+            coerce_int96_timestamp_unit=int96,
+            pre_buffer=False,
+        ).read(use_threads=False)
 
     def _dictionaries(self) -> list[int]:
         """Leaves of flat byte columns that are decoded as dictionaries.
@@ -86,6 +104,37 @@ class Part(NamedTuple):
             and column.leaves[0].physical_type == "BYTE_ARRAY"
             and (self.group.size[leaf] > BATCH_BYTES or self.group.only_dictionary(leaf))
         ]
+
+
+def _check_int96(key: str, table: pa.Table, exact: pa.Table) -> None:
+    """Compare timestamps read to microseconds and to nanoseconds, where those reach."""
+    for rounded, column in zip(table.columns, exact.columns, strict=True):
+        for us, ns in zip(_flat(rounded), _flat(column), strict=True):
+            if pa.types.is_timestamp(ns.type) and ns.type.unit == "ns":
+                whole, parts = us.drop_null().cast(pa.int64()), ns.drop_null().cast(pa.int64())
+                micros, nanos = whole.to_numpy(), parts.to_numpy()
+                near = np.abs(micros) < _NS_REACH
+                if (micros[near] * 1000 != nanos[near]).any():
+                    raise Invalid(
+                        f"{shown(key.rpartition('/')[2])}: INT96 timestamps between microseconds",
+                        kind="lossy-cast",
+                        hint="write timestamps of nanoseconds, not of the deprecated INT96",
+                    )
+
+
+def _flat(array: pa.ChunkedArray) -> Iterator[pa.ChunkedArray]:
+    """The leaves of a column, without the values that no row shows."""
+    kind = array.type
+    if pa.types.is_struct(kind):
+        for child in array.flatten():
+            yield from _flat(child)
+    elif pa.types.is_map(kind):
+        entries = array.cast(pa.list_(pa.struct([kind.key_field, kind.item_field])))
+        yield from _flat(pc.list_flatten(entries))
+    elif pa.types.is_list(kind):
+        yield from _flat(pc.list_flatten(array))
+    else:
+        yield array
 
 
 def unreadable(key: str, what: str) -> Invalid:

@@ -16,7 +16,7 @@ were copied from an earlier table.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, wait
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -270,9 +270,11 @@ class _Merge:
                         columns = Columns(self.table.columns[column] for column in job.columns)
                         block.put(Source((self.store, key), columns, group), job.columns)
                 progress(Event(work, "step", done, len(self.jobs), "parts"))
-        finally:
-            for future in futures:
-                future.cancel()
+        except BaseException as error:
+            running = [future for future in futures if not future.cancel()]
+            if isinstance(error, InputFailed):
+                wait(running)  # or they write after the caller has cleaned up
+            raise
         progress(Event(work, "done", len(self.jobs), len(self.jobs), "parts"))
 
     def compose(self, table: str, removed: str) -> Merged:

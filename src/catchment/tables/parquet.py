@@ -10,9 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +25,9 @@ from catchment.tables.parse import Encrypted, Raw, parse
 from catchment.tables.thrift import I32, Buffer, Ints
 from catchment.tables.types import plain_schema
 from catchment.tables.unify import BOUNDS
+
+if TYPE_CHECKING:
+    import duckdb
 
 _TAIL = 64 << 10  # bytes read for the footer at once
 _HEAD = 32  # bytes that hold the kind and the sizes of any page
@@ -119,7 +121,7 @@ def inspect(
             raise ValueError("row groups with other columns than the schema")
     except Encrypted:
         raise _encrypted(key) from None
-    except (pa.ArrowException, duckdb.Error, OSError, ValueError, IndexError, KeyError):
+    except (pa.ArrowException, OSError, ValueError, IndexError, KeyError):
         raise unreadable(key, "its footer cannot be read") from None  # texts may show values
     if not raw.rows == rows == duckdb_rows == sum(group.rows for group in raw.groups):
         raise _disagreement(key, "on the number of rows")
@@ -161,6 +163,8 @@ def _layout(schema: bytes, key_values: bytes) -> _Layout:
 
 @lru_cache(maxsize=1)
 def _connection() -> duckdb.DuckDBPyConnection:
+    import duckdb
+
     options: dict[str, str | bool | int | float | list[str]] = {
         "threads": 1,
         "memory_limit": "256MB",
@@ -172,11 +176,16 @@ def _connection() -> duckdb.DuckDBPyConnection:
 
 def _duckdb(footer: bytes, query: str) -> int:
     """The number that a query about a file of nothing but this footer gives."""
+    import duckdb  # here, for only the children that inspect need it
+
     with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
         file.write(_file(footer))
         file.flush()
-        row = _connection().cursor().execute(query, [file.name]).fetchone()
-    return int(row[0]) if row else -1
+        try:
+            (number,) = _connection().cursor().execute(query, [file.name]).fetchall()[0]
+        except duckdb.Error:
+            raise ValueError("DuckDB cannot read the footer") from None
+    return int(number)
 
 
 def _pyarrow_rows(footer: bytes) -> int:

@@ -76,7 +76,7 @@ def rewrite(task: Task) -> tuple[Group | None, Group | None]:
         data, group = write(some, compression)
         task.staging.put(key, memoryview(data), mode="overwrite", durable=False)
         groups.append(group)
-    pa.default_memory_pool().release_unused()
+    pa.default_memory_pool().release_unused()  # two workers share a bounded memory
     return groups[0], groups[1]
 
 

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from catchment.core.errors import CatchmentError, Corrupt, NotFound
+from catchment.core.errors import CatchmentError, Conflict, Corrupt, NotFound
 from catchment.core.ledger import Delivery, Lease, Move, Publication, Run, Snapshot
 from catchment.core.provenance import manifest, read_all, seal, seal_all
 from catchment.core.store import Composed, Store
@@ -82,10 +83,10 @@ def _mend(job: Job, house: House) -> None:
         ledger.finish_run(dead.id, "cancelled")
     seal_all(store, ledger, job.aggregate)
     known = {s.location for s in ledger.snapshots(job.aggregate)}
-    for prefix in layout.snapshot_prefixes(store, job.output):
-        if prefix not in known:
-            found = read_all(store, prefix)
-            ledger.restore(p for p in found if p["catchment"]["aggregate"] == job.aggregate)
+    unknown = [p for p in layout.snapshot_prefixes(store, job.output) if p not in known]
+    if unknown:  # all at once: stamps follow clocks, numbers do not
+        found = chain.from_iterable(read_all(store, prefix) for prefix in unknown)
+        ledger.restore(p for p in found if p["catchment"]["aggregate"] == job.aggregate)
 
 
 def clear(store: Store, prefix: str) -> None:
@@ -115,6 +116,8 @@ class _Run:
                     self._clear()
                     continue
                 publication = self._publication(plan, objects)
+            except Conflict:
+                raise  # what lies there may be another's, whose ledger is not ours
             except BaseException:
                 with suppress(CatchmentError):  # what is left over is an orphan, no more
                     self._clear()

@@ -130,16 +130,21 @@ class LedgerContract(LedgerTrials):
     def test_text_that_a_database_cannot_hold_is_refused(self, ledger: Ledger, value: str) -> None:
         with refused("bad-text", Invalid):
             ledger.receive(AGGREGATE, value, "a", "sha256:a", 1)
-        one = ledger.receive(AGGREGATE, "alpha", "a", "sha256:a", 1, {"text": value})
-        assert next(ledger.contributions(AGGREGATE)).meta == one.meta == {"text": value}
+
+    def test_meta_comes_back_as_it_was(self, ledger: Ledger) -> None:
+        meta = {"z": ["a\0b", "\x1f", "\u2028", "ä", "\U0001f600"], "a": {"": 1.5, "b": None}}
+        one = ledger.receive(AGGREGATE, "alpha", "a", "sha256:a", 1, meta)
+        assert one.meta == next(ledger.contributions(AGGREGATE)).meta == meta
+        assert list(one.meta) == ["z", "a"]
 
     def test_values_that_a_database_cannot_hold_are_refused(self, ledger: Ledger) -> None:
         with refused("ledger-bad-value", Invalid):
             ledger.receive(AGGREGATE, "alpha", "a", "sha256:a", 2**63)
         with refused("not-json", Invalid):
             ledger.receive(AGGREGATE, "alpha", "a", "sha256:a", 1, {"x": float("nan")})
-        with refused("not-json", Invalid):
-            ledger.start_run(AGGREGATE, {"x": object()})
+        for value in (object(), "\ud800", {1, 2}, float("inf")):
+            with refused("not-json", Invalid):
+                ledger.start_run(AGGREGATE, {"x": value})
         assert ledger.counts() == []
 
     # Runs

@@ -60,11 +60,13 @@ class Json(sa.types.TypeDecorator[Any]):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ARG002
-        """Only what JSON can say: no NaN, no foreign types."""
+        """Only what JSON can say: no NaN, no foreign types, no lone surrogates."""
         if value is None:
             return None
         try:
-            return json.dumps(value, allow_nan=False, separators=(",", ":"))
+            text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+            text.encode()
+            return text
         except (TypeError, ValueError) as error:
             raise Invalid(
                 f"expected plain JSON, got a value that is not ({type(error).__name__})",

@@ -1,0 +1,1 @@
+"""Recording sessions become Zarr stores that grow."""

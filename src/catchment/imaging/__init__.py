@@ -1,0 +1,1 @@
+"""DICOM from providers becomes joinable tables and images."""

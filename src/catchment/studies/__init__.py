@@ -1,0 +1,1 @@
+"""Site uploads become merged data packages, charts and subscriptions."""

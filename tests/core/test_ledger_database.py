@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -97,7 +97,7 @@ def test_a_database_of_something_else_is_refused(file, url):
         Ledger.open(url)
 
 
-@pytest.mark.parametrize("version", ["0002", "9999"])
+@pytest.mark.parametrize("version", [f"{int(migrate.HEAD) + 1:04}", "9999"])
 def test_a_ledger_of_a_newer_version_is_refused(any_url, version):
     with Ledger.open(any_url) as ledger:
         ledger._database.write(
@@ -128,6 +128,22 @@ def test_migrations_make_the_schema(any_url):
 def test_head_is_the_last_migration():
     folder = Path(migrate.__file__).with_name("migrations")
     assert ScriptDirectory(str(folder)).get_current_head() == migrate.HEAD
+
+
+def test_a_ledger_of_the_first_version_is_upgraded_with_all_it_holds(any_url, monkeypatch):
+    command = pytest.importorskip("alembic.command")
+    upgrade = command.upgrade
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "upgrade", lambda config, _: upgrade(config, "0001"))
+        database = Database(any_url, 1)
+        migrate.migrate(database)
+    assert "uploads" not in database.read(lambda c: sa.inspect(c).get_table_names())
+    old = Ledger(database, lambda: datetime(2026, 1, 1, tzinfo=UTC))
+    old.receive(AGGREGATE, "alpha", "uds/1", "sha256:a", 7)
+    old.close()
+    with Ledger.open(any_url) as ledger:
+        assert [one.name for one in ledger.contributions(AGGREGATE)] == ["uds/1"]
+        assert "uploads" in ledger._database.read(lambda c: sa.inspect(c).get_table_names())
 
 
 def test_alembic_is_imported_for_migrations_only(url):

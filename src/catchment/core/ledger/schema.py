@@ -222,3 +222,62 @@ snapshots = sa.Table(
         postgresql_where=sa.text("NOT sealed"),
     ),
 )
+
+# Who may upload: a user belongs to one site, and has up to two secrets while they are exchanged.
+site_users = sa.Table(
+    "site_users",
+    metadata,
+    _text("user", primary=True),
+    _text("site"),
+    sa.Column("created_at", Time, nullable=False),
+)
+
+site_secrets = sa.Table(
+    "site_secrets",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    _text("user", sa.ForeignKey("site_users.user", ondelete="CASCADE")),
+    _text("hash"),  # argon2id; the secret itself is nowhere
+    sa.Column("created_at", Time, nullable=False),
+    sa.Column("ends_at", Time),  # of the older secret, once there is a newer one
+    sa.Index(None, "user", "id"),
+)
+
+# One row for each upload that a site asked for; its id is the transaction id of the site API.
+uploads = sa.Table(
+    "uploads",
+    metadata,
+    _text("id", primary=True),
+    _text("site"),
+    _text("user"),
+    _text("network"),
+    _text("study"),
+    sa.Column("opened_at", Time, nullable=False),
+    sa.Index(None, "site", "opened_at"),
+)
+
+upload_files = sa.Table(
+    "upload_files",
+    metadata,
+    _text("upload", sa.ForeignKey("uploads.id"), primary=True),
+    _text("key", primary=True),  # in the store
+    _text("state"),
+    _text("form"),  # SHA-256 of the form that is good now; empty: the storage checks it
+    sa.Column("expires_at", Time, nullable=False),  # of the form
+    _text("attempt"),  # the request that sends the bytes; empty: none does
+    sa.Column("touched_at", Time, nullable=False),  # when anybody last did anything for it
+    sa.Column("size", sa.BigInteger),
+    _text("digest"),
+    sa.Column("error", Json),  # kind, message, hint: why it came to nothing
+    sa.Index(None, "state", "touched_at"),
+    sa.Index(None, "key", "state"),
+)
+
+# The right to upload a study for a site; the row belongs to its upload and to nobody else.
+upload_locks = sa.Table(
+    "upload_locks",
+    metadata,
+    _text("site", primary=True),
+    _text("study", primary=True),
+    _text("upload", sa.ForeignKey("uploads.id")),
+)

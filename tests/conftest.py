@@ -11,6 +11,9 @@ from hypothesis import settings
 settings.register_profile("catchment", deadline=None)
 settings.load_profile("catchment")
 
+# What the shipped suites assert is told in full, too.
+pytest.register_assert_rewrite("catchment.testing")
+
 REPOSITORY = Path(__file__).parents[1]
 
 

@@ -40,7 +40,7 @@ def failing(monkeypatch):
     """Makes ``catchment doctor`` raise an error."""
 
     def fail(error: BaseException) -> None:
-        def look(path):
+        def look(path, settings=None):
             raise error
 
         monkeypatch.setattr("catchment.core.workspace.Workspace.open", look)

@@ -44,7 +44,8 @@ def run(workspace, name, *, dry_run, progress):
         Publication(aggregate, run.id, f"{aggregate}/1/", {}, account, [finding], run=run.id)
     )
     seal(workspace.store, workspace.ledger, snapshot)
-    return Outcome(aggregate, "published", 1, snapshot.location, account, (finding,))
+    skipped = {"skipped": {"beta": "not-found"}}
+    return Outcome(aggregate, "published", 1, snapshot.location, account, (finding,), skipped)
 
 
 def orphans(workspace, *, grace):
@@ -63,7 +64,8 @@ def workspace(catchment, monkeypatch, tmp_path):
 
 def test_init_writes_a_workspace_that_can_be_opened(catchment, tmp_path):
     called = catchment("init", "new", "--json")
-    assert called.json == {"written": ["new/catchment.toml", "new/centers.json"]}
+    written = ["new/catchment.toml", "new/centers.json"]
+    assert called.json == {"dry_run": False, "written": written}
     assert catchment("-w", "new", "status", "--json").json[0]["aggregate"] == "tables/main"
     assert catchment("-w", "new", "doctor").code == 0
     text = (tmp_path / "new" / "catchment.toml").read_text()
@@ -74,6 +76,12 @@ def test_init_writes_a_workspace_that_can_be_opened(catchment, tmp_path):
     (tmp_path / "new" / "catchment.toml").write_text(uncommented)
     assert tomllib.loads(uncommented)["s3"]
     assert catchment("-w", "new", "config").code == 0
+
+
+def test_init_says_what_it_would_write(catchment, tmp_path):
+    called = catchment("init", "new", "--dry-run")
+    assert called.out.startswith("would write new/catchment.toml\n")
+    assert not (tmp_path / "new").exists()
 
 
 def test_init_does_not_overwrite(catchment, tmp_path):
@@ -120,6 +128,8 @@ def test_run_shows_rows_findings_and_errors(catchment, workspace):
     assert [" ".join(line) for line in lines[4:]] == [
         "tables/first: error: the service is away",
         "hint: wait",
+        f"tables/second: {(workspace / 'data').as_uri()}/tables/second/1/",
+        "tables/second: skipped: beta (not-found)",
         "warning: alpha: uds: types differ [drift]",
         "hint: mend",
     ]
@@ -167,7 +177,8 @@ def test_status_shows_a_failed_run(catchment, workspace):
     ]
 
 
-def test_gc_removes_orphans_and_interrupted_writes(catchment, workspace):
+def test_gc_removes_orphans_and_interrupted_writes(catchment, workspace, tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("aside")
     catchment("run")
     store = workspace / "data"
     (store / "tables" / "an-orphan").write_text("x")
@@ -175,6 +186,10 @@ def test_gc_removes_orphans_and_interrupted_writes(catchment, workspace):
     (store / ".catchment" / "tmp" / "half").write_text("x")
     called = catchment("gc", "--grace", "0", "--dry-run")
     assert called.out == "tables/an-orphan\n1 objects would be removed\n"
+    shutil.move(workspace / ".catchment", tmp_path / "away")
+    assert catchment("gc", "--grace", "0", "--dry-run").out == called.out
+    assert not (workspace / ".catchment").exists()
+    shutil.move(tmp_path / "away", workspace / ".catchment")
     assert (store / "tables" / "an-orphan").exists()
     called = catchment("gc", "--grace", "0")
     assert called.out == (
@@ -191,10 +206,16 @@ def test_gc_removes_orphans_and_interrupted_writes(catchment, workspace):
 def test_doctor_rebuilds_a_lost_ledger(catchment, workspace):
     catchment("run")
     shutil.rmtree(workspace / ".catchment")
+    assert catchment("doctor").code == 0
+    called = catchment("doctor", "--rebuild-ledger", "--dry-run")
+    assert called.out.startswith("1 snapshots would be new to the ledger\n")
+    assert not (workspace / ".catchment").exists()
     called = catchment("doctor", "--rebuild-ledger")
     assert called.code == 0
     assert called.out.startswith("1 snapshots were new to the ledger\n")
     assert catchment("doctor", "--rebuild-ledger", "--json").json["restored"] == 0
+    again = catchment("doctor", "--rebuild-ledger", "--dry-run", "--json").json
+    assert (again["dry_run"], again["restored"]) == (True, 0)
     assert catchment("status", "tables/second", "--json").json[0]["snapshot"]["number"] == 1
 
 
@@ -207,3 +228,18 @@ def test_doctor_tells_what_is_wrong(catchment, workspace):
     checks = {check["what"]: check for check in catchment("doctor", "--json").json["checks"]}
     assert checks["tables/second"]["well"] is False
     assert checks["ledger"]["well"] is True
+
+
+def test_commands_about_a_store_without_a_workspace(catchment, workspace, tmp_path_factory):
+    catchment("run")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(workspace / "data", elsewhere / "copy")
+    url = (elsewhere / "copy").as_uri()
+    (found,) = catchment("status", "--output", url, "--json").json
+    assert (found["aggregate"], found["snapshot"]["number"]) == ("tables/second", 1)
+    assert catchment("doctor", "--output", url).code == 0
+    (elsewhere / "copy" / "tables" / "an-orphan").write_text("x")
+    called = catchment("gc", "--grace", "0", "--output", url)
+    assert called.out == "tables/an-orphan\n1 objects were removed\n"
+    called = catchment("-w", workspace, "status", "--output", url, "--json")
+    assert (called.code, called.json["error"]["kind"]) == (2, "two-places")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import pickle
@@ -11,7 +10,6 @@ import sys
 import threading
 import time
 from concurrent.futures import Executor, Future, wait
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from catchment.core import executor as module
 from catchment.core.errors import Conflict, Invalid, Unavailable
 from catchment.core.executor import bounded_map, bounded_unordered, failed_item, open_executor
 from catchment.core.safe import Limits, SafePool
+from catchment.testing.cluster import cluster
 
 TASKS = str(Path(__file__).parent)
 sys.path.insert(0, TASKS)  # children take it over
@@ -40,42 +39,6 @@ def unmeasured():
         yield
 
 
-@contextmanager
-def cluster(folder: Path, workers: int):
-    """A scheduler and workers with nannies, as people start them; its address and the scheduler."""
-    environment = os.environ | {
-        "PYTHONPATH": TASKS,
-        "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
-        "DASK_TEMPORARY_DIRECTORY": str(folder),
-    }
-    information = folder / "scheduler.json"
-    everywhere = ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(information)]
-
-    def start(what, *arguments):
-        with (folder / f"{what}.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", f"distributed.cli.dask_{what}", *arguments, *everywhere],
-                stdout=log,
-                stderr=log,
-                env=environment,
-            )
-
-    scheduler = start("scheduler", "--port", "0")
-    worker = start("worker", "--nworkers", str(workers), "--nthreads", "1") if workers else None
-    try:
-        end = time.monotonic() + 30
-        while not information.exists():
-            assert time.monotonic() < end, (folder / "scheduler.log").read_text()
-            time.sleep(0.05)
-        yield json.loads(information.read_text())["address"], scheduler
-    finally:
-        if worker:  # first: without a scheduler its nannies wait long
-            worker.terminate()
-            worker.wait(30)
-        scheduler.terminate()
-        scheduler.wait(30)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("cluster")
@@ -83,8 +46,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(folder):
-    with cluster(folder, 2) as (address, _):
-        yield address
+    with cluster(folder, 2, TASKS) as found:
+        yield found.address
 
 
 @pytest.fixture(scope="module")
@@ -383,7 +346,7 @@ for address in sys.argv[1:]:
 
 
 def test_no_scheduler_or_one_that_goes_away_is_told_soon_and_without_noise(tmp_path, caplog):
-    with cluster(tmp_path, 0) as (address, scheduler):
+    with cluster(tmp_path, 0) as (address, scheduler, _):
         with caplog.at_level(logging.WARNING, "catchment"), open_executor(address):
             waits = f"the cluster at {address} has no workers yet: work waits for one"
             assert waits in caplog.messages

@@ -292,7 +292,7 @@ def test_without_the_sdk_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "flywheel", None)
     with pytest.raises(Invalid) as error:
         FlywheelSource("host:key", "ingest")
-    assert error.value.kind == "extra-missing"
+    assert error.value.kind == "missing-extra"
     assert "catchment[flywheel]" in error.value.hint
 
 

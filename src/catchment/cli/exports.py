@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from catchment.cli.output import Output, findings, table
+from catchment.cli.place import Url, open_workspace
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,10 +28,6 @@ NAME = "default"  # of the aggregate that arguments alone describe
 Name = Annotated[
     str | None,
     typer.Argument(metavar="NAME", help="Which [exports.NAME]. Default: the only one."),
-]
-Url = Annotated[
-    str | None,
-    typer.Option("--output", metavar="URL", help="Store of the jobs, without a workspace."),
 ]
 JobId = Annotated[
     str | None, typer.Option("--job", metavar="ID", help="Which job. Default: the newest.")
@@ -225,23 +222,11 @@ def _workspace(
     cluster: str | None = None,
 ) -> Iterator[tuple[Workspace, str]]:
     """The workspace and the name of the aggregate; with an output URL, made of arguments alone."""
-    from catchment.core.workspace import Workspace
     from catchment.exports.capability import choose
 
-    own = {key: value for key, value in (given or {}).items() if value is not None}
-    if output is not None:
-        chosen = name or NAME
-        overrides = {"workspace.store": output}
-    else:
-        chosen = choose(Workspace.open(out.workspace), name)
-        overrides = {}
-    overrides |= {f"exports.{chosen}.{key}": value for key, value in own.items()}
-    overrides |= {"executor.kind": cluster} if cluster else {}
-    workspace = (
-        Workspace.described(overrides)
-        if output is not None
-        else Workspace.open(out.workspace, overrides)
-    )
+    chosen = choose(open_workspace(out), name) if output is None else name or NAME
+    settings = {f"exports.{chosen}.{key}": value for key, value in (given or {}).items()}
+    workspace = open_workspace(out, output, settings | {"executor.kind": cluster})
     with workspace:
         yield workspace, chosen
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from catchment.cli.output import Output, findings, table
+from catchment.cli.place import Url, open_workspace
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,10 +24,6 @@ NAME = "default"  # of the aggregate that arguments alone describe
 Name = Annotated[
     str | None,
     typer.Argument(metavar="NAME", help="Which [tables.NAME]. Default: the only one."),
-]
-Url = Annotated[
-    str | None,
-    typer.Option("--output", metavar="URL", help="Store of the snapshots, without a workspace."),
 ]
 Centers = Annotated[
     str | None, typer.Option("--centers", metavar="FILE", help="Center mapping, JSON.")
@@ -247,18 +244,13 @@ def _workspace(
     cluster: str | None = None,
 ) -> Iterator[tuple[Workspace, str]]:
     """The workspace and the name of the aggregate; with an output URL, made of arguments alone."""
-    from catchment.core.workspace import Workspace
     from catchment.tables.capability import choose
 
-    chosen = choose(Workspace.open(out.workspace), name) if output is None else name or NAME
+    chosen = choose(open_workspace(out), name) if output is None else name or NAME
     settings = {f"tables.{chosen}.{key}": value for key, value in (given or {}).items()}
-    settings |= {"executor.kind": cluster, "workspace.store": output}
-    if output is None:
-        workspace = Workspace.open(out.workspace, settings)
-    else:
-        if given is not None:
-            settings[f"tables.{chosen}.output"] = ""  # snapshots lie right at the URL
-        workspace = Workspace.described(settings)
+    if output is not None and given is not None:
+        settings[f"tables.{chosen}.output"] = ""  # snapshots lie right at the URL
+    workspace = open_workspace(out, output, settings | {"executor.kind": cluster})
     with workspace:
         yield workspace, chosen
 

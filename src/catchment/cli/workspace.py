@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from catchment.cli.output import Output, facts, findings, table
+from catchment.cli.place import Url, open_workspace
 from catchment.core.errors import CatchmentError, Conflict, NotFound
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def init(
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", help="Folder of the workspace; made if missing.")
     ] = Path(),
+    dry_run: DryRun = False,
 ) -> None:
     """Write a first catchment.toml, with an example center mapping."""
     output: Output = ctx.obj
@@ -48,15 +50,16 @@ def init(
             kind="file-exists",
             hint="catchment init ANOTHER-FOLDER",
         )
-    directory.mkdir(parents=True, exist_ok=True)
-    for target in targets:
+    if not dry_run:
+        directory.mkdir(parents=True, exist_ok=True)
+    for target in [] if dry_run else targets:
         text = files("catchment.cli").joinpath("template", target.name).read_text("utf-8")
         with target.open("x", encoding="utf-8") as file:
             file.write(text)
     output.result(
-        {"written": [str(target) for target in targets]},
+        {"dry_run": dry_run, "written": [str(target) for target in targets]},
         lambda data: [
-            *(f"wrote {path}" for path in data["written"]),
+            *(f"{'would write' if dry_run else 'wrote'} {path}" for path in data["written"]),
             "next: name your centers in centers.json, put their datasets below sites/, then",
             "      catchment run",
         ],
@@ -69,10 +72,8 @@ def config(
     show: Annotated[bool, typer.Option("--show", help="Print them; the default.")] = True,  # noqa: ARG001
 ) -> None:
     """Show the settings, resolved, without secrets."""
-    from catchment.core.workspace import Workspace
-
     output: Output = ctx.obj
-    settings = Workspace.open(output.workspace).settings
+    settings = open_workspace(output).settings
     output.result(
         {key: {"value": value, "from": origin} for key, value, origin in settings.shown()},
         _show_settings,
@@ -88,20 +89,19 @@ def run(
     One that fails does not keep the others from running; the exit code is the first failure's.
     """
     from catchment.core.capability import aggregates, load
-    from catchment.core.workspace import Workspace
 
     output: Output = ctx.obj
     outcomes: list[dict[str, Any]] = []
     failed: list[CatchmentError] = []
     with (
-        Workspace.open(output.workspace, {"executor.kind": cluster}) as workspace,
+        open_workspace(output, settings={"executor.kind": cluster}) as workspace,
         output.progress() as progress,
     ):
         for name in _wanted(aggregates(workspace), aggregate):
             kind, _, own = name.partition("/")
             try:
                 outcome = load(kind).run(workspace, own, dry_run=dry_run, progress=progress)
-                outcomes.append(outcome.to_json())
+                outcomes.append(outcome.to_json() | {"store": workspace.store.url})
             except CatchmentError as error:
                 failed.append(error)
                 outcomes.append({"aggregate": name, "state": "failed", "error": facts(error)})
@@ -111,14 +111,13 @@ def run(
 
 
 @app.command()
-def status(ctx: typer.Context, aggregate: Only = None) -> None:
+def status(ctx: typer.Context, aggregate: Only = None, url: Url = None) -> None:
     """What is published, what runs, and what needs attention."""
     from catchment.core.capability import aggregates
     from catchment.core.status import status as look
-    from catchment.core.workspace import Workspace
 
     output: Output = ctx.obj
-    with Workspace.open(output.workspace) as workspace:
+    with open_workspace(output, url) as workspace:
         entries = look(workspace.ledger_to_read(), aggregates(workspace), aggregate)
     output.result(entries, _show_status)
 
@@ -129,16 +128,18 @@ def gc(
     grace: Annotated[
         int, typer.Option("--grace", metavar="HOURS", min=0, help="Spare what is younger.")
     ] = 24,
+    url: Url = None,
     dry_run: DryRun = False,
 ) -> None:
     """Remove what crashed or abandoned runs left behind."""
     from catchment.core.capability import NAMES, load
-    from catchment.core.workspace import Workspace
 
     output: Output = ctx.obj
     age = timedelta(hours=grace)
     interrupted = 0
-    with Workspace.open(output.workspace) as workspace:
+    with open_workspace(output, url) as workspace:
+        if dry_run:
+            workspace.only_read()
         orphans = [key for name in NAMES for key in load(name).orphans(workspace, grace=age)]
         if not dry_run:
             for key in orphans:
@@ -156,19 +157,23 @@ def doctor(
         bool,
         typer.Option("--rebuild-ledger", help="Recreate what the ledger lacks from the store."),
     ] = False,
+    url: Url = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Check the workspace, and mend the ledger from the store."""
-    from catchment.core.doctor import examine
+    from catchment.core.doctor import examine, lacking
     from catchment.core.provenance import read_all
-    from catchment.core.workspace import Workspace
 
     output: Output = ctx.obj
-    restored = None
-    with Workspace.open(output.workspace) as workspace:
-        if rebuild_ledger:
+    with open_workspace(output, url) as workspace:
+        restored: int | None = None
+        if rebuild_ledger and not dry_run:
             restored = workspace.ledger.restore(read_all(workspace.store))
+        else:
+            restored = lacking(workspace) if rebuild_ledger else None
+            workspace.only_read()
         checks = [check._asdict() for check in examine(workspace)]
-    output.result({"restored": restored, "checks": checks}, _show_checks)
+    output.result({"dry_run": dry_run, "restored": restored, "checks": checks}, _show_checks)
     if not all(check["well"] for check in checks):
         raise typer.Exit(1)
 
@@ -203,6 +208,10 @@ def _show_outcomes(outcomes: list[dict[str, Any]]) -> Iterator[str | Table]:
         rows.append((outcome["aggregate"], outcome["state"], outcome.get("snapshot"), *counts))
     yield table("", ("aggregate", "state", "snapshot", *COUNTS), rows)
     for outcome in outcomes:
+        if outcome.get("location") is not None:
+            yield f"{outcome['aggregate']}: {outcome['store'].rstrip('/')}/{outcome['location']}"
+        for site, reason in outcome.get("details", {}).get("skipped", {}).items():
+            yield f"{outcome['aggregate']}: skipped: {site} ({reason})"
         yield from findings(outcome.get("findings", []))
         if "error" in outcome:
             yield f"{outcome['aggregate']}: error: {outcome['error']['message']}"
@@ -242,7 +251,8 @@ def _show_collected(data: dict[str, Any]) -> Iterator[str]:
 
 def _show_checks(data: dict[str, Any]) -> Iterator[str | Table]:
     if data["restored"] is not None:
-        yield f"{data['restored']:,} snapshots were new to the ledger"
+        verb = "would be" if data["dry_run"] else "were"
+        yield f"{data['restored']:,} snapshots {verb} new to the ledger"
     rows = [
         ("well" if c["well"] else "WRONG", c["what"], c["found"], c["hint"]) for c in data["checks"]
     ]

@@ -7,7 +7,8 @@ from functools import partial
 from typing import NamedTuple
 
 from catchment.core.errors import CatchmentError, Corrupt
-from catchment.core.provenance import NAME, dumps
+from catchment.core.ledger import provenance
+from catchment.core.provenance import NAME, dumps, read_all
 from catchment.core.workspace import Workspace
 
 
@@ -27,6 +28,16 @@ def examine(workspace: Workspace) -> Iterator[Check]:
     yield ledger
     for aggregate in workspace.ledger.aggregates() if ledger.well else ():
         yield _check(aggregate, partial(_latest, workspace, aggregate))
+
+
+def lacking(workspace: Workspace) -> int:
+    """Snapshots that the store describes and the ledger does not know: what a rebuild adds."""
+    told = [provenance.read(document).snapshot for document in read_all(workspace.store)]
+    if not workspace.has_ledger:
+        return len(told)
+    ledger = workspace.ledger
+    known = {(a, s.number) for a in ledger.aggregates() for s in ledger.snapshots(a)}
+    return sum((s.aggregate, s.number) not in known for s in told)
 
 
 def _check(what: str, look: Callable[[], str]) -> Check:

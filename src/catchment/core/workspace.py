@@ -95,15 +95,24 @@ class Workspace:
             file.parent.mkdir(parents=True, exist_ok=True)
         return self._opened.enter_context(Ledger.open(self._ledger_url))
 
+    @property
+    def has_ledger(self) -> bool:
+        """Whether there is a ledger to open; one in a database server is taken to be there."""
+        file = _sqlite_file(self._ledger_url)
+        return file is None or file.exists()
+
     def ledger_to_read(self) -> Ledger:
         """The ledger, for questions; without one, what the store says of itself, for this once."""
-        file = _sqlite_file(self._ledger_url)
-        if file is None or file.exists():
+        if "ledger" in vars(self) or self.has_ledger:
             return self.ledger
         folder = self._opened.enter_context(TemporaryDirectory(prefix="catchment-"))
         ledger = self._opened.enter_context(Ledger.open(f"{SQLITE}{folder}/ledger.db"))
         ledger.restore(read_all(self.store))
         return ledger
+
+    def only_read(self) -> None:
+        """From now on the ledger is one to ask: none is made where there is none."""
+        self.ledger = self.ledger_to_read()
 
     def open_store(self, url: str) -> Store:
         """Any store, of a site for example, reached with the settings of this workspace."""

@@ -53,8 +53,9 @@ def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
     """Objects of jobs that have ended without publishing them; none while a job is at work."""
     ledger, store = workspace.ledger, workspace.store
     youngest = datetime.now(UTC) - grace
-    for name in workspace.settings.exports:
-        aggregate = f"exports/{name}"
+    configured = {f"exports/{name}" for name in workspace.settings.exports}
+    known = {name for name in ledger.aggregates() if name.startswith("exports/")}
+    for aggregate in sorted(configured | known):
         try:
             with ledger.holding(aggregate):
                 open_jobs = {record.id for record in ledger.runs(aggregate, state="running")}

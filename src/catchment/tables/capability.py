@@ -54,8 +54,7 @@ def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
     """
     ledger, store = workspace.ledger, workspace.store
     youngest = datetime.now(UTC) - grace
-    for name in workspace.settings.tables:
-        aggregate, output = f"tables/{name}", output_prefix(workspace, name)
+    for aggregate, output in _outputs(workspace).items():
         try:
             with ledger.holding(aggregate):
                 # Of all aggregates: two may share an output, and one's be not sealed yet.
@@ -70,6 +69,23 @@ def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
             # With a provenance it is whole: of a ledger that was lost, not of a crash.
             if not any(s.key == prefix + NAME for s in stats):
                 yield from (s.key for s in stats if s.modified <= youngest)
+
+
+def _outputs(workspace: Workspace) -> dict[str, str]:
+    """Where each aggregate's snapshots lie: those of the settings, and what else the ledger knows.
+
+    Without a file there are no settings, and snapshots lie right at the store's URL.
+    """
+    found = {f"tables/{name}": output_prefix(workspace, name) for name in workspace.settings.tables}
+    for aggregate in workspace.ledger.aggregates():
+        if aggregate.startswith("tables/") and aggregate not in found:
+            latest = workspace.ledger.latest(aggregate)
+            if latest is not None:
+                above, slash, _ = latest.location.rstrip("/").rpartition("/")
+                found[aggregate] = above + slash
+            else:
+                found[aggregate] = f"{aggregate}/" if workspace.file else ""
+    return found
 
 
 def house(workspace: Workspace, progress: Progress = silent, *, dry_run: bool = False) -> House:

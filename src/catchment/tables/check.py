@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from catchment.core.errors import Corrupt, Invalid, NotFound
+from catchment.core.errors import Conflict, Corrupt, Invalid, NotFound
 from catchment.core.ledger import Snapshot
 from catchment.core.progress import Event, Progress
 from catchment.core.store import Store
@@ -42,7 +42,8 @@ class Memory:
     def load(cls, store: Store, snapshot: Snapshot | None, *, remember: bool = True) -> Memory:
         """Of a snapshot; tables composed by another version of the program are not remembered.
 
-        Corrupt (kind ``snapshot-damaged``) if what would be copied from is not what was published.
+        Corrupt (kind ``snapshot-damaged``) if what would be copied from is not what was published;
+        Conflict (kind ``ledger-of-another-store``) if nothing of it is in this store.
         """
         found: dict[str, Composition] = {}
         for item in snapshot.provenance["objects"] if snapshot and remember else ():
@@ -53,6 +54,13 @@ class Memory:
             except NotFound:
                 size, data = -1, b""
             same = not composed or item["digest"] == f"sha256:{hashlib.sha256(data).hexdigest()}"
+            if size < 0 and snapshot and next(store.list(snapshot.location), None) is None:
+                raise Conflict(
+                    f"the ledger knows {snapshot.location}, and the store has nothing there",
+                    kind="ledger-of-another-store",
+                    hint="give each store a ledger of its own (workspace.ledger); if the snapshot "
+                    "was deleted by hand, catchment tables run --full",
+                )
             if size != item["size"] or not same:
                 raise Corrupt(
                     f"{key} is not what was published",

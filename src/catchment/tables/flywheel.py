@@ -41,7 +41,7 @@ class FlywheelSource:
         timeout: seconds for one request.
         pauses: seconds to wait before each further try of a lookup.
 
-    Raises Invalid: kind ``extra-missing`` without the SDK, kind ``flywheel-key`` for a key that is
+    Raises Invalid: kind ``missing-extra`` without the SDK, kind ``flywheel-key`` for a key that is
     malformed or refused. Unavailable (kind ``flywheel-unavailable``) if Flywheel does not answer.
     """
 
@@ -69,7 +69,7 @@ class FlywheelSource:
         except ImportError:
             raise Invalid(
                 "datasets in Flywheel need its SDK, which is not installed",
-                kind="extra-missing",
+                kind="missing-extra",
                 hint="pip install 'catchment[flywheel]'",
             ) from None
         self._refusal: type[Exception] = flywheel.ApiException

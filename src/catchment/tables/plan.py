@@ -14,6 +14,7 @@ import pyarrow as pa
 from catchment.core.account import Account, Balance, Line
 from catchment.core.errors import CatchmentError, Invalid
 from catchment.core.finding import Finding, Severity
+from catchment.core.names import shown
 from catchment.tables.composition import Composition, Entry
 from catchment.tables.merge import ENGINE
 from catchment.tables.model import Center, Dataset, Fate, Options, Removal, SourceFile
@@ -70,7 +71,7 @@ class Refused:
             Severity.ERROR,
             self.error.kind,
             f"{self.listed.table}/{self.listed.name}",
-            self.error.message,
+            self.error.message.removeprefix(f"{shown(self.listed.name)}: "),  # it is told above
             self.error.hint,
         )
 

@@ -149,8 +149,17 @@ def _compare(store: Store, item: Mapping[str, Any]) -> list[str]:
 def open_snapshot(
     store: Store, ledger: Ledger, name: str, which: int | Literal["latest"] = "latest"
 ) -> TableSnapshot:
-    """A published snapshot of ``tables/<name>``; NotFound (kind ``no-snapshot``) without one."""
+    """A published snapshot of ``tables/<name>``, by its number.
+
+    NotFound (kind ``no-snapshot``) without one, Invalid (kind ``bad-snapshot``) for another word.
+    """
     aggregate = f"tables/{name}"
+    if which != "latest" and (isinstance(which, bool) or not isinstance(which, int)):
+        raise Invalid(
+            f"expected the number of a snapshot or 'latest', got {which!r}",
+            kind="bad-snapshot",
+            hint="catchment tables list",
+        )
     found = ledger.latest(aggregate) if which == "latest" else ledger.snapshot(aggregate, which)
     if found is None:
         raise NotFound(

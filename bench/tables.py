@@ -75,6 +75,7 @@ TALL = Work(
     {"original": 2},
     600,
 )
+LINES = {"1": EQUAL, "2": DRIFTED, "4": TALL}
 
 
 class Inputs:
@@ -230,11 +231,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.tables", description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="of the rows; 1 is recorded")
     parser.add_argument("--peers", default=",".join(PEERS), help="A,B; all are recorded")
+    parser.add_argument("--lines", default="1,2,4", help="A,B; line 3 comes with line 2")
     given = parser.parse_args()
     peers = [name for name in PEERS if name in given.peers.split(",")]
+    works = [LINES[number] for number in LINES if number in given.lines.split(",")]
     trial = "" if given.scale == 1 else f" (rows x {given.scale:g})"
     lines: list[Line] = []
-    for work in (EQUAL, DRIFTED, TALL):
+    for work in works:
         inputs = Inputs(work, given.scale)
         ways = [run_ours(inputs, way) for way in (cli, cold, ours)]
         others = {name: run_peer(inputs, name) for name in peers}
@@ -244,7 +247,7 @@ def main() -> None:
             ways = [run_ours(inputs, way, again=True) for way in (cli, cold, ours)]
             lines.append(Line(AGAIN, Row(AGAIN.title + trial, ways[-1], others), *ways[:-1]))
         shutil.rmtree(inputs.folder)
-    whole = given.scale == 1 and len(peers) == len(PEERS)
+    whole = given.scale == 1 and len(peers) == len(PEERS) and len(works) == len(LINES)
     report("tables", [line.row for line in lines], RESULTS if whole else None)
     print(
         "ours: its workers run already; cold: their start counts; cli: a whole cold process, once; "

@@ -51,10 +51,11 @@ def original(task: Task) -> None:
        local file. It takes the first file's schema and fails at any other; here it is given the
        unified one, and casts to it.
     2. That file is streamed in batches of 100,000 rows, with all columns, and a Python dict
-       collects the ADCIDs of each NACCID. Without a NACCID at several ADCIDs this is the end.
-    3. It is streamed again, filtered, and written into the final file. The gear asks the
-       identifiers service for each such NACCID, here a file is read; its mask compares with the
-       current ADCIDs of the whole batch, here row by row, as it is meant.
+       collects the ADCIDs of each NACCID.
+    3. It is streamed again, filtered, and written into the final file, also where nobody moved: two
+       passes that decode and encode every byte. The gear asks the identifiers service for each
+       NACCID at several ADCIDs, here a file is read; its mask compares with the current ADCIDs of
+       the whole batch, here row by row, as it is meant.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -72,9 +73,6 @@ def original(task: Task) -> None:
                 adcids[naccid].add(adcid)
                 if len(adcids[naccid]) > 1:
                     moved.add(naccid)
-        if not moved:
-            whole.replace(final)
-            return
         current = _current(task.identifiers, pa.array(moved, pa.string()))
         with pq.ParquetWriter(final, wanted) as writer:
             for batch in pq.ParquetFile(whole).iter_batches(BATCH):

@@ -13,8 +13,10 @@ COPY_PART = 512 << 20  # bytes; S3 copies up to 5 GiB at once, several smaller o
 MAX_PARTS = 10_000  # of one S3 object
 
 
-def joined(segments: Iterable[Segment]) -> Iterator[Segment]:
+def joined(segments: Iterable[Segment], most: int | None = None) -> Iterator[Segment]:
     """The same bytes in fewer segments: ranges that touch become one.
+
+    One that has ``most`` bytes is given at once: it does not wait for the next to touch it.
 
     Invalid (kind ``bad-range``) if a range has a negative start or length.
     """
@@ -36,6 +38,9 @@ def joined(segments: Iterable[Segment]) -> Iterator[Segment]:
         else:
             yield last
             last = segment
+        if most is not None and last.length >= most:
+            yield last
+            last = None
     if last is not None:
         yield last
 

@@ -7,7 +7,7 @@ A store is a tree of immutable-by-custom objects under a URL: ``file:///folder``
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Buffer, Iterable, Iterator, Sequence
+from collections.abc import Buffer, Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -143,7 +143,7 @@ class Store(Protocol):
     def compose(
         self,
         target: str,
-        segments: Sequence[Segment],
+        segments: Iterable[Segment],
         *,
         mode: Mode = "create",
         digest: bool = False,
@@ -151,6 +151,8 @@ class Store(Protocol):
     ) -> Composed:
         """Build an object from byte ranges and literal bytes, in order; bytes are not decoded.
 
+        Segments may come one by one while others are made; where the storage can, earlier ones are
+        copied meanwhile. If the iterable fails, nothing was composed.
         Ranges of the same kind of storage never pass through this process where the storage can
         copy them itself. As whole and durable as a put; an interrupted one leaves nothing visible.
         NotFound if a source is missing, Corrupt (kind ``short-source``) if one is shorter than its

@@ -30,7 +30,7 @@ from catchment.core.store import (
     key_taken,
     open_store,
 )
-from catchment.core.store_draft import Draft, not_followed, os_errors
+from catchment.core.store_draft import STRIDE, Draft, not_followed, os_errors
 
 CHUNK = 1 << 20  # bytes of a stream's chunk
 MAX_SOURCES = 64  # files held open by one composition
@@ -148,7 +148,7 @@ class LocalStore(Store):
     def compose(
         self,
         target: str,
-        segments: Sequence[Segment],
+        segments: Iterable[Segment],
         *,
         mode: Mode = "create",
         digest: bool = False,
@@ -158,7 +158,7 @@ class LocalStore(Store):
             _Sources() as sources,
             self._draft(target, mode, durable=durable, digest=digest) as (_, draft),
         ):
-            for segment in compose.joined(segments):
+            for segment in compose.joined(segments, STRIDE):
                 if not isinstance(segment, Range):
                     draft.write(segment)
                 elif isinstance(segment.store, LocalStore):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Buffer, Iterable, Iterator, Sequence
+from collections.abc import Buffer, Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -184,7 +184,7 @@ class MemoryStore(Objects):
     def compose(
         self,
         target: str,
-        segments: Sequence[Segment],
+        segments: Iterable[Segment],
         *,
         mode: Mode = "create",
         digest: bool = False,

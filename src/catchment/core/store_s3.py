@@ -109,13 +109,14 @@ class S3Store(Objects):
     def compose(
         self,
         target: str,
-        segments: Sequence[Segment],
+        segments: Iterable[Segment],
         *,
         mode: Mode = "create",
         digest: bool = False,
         durable: bool = True,
     ) -> Composed:
         check_key(target)
+        segments = list(segments)
         etags = _check_sources(segments)
         parts = compose.plan_parts(segments, self._can_copy)
         if len(parts) < 2 and not any(map(self._copied, parts)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -75,21 +75,25 @@ class Target:
         self.columns = stored(schema)
 
     def compose(
-        self, store: Store, key: str, blocks: Sequence[Block]
+        self, store: Store, key: str, blocks: Iterable[Block]
     ) -> tuple[Composed, list[Group]]:
-        """Write the file: the object, and its row groups."""
-        segments: list[Segment] = [MAGIC]
-        groups = []
+        """Write the file, as its blocks come: the object, and its row groups."""
+        groups: list[Group] = []
+        composed = store.compose(key, self._segments(blocks, groups), digest=True)
+        return composed, groups
+
+    def _segments(self, blocks: Iterable[Block], groups: list[Group]) -> Iterator[Segment]:
+        """The bytes of the file; its row groups are told on the way."""
+        yield MAGIC
         position = len(MAGIC)
         for block in blocks:
             chunks = []
             for source, group in block.runs(self.columns):
-                segments += source.segments(group)
+                yield from source.segments(group)
                 chunks.append(group)
             groups.append(join(chunks)._replace(rows=block.rows).moved(position))
             position += int(groups[-1].length.sum())
-        segments.append(assemble(self.columns, groups, self.schema))
-        return store.compose(key, segments, digest=True), groups
+        yield assemble(self.columns, groups, self.schema)
 
 
 def stored(schema: pa.Schema) -> Columns:

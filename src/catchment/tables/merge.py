@@ -15,12 +15,14 @@ were copied from an earlier table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, wait
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -51,6 +53,8 @@ class Fresh:
         site: who sent it; a column of the removed rows.
         name: the file's name; a column of the removed rows.
         removals: the rows that leave; none is in two of them.
+        vouched: what is still looked at: no byte of the file is composed before it is done. What
+            it raises is the file's failure.
     """
 
     site: str
@@ -59,6 +63,7 @@ class Fresh:
     key: str
     footer: Footer
     removals: Sequence[Removal] = ()
+    vouched: Future[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +145,8 @@ def merge_table(
         table: key of the table; must not be taken.
         removed: key of the file of removed rows; written only if there are any.
         staging: prefix, ending in ``/``, of objects that the caller deletes afterwards.
-        executor: runs the tasks that decode; they are small and can be pickled.
+        executor: runs the tasks that decode; they are small and can be pickled. What is done is
+            composed while others are at work.
         progress: told of each task.
 
     Raises:
@@ -156,31 +162,37 @@ def merge_table(
             merge.add_fresh(item)
         else:
             merge.add_kept(item)
-    merge.rewrite(executor, progress)
-    return merge.compose(table, removed)
-
-
-@dataclass(slots=True)
-class _Rows:
-    """The row groups of one input, of the rows that stay and of those that leave."""
-
-    match: Match
-    stay: list[Block] = field(default_factory=list)
-    leave: list[Block] = field(default_factory=list)
+    with merge.rewriting(executor, progress):
+        return merge.compose(table, removed)
 
 
 class _Job(NamedTuple):
-    """A task, the number of its input, and the columns of two row groups that it makes."""
+    """A task, and the columns of two row groups that it makes."""
 
-    input: int
     task: Task
     columns: list[int]
     stay: Block | None
     leave: Block | None
 
 
+@dataclass(slots=True)
+class _Rows:
+    """The row groups of one input, of the rows that stay and of those that leave.
+
+    Attributes:
+        vouched: what must be done before its bytes may be composed, besides its jobs.
+        jobs: what makes columns of its row groups.
+    """
+
+    match: Match
+    vouched: Future[str] | None = None
+    jobs: list[_Job] = field(default_factory=list)
+    stay: list[Block] = field(default_factory=list)
+    leave: list[Block] = field(default_factory=list)
+
+
 class _Merge:
-    """A merge at work: all is planned, then rewritten, then composed."""
+    """A merge at work: all is planned, then rewritten, and composed as it is done."""
 
     def __init__(
         self, unified: pa.Schema, constants: Mapping[str, str], store: Store, staging: str
@@ -192,7 +204,9 @@ class _Merge:
         names = [pa.field(name, pa.string()) for name in constants]
         self.table = Target(pa.schema([*unified, *names]))
         self.rows: list[_Rows] = []
-        self.jobs: list[_Job] = []
+        self._futures: deque[Future[tuple[Group | None, Group | None]]] = deque()  # of the jobs
+        self._tasks = 0
+        self._progress: Progress = silent
         self._matcher = Matcher(unified, self.table.columns)
         self._filled: dict[tuple[bytes, int], Source | None] = {}
 
@@ -205,7 +219,7 @@ class _Merge:
         """Plan an input that is read from its source."""
         footer = item.footer
         match = self._matcher.fresh(footer)
-        rows = _Rows(match)
+        rows = _Rows(match, item.vouched)
         leaving = Leaving.of(item.removals, footer.rows)
         first = 0
         for group in footer.groups:
@@ -223,7 +237,7 @@ class _Merge:
             part = Part(item.store, item.key, match.columns, group)
             for chosen, batch in part.batches(match.column[anew].tolist()):
                 columns, anew = anew[: len(chosen)], anew[len(chosen) :]
-                name = f"{self.staging}{len(self.jobs):06d}"
+                name = f"{self.staging}{self._tasks:06d}"
                 task = Task(
                     part=batch,
                     have=pa.schema([footer.schema.field(column) for column in chosen]),
@@ -233,7 +247,8 @@ class _Merge:
                     stay=f"{name}.stay" if stay else None,
                     leave=f"{name}.leave" if leave else None,
                 )
-                self.jobs.append(_Job(len(self.rows), task, columns, stay, leave))
+                rows.jobs.append(_Job(task, columns, stay, leave))
+                self._tasks += 1
             first += group.rows
         self.rows.append(rows)
 
@@ -253,35 +268,53 @@ class _Merge:
             rows.leave.append(self._leave(match, source, item, gone))
         self.rows.append(rows)
 
-    def rewrite(self, executor: Executor, progress: Progress) -> None:
-        """Carry out all tasks."""
-        work = "tables: rewrite columns"
-        progress(Event(work, "start", 0, len(self.jobs), "parts"))
-        futures = [executor.submit(rewrite, job.task) for job in self.jobs]
+    @contextmanager
+    def rewriting(self, executor: Executor, progress: Progress) -> Iterator[None]:
+        """Within: all tasks are at work, and :meth:`_done` waits for those of each input."""
+        self._progress = progress
+        self._futures = deque(
+            executor.submit(rewrite, job.task) for rows in self.rows for job in rows.jobs
+        )
+        self._tell("start")
         try:
-            for done, (job, future) in enumerate(zip(self.jobs, futures, strict=True), 1):
-                try:
-                    groups = future.result()
-                except (Invalid, NotFound) as error:
-                    raise InputFailed(job.input, error) from None
-                keys = (job.task.stay, job.task.leave)
-                for block, key, group in zip((job.stay, job.leave), keys, groups, strict=True):
-                    if block and key and group:
-                        columns = Columns(self.table.columns[column] for column in job.columns)
-                        block.put(Source((self.store, key), columns, group), job.columns)
-                progress(Event(work, "step", done, len(self.jobs), "parts"))
+            yield
         except BaseException as error:
-            running = [future for future in futures if not future.cancel()]
+            running = [future for future in self._futures if not future.cancel()]
             if isinstance(error, InputFailed):
                 wait(running)  # or they write after the caller has cleaned up
             raise
-        progress(Event(work, "done", len(self.jobs), len(self.jobs), "parts"))
+        self._tell("done")
+
+    def _tell(self, state: Literal["start", "step", "done"]) -> None:
+        done = self._tasks - len(self._futures)
+        self._progress(Event("tables: rewrite columns", state, done, self._tasks, "parts"))
+
+    def _done(self) -> Iterator[Block]:
+        """The row groups of the table, each once it may be composed; those that leave, too."""
+        for number, rows in enumerate(self.rows):
+            try:
+                for job in rows.jobs:
+                    self._put(job, self._futures[0].result())
+                    self._futures.popleft()
+                    self._tell("step")
+                if rows.vouched is not None:
+                    rows.vouched.result()
+            except (Invalid, NotFound) as error:
+                raise InputFailed(number, error) from None
+            yield from rows.stay
+
+    def _put(self, job: _Job, groups: tuple[Group | None, Group | None]) -> None:
+        """Let the row groups have the columns that a job has made."""
+        keys = (job.task.stay, job.task.leave)
+        for block, key, group in zip((job.stay, job.leave), keys, groups, strict=True):
+            if block and key and group:
+                columns = Columns(self.table.columns[column] for column in job.columns)
+                block.put(Source((self.store, key), columns, group), job.columns)
 
     def compose(self, table: str, removed: str) -> Merged:
         """Write both files."""
-        stay = [block for rows in self.rows for block in rows.stay]
+        composed, groups = self.table.compose(self.store, table, self._done())
         leave = [block for rows in self.rows for block in rows.leave]
-        composed, groups = self.table.compose(self.store, table, stay)
         gone: Composed | None = None
         gone_groups: list[Group] = []
         if leave:
@@ -295,7 +328,7 @@ class _Merge:
                 self.removed.columns.choose(g, present) for g in islice(gone_left, len(rows.leave))
             ]
             placed.append(Placed(rows.match.schema, tuple(kept), tuple(went)))
-        return Merged(composed, gone, sum(block.rows for block in stay), tuple(placed))
+        return Merged(composed, gone, sum(group.rows for group in groups), tuple(placed))
 
     def _stay(self, match: Match, source: Source, rows: int) -> Block:
         """A row group of the table; nulls and constants are made once for all alike."""

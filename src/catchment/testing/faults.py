@@ -167,4 +167,4 @@ def _bare(value: Any) -> Any:
         return value._replace(store=_bare(value.store))
     if type(value) in (list, tuple):
         return [_bare(item) for item in value]
-    return value
+    return map(_bare, value) if hasattr(value, "__next__") else value

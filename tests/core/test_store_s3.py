@@ -1,9 +1,12 @@
 """The contract on S3 servers, and what only S3 can do wrong."""
 
+import base64
+import hmac
+import json
 import os
 import pickle
 import tracemalloc
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import obstore.store
 import pytest
@@ -30,6 +33,8 @@ class S3Contract(StoreContract):
 
 
 class TestMoto(S3Contract):
+    lax_forms = True
+
     @pytest.fixture
     def server(self, moto):  # noqa: F811
         return moto
@@ -46,6 +51,8 @@ class TestMinistack(S3Contract):
 if os.environ.get(VARIABLE):
 
     class TestAnyS3(S3Contract):
+        checks_forms = True
+
         @pytest.fixture
         def server(self, any_s3):
             return any_s3
@@ -64,6 +71,28 @@ SECRET = {"access_key_id": "AKIDEXAMPLE", "secret_access_key": "not/a+secret"}
 
 def signed(store):
     return store.presign("k", expires=timedelta(minutes=1))
+
+
+def test_a_form_says_all_that_it_allows_and_is_signed_so(no_aws):
+    """No server for tests checks signatures of forms, so it is done here, as AWS documents it."""
+    store = open_store("s3://bucket/below", region="eu-central-1", **SECRET)
+    form = store.presign_post("folder/k", expires=timedelta(hours=1), max_bytes=10)
+    policy = json.loads(base64.b64decode(form.fields["policy"]))
+    conditions = [
+        tuple(c) if isinstance(c, list) else next(iter(c.items())) for c in policy["conditions"]
+    ]
+    assert ("content-length-range", 0, 10) in conditions
+    assert ("bucket", "bucket") in conditions
+    assert ("key", "below/folder/k") in conditions
+    assert form.fields["key"] == "below/folder/k"
+    left = datetime.fromisoformat(policy["expiration"]) - datetime.now(UTC)
+    assert timedelta(minutes=59) < left <= timedelta(hours=1)
+    key = f"AWS4{SECRET['secret_access_key']}".encode()
+    for part in (form.fields["x-amz-date"][:8], "eu-central-1", "s3", "aws4_request"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    signature = hmac.digest(key, form.fields["policy"].encode(), "sha256").hex()
+    assert form.fields["x-amz-signature"] == signature
+    assert SECRET["secret_access_key"] not in repr(form)
 
 
 # --- URLs and options ---------------------------------------------------------------------------

@@ -32,6 +32,7 @@ NOT_SLUGS = {
     "catchment-digest",
     "catchment-safe",
     "center-id",
+    "content-length-range",
     "is-active",
     "list-identifiers-for-naccid-lambda-function",
     "no-store",

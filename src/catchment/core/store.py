@@ -57,6 +57,13 @@ class Range(NamedTuple):
 Segment = Range | bytes
 
 
+class Form(NamedTuple):
+    """What an HTML form, or a client that acts like one, sends with a file to upload it."""
+
+    url: str
+    fields: dict[str, str]  # before the file, which is the field ``file``
+
+
 class Composed(NamedTuple):
     """A composed object: its size in bytes and, where asked for, ``sha256:<hex>`` of its bytes."""
 
@@ -138,6 +145,14 @@ class Store(Protocol):
         self, key: str, *, expires: timedelta, method: Literal["GET", "PUT"] = "GET"
     ) -> str:
         """A URL that allows one method on one key for a while. Invalid where the store has none."""
+        ...
+
+    def presign_post(self, key: str, *, expires: timedelta, max_bytes: int) -> Form:
+        """A form that puts one file of at most so many bytes under one key, for a while.
+
+        The storage answers 204. It overwrites: a form knows no ``create``. Invalid (kind
+        ``no-presign``) where the store has none.
+        """
         ...
 
     def compose(

@@ -20,6 +20,7 @@ from catchment.core.errors import Invalid, NotFound
 from catchment.core.store import (
     RESERVED,
     Composed,
+    Form,
     Mode,
     Range,
     Segment,
@@ -143,6 +144,10 @@ class LocalStore(Store):
         self, key: str, *, expires: timedelta, method: Literal["GET", "PUT"] = "GET"
     ) -> str:
         raise Invalid(f"{self.url}: only an S3 store presigns URLs", kind="no-presign")
+
+    @override
+    def presign_post(self, key: str, *, expires: timedelta, max_bytes: int) -> Form:
+        raise Invalid(f"{self.url}: only an S3 store presigns forms", kind="no-presign")
 
     @override
     def compose(

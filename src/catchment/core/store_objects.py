@@ -18,6 +18,7 @@ from catchment.core import compose
 from catchment.core.errors import CatchmentError, Invalid, NotFound, Unavailable
 from catchment.core.store import (
     Composed,
+    Form,
     Mode,
     Segment,
     Stat,
@@ -179,6 +180,10 @@ class MemoryStore(Objects):
         self, key: str, *, expires: timedelta, method: Literal["GET", "PUT"] = "GET"
     ) -> str:
         raise Invalid(f"{self.url}: only an S3 store presigns URLs", kind="no-presign")
+
+    @override
+    def presign_post(self, key: str, *, expires: timedelta, max_bytes: int) -> Form:
+        raise Invalid(f"{self.url}: only an S3 store presigns forms", kind="no-presign")
 
     @override
     def compose(

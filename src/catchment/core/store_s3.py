@@ -21,6 +21,7 @@ from catchment.core import compose
 from catchment.core.errors import Conflict, Invalid, NotFound, Unavailable
 from catchment.core.store import (
     Composed,
+    Form,
     Mode,
     Range,
     Segment,
@@ -32,7 +33,7 @@ from catchment.core.store import (
     open_store,
 )
 from catchment.core.store_objects import Objects, obstore_errors, sha256
-from catchment.core.store_s3_config import TOKEN, backend, client
+from catchment.core.store_s3_config import TOKEN, aws_settings, backend, client
 
 if TYPE_CHECKING:
     from catchment.core.store_s3_upload import Upload
@@ -104,6 +105,22 @@ class S3Store(Objects):
             raise Invalid("a presigned URL lasts from 1 second to 7 days", kind="bad-expiry")
         with obstore_errors(key):
             return obstore.sign(cast("Backend", self._backend), method, key, expires)
+
+    @override
+    def presign_post(self, key: str, *, expires: timedelta, max_bytes: int) -> Form:
+        check_key(key)
+        if not timedelta(seconds=1) <= expires <= MAX_EXPIRY:
+            raise Invalid("a presigned form lasts from 1 second to 7 days", kind="bad-expiry")
+        if "${filename}" in key:  # S3 would put the name of the sent file there
+            raise Invalid("the key of a form holds '${filename}'", kind="bad-key")
+        with aws_settings():
+            made = self._client.generate_presigned_post(
+                Bucket=self.bucket,
+                Key=self.prefix + key,
+                Conditions=[["content-length-range", 0, max_bytes]],
+                ExpiresIn=int(expires.total_seconds()),
+            )
+        return Form(made["url"], made["fields"])
 
     @override
     def compose(

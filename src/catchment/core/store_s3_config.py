@@ -62,7 +62,7 @@ def backend(bucket: str, prefix: str, options: Mapping[str, str]) -> Backend:
 def client(options: Mapping[str, str]) -> Any:
     """A boto3 client of the same storage. Invalid (kind ``missing-extra``) without boto3."""
     endpoint, _, virtual = _endpoint(options)
-    with _boto3() as boto3:
+    with aws_settings() as boto3:
         from botocore.config import Config
 
         style = "virtual" if virtual else "path" if endpoint else "auto"
@@ -74,6 +74,7 @@ def client(options: Mapping[str, str]) -> Any:
             aws_secret_access_key=options.get("secret_access_key") or None,
             aws_session_token=options.get("session_token") or None,
             config=Config(
+                signature_version="s3v4",
                 s3={"addressing_style": style},
                 retries={"mode": "standard", "total_max_attempts": 6},
                 request_checksum_calculation="when_required",  # other vendors may know no more
@@ -101,14 +102,14 @@ class _Fixed:
 
 def _profile() -> Any:
     """Credentials of the profile that ``AWS_PROFILE`` names; obstore alone knows no profiles."""
-    with _boto3() as boto3:
+    with aws_settings() as boto3:
         from obstore.auth.boto3 import Boto3CredentialProvider
 
         return Boto3CredentialProvider(boto3.Session())
 
 
 @contextmanager
-def _boto3() -> Iterator[Any]:
+def aws_settings() -> Iterator[Any]:
     """The library, which is an extra; its complaints about settings become ours."""
     try:
         import boto3

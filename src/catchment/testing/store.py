@@ -89,12 +89,16 @@ class StoreContract(ComposeContract):
 
     Attributes:
         processes: another process can open the store.
-        presigns: it hands out URLs.
+        presigns: it hands out URLs and forms.
+        lax_forms: it does not look at the size of what a form brings.
+        checks_forms: it refuses a form that was changed or is late.
         examples: how many Hypothesis tries of each property; fewer where each costs requests.
     """
 
     processes = True
     presigns = False
+    checks_forms = False
+    lax_forms = False
     examples = 50
 
     @pytest.fixture
@@ -391,6 +395,50 @@ class StoreContract(ComposeContract):
                 store.presign(key, expires=expires)
         with pytest.raises(Invalid):
             store.presign("../k", expires=timedelta(minutes=1))
+
+    def test_presigned_forms(self, store: Store) -> None:
+        minute = timedelta(minutes=1)
+        if not self.presigns:
+            with pytest.raises(Invalid) as caught:
+                store.presign_post("k", expires=minute, max_bytes=10)
+            assert caught.value.kind == "no-presign"
+            return
+        key = "folder/with-dash_and.dot/k"
+        form = store.presign_post(key, expires=minute, max_bytes=10)
+        assert form.fields["key"].endswith(key)
+        assert _post(form.url, form.fields, b"by form") == 204
+        assert store.read(key) == b"by form"
+        assert _post(form.url, form.fields, b"once more") == 204
+        assert store.read(key) == b"once more"
+        for expires in (timedelta(0), timedelta(days=8)):
+            with pytest.raises(Invalid):
+                store.presign_post(key, expires=expires, max_bytes=10)
+        assert _post(form.url, form.fields, b"x" * 11) in {400, 204 if self.lax_forms else 400}
+        for bad in ("../k", "a/${filename}"):
+            with pytest.raises(Invalid):
+                store.presign_post(bad, expires=minute, max_bytes=10)
+
+    def test_presigned_forms_allow_no_more_than_they_say(self, store: Store) -> None:
+        if not self.checks_forms:
+            pytest.skip("this storage believes every form")
+        form = store.presign_post("k", expires=timedelta(minutes=1), max_bytes=10)
+        late = store.presign_post("k", expires=timedelta(seconds=1), max_bytes=10)
+        changed = [
+            (form.fields | {"key": form.fields["key"] + "2"}, b"other"),
+            ({k: v for k, v in form.fields.items() if k != "policy"}, b"bare"),
+            (form.fields | {"x-amz-signature": "0" * 64}, b"unsigned"),
+        ]
+        for fields, data in changed:
+            assert _post(form.url, fields, data) in {400, 401, 403}
+        time.sleep(2.1)
+        assert _post(late.url, late.fields, b"late") in {400, 401, 403}
+        assert list(store.list()) == []
+
+
+def _post(url: str, fields: dict[str, str], data: bytes) -> int:
+    import httpx
+
+    return httpx.post(url, data=fields, files={"file": ("x", data)}, timeout=10).status_code
 
 
 # Prints the keys that this process was the one to create.

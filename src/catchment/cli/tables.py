@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from catchment.cli.output import Output, findings, table
 from catchment.cli.place import Url, open_workspace
+from catchment.core.errors import NotFound
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -256,11 +257,16 @@ def _workspace(
 
 
 def _snapshot(workspace: Workspace, name: str, number: int | None) -> TableSnapshot:
+    from catchment.tables.capability import settings_of
     from catchment.tables.snapshot import open_snapshot
 
-    return open_snapshot(
-        workspace.store, workspace.ledger_to_read(), name, "latest" if number is None else number
-    )
+    which: int | Literal["latest"] = "latest" if number is None else number
+    try:
+        return open_snapshot(workspace.store, workspace.ledger_to_read(), name, which)
+    except NotFound:
+        if workspace.file is not None:
+            settings_of(workspace, name)  # the clearer error, if it is no name of ours
+        raise
 
 
 def _show_outcome(data: dict[str, Any]) -> Iterator[str | Table]:

@@ -112,13 +112,13 @@ def job(workspace: Workspace, name: str) -> Job:
         transfers=_transfers(settings),
         criteria={}
         if settings.duplicates_criteria is None
-        else read_criteria(*_file(workspace, settings.duplicates_criteria)),
+        else read_criteria(*_file(workspace, settings, "duplicates_criteria")),
         mode=settings.mode,
         strict=settings.strict,
         require_all=settings.require_all,
         fall_back=settings.fall_back,
     )
-    centers, malformed = read_centers(*_file(workspace, settings.centers))
+    centers, malformed = read_centers(*_file(workspace, settings, "centers"))
     taken, left_out = select_centers(centers, options, malformed)
     return Job(
         name=name,
@@ -204,10 +204,18 @@ def _identifiers(workspace: Workspace) -> IdentifiersOptions:
     )
 
 
-def _file(workspace: Workspace, url: str) -> tuple[bytes, str]:
-    """The bytes and the name of a file of the settings, of any store."""
-    folder, _, name = url.rpartition("/")
-    data = workspace.open_store(folder).read(name, length=MAX_FILE + 1)
+def _file(workspace: Workspace, settings: TablesSettings, key: str) -> tuple[bytes, str]:
+    """The bytes and the name of a file that a setting names, of any store."""
+    folder, _, name = getattr(settings, key).rpartition("/")
+    store = workspace.open_store(folder)
+    try:
+        data = store.read(name, length=MAX_FILE + 1)
+    except NotFound:
+        raise NotFound(
+            f"{key}: there is no {name} in {store.url}",
+            kind="no-file",
+            hint=f"set {key} (--{key.replace('_', '-')}) to a file that is there",
+        ) from None
     if len(data) > MAX_FILE:
         raise Invalid(f"{name}: expected at most {MAX_FILE} bytes, got more", kind="too-large")
     return data, name

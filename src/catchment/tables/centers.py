@@ -73,6 +73,7 @@ def select_centers(
         raise Invalid(
             "centers are both included and excluded, expected one of the two lists",
             kind="include-and-exclude",
+            hint="give include_centers (--include-centers) or exclude_centers, not both",
         )
     known = {center.id for center in centers} | {finding.site for finding in refused}
     studies = {study for name in known for study in _studies(name)}

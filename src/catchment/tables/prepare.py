@@ -120,10 +120,13 @@ class Planner:
             )
         if not self._inputs:
             told = told or "none is taken"
+            first = next(iter(self.found.skipped.values()), None)
+            why = f"; {first.site}: {first.where}: {first.message}" if first else ""
             raise Invalid(
-                f"none of {len(self.job.centers)} centers brings a table: {told}",
+                f"none of {len(self.job.centers)} centers brings a table: {told}{why}",
                 kind="nothing-to-do",
-                hint="mend the centers' datasets or the selection of centers",
+                hint=(first and first.hint)
+                or "mend the centers' datasets or the selection of centers",
             )
 
     def _skipped(self) -> dict[str, str]:

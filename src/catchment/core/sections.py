@@ -281,5 +281,22 @@ class ExportsSettings(Section):
         return self
 
 
+class StudiesSettings(Section):
+    """One study: ``[studies.NAME]``. A study that is not named here has the defaults."""
+
+    min_cell: NonNegativeInt = Field(
+        default=11,
+        description="Smallest count that is released; smaller ones, and what would tell them, are "
+        "suppressed. 0 turns this off: every cell is released as it is.",
+    )
+    min_sites: PositiveInt = Field(
+        default=1, description="A cell is released only if at least so many sites report it."
+    )
+
+
 # Tables of tables: one for each aggregate of a capability.
-NAMED: dict[str, type[Section]] = {"tables": TablesSettings, "exports": ExportsSettings}
+NAMED: dict[str, type[Section]] = {
+    "tables": TablesSettings,
+    "exports": ExportsSettings,
+    "studies": StudiesSettings,
+}

@@ -31,6 +31,7 @@ from catchment.core.sections import (
     S3Settings,
     Section,
     Slug,
+    StudiesSettings,
     TablesSettings,
     WorkspaceSettings,
 )
@@ -50,6 +51,7 @@ class Settings(Section):
     flywheel: FlywheelSettings = FlywheelSettings()
     tables: dict[Slug, TablesSettings] = Field(default_factory=dict)
     exports: dict[Slug, ExportsSettings] = Field(default_factory=dict)
+    studies: dict[Slug, StudiesSettings] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _outputs_differ(self) -> Self:

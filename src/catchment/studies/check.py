@@ -1,0 +1,341 @@
+"""Check: a member is read once, in full, before it is accepted. Untrusted: call in a child.
+
+A cube becomes a *part*: its rows with exact plain types, in the order of the merge, beside the
+facts that plans and quality reports need. Parts are made once for each content, under a key with
+its digest.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from catchment.core.errors import Invalid, NotFound
+from catchment.core.names import shown
+from catchment.core.store import Store
+from catchment.studies import parquet
+from catchment.studies.model import COUNT, SITE, Kind, Problem
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT = 1  # of parts and facts: another one makes them anew
+MAX_COUNT = 10**15  # so that no sum over sites can leave 64 bits
+CATEGORIES = 1000  # values of a column that the facts remember
+TOML_BYTES = 4 << 20
+
+
+class Limits(NamedTuple):
+    """What one table may be.
+
+    Attributes:
+        rows: of a table.
+        columns: of a table.
+        decoded: bytes of a table when decoded, as its footer tells.
+    """
+
+    rows: int = 50_000_000
+    columns: int = 200
+    decoded: int = 8 << 30
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of an accepted member.
+
+    Attributes:
+        columns: name and plain type, in the file's order, without the count.
+        categories: of each column of a cube, how many distinct values it has and, while they are
+            few, which. They are a site's own: only reports to that site may show them.
+        content: of a manifest; first and last date of a ``meta_date`` table.
+    """
+
+    rows: int = 0
+    total: int = 0
+    columns: Mapping[str, str] = field(default_factory=dict)
+    categories: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    content: Mapping[str, Any] = field(default_factory=dict)
+    part: str = ""
+    part_digest: str = ""
+    part_size: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types."""
+        return {"format": FORMAT} | asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Facts:
+        """The inverse of :meth:`to_json`."""
+        return cls(**{name: value for name, value in data.items() if name != "format"})
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The answer to one member: facts where it may go on, and problems."""
+
+    facts: Facts | None
+    problems: tuple[Problem, ...] = ()
+
+
+class Refused(Exception):
+    """The member cannot be accepted."""
+
+    def __init__(self, code: str, message: str, hint: str) -> None:
+        super().__init__(code)
+        self.problem = Problem(code, message, hint)
+
+
+def check(  # noqa: PLR0917 - what a member is; it travels as arguments of a task
+    store: Store,
+    key: str,
+    digest: str,
+    kind: Kind,
+    package: str,
+    parts: str,
+    limits: Limits,
+    *,
+    again: bool = False,
+) -> Checked:
+    """Read the member ``key`` and say what it is; a cube's part is written below ``parts``.
+
+    Doing it again gives the same answer, from what was written where it was accepted before;
+    ``again`` reads it all the same.
+    """
+    known = None if again else remembered(store, parts, digest, kind)
+    if known is not None:
+        return Checked(known)
+    name = _name(parts, digest, kind)
+    try:
+        if kind is Kind.MANIFEST:
+            facts = _manifest(store, key)
+        else:
+            with local(store, key) as path:
+                if kind is Kind.CUBE:
+                    facts = _cube(store, path, f"{name}.parquet", limits)
+                else:
+                    facts = _plain(path, package, kind, limits)
+    except Refused as refused:
+        return Checked(None, (refused.problem,))
+    data = json.dumps(facts.to_json(), separators=(",", ":")).encode()
+    store.put(f"{name}.json", data, mode="overwrite")
+    return Checked(facts)
+
+
+def remembered(store: Store, parts: str, digest: str, kind: Kind) -> Facts | None:
+    """The facts of a member that was accepted before; None where there are none."""
+    try:
+        return Facts.from_json(json.loads(store.read(f"{_name(parts, digest, kind)}.json")))
+    except NotFound:
+        return None
+
+
+def _name(parts: str, digest: str, kind: Kind) -> str:
+    return f"{parts}{FORMAT}-{kind.value}-{digest.removeprefix('sha256:')}"
+
+
+@contextmanager
+def local(store: Store, key: str) -> Iterator[Path]:
+    """The object as a file of this machine, for as long as the block lasts."""
+    path = store.path(key)
+    if path is not None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="catchment-") as folder:
+        copy = Path(folder, "object.parquet")
+        with copy.open("wb") as file:
+            for chunk in store.stream(key):
+                file.write(chunk)
+        yield copy
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _cube(store: Store, path: Path, part: str, limits: Limits) -> Facts:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = _read(path, limits)
+    names = [name for name in table.column_names if name != COUNT]
+    if COUNT not in table.column_names or not names:
+        raise Refused(
+            "cube-columns",
+            f"expected a column {COUNT} and at least one more, got {_few(table.column_names)}",
+            "send the cube as the library writes it",
+        )
+    if SITE in table.column_names:
+        raise Refused(
+            "cube-site-column",
+            f"expected no column {SITE}: the merge adds it",
+            "leave the column out, or give it another name",
+        )
+    if not table.num_rows:
+        raise Refused(
+            "cube-empty", "expected at least one row, got none", "send the cube when it has rows"
+        )
+    table = pa.table({COUNT: _counts(table[COUNT])} | {n: _column(n, table[n]) for n in names})
+    distinct = table.group_by(names).aggregate([]).num_rows
+    if distinct != table.num_rows:
+        raise Refused(
+            "cube-duplicate-keys",
+            f"expected each combination of categories once, got {table.num_rows - distinct} of "
+            f"{table.num_rows} rows again",
+            "group the counts by all columns before they are exported",
+        )
+    order = [(COUNT, "descending", "at_end"), *((n, "ascending", "at_start") for n in names)]
+    table = table.take(pc.sort_indices(table, sort_keys=order))
+    size, digest = parquet.write(store, part, table.to_batches(), table.schema)
+    return Facts(
+        rows=table.num_rows,
+        total=int(pc.max(table[COUNT]).as_py()),
+        columns={name: str(table.schema.field(name).type) for name in names},
+        categories={name: _categories(table[name]) for name in names},
+        part=part,
+        part_digest=digest,
+        part_size=size,
+    )
+
+
+def _plain(path: Path, package: str, kind: Kind, limits: Limits) -> Facts:
+    """A table that is not merged: it must be readable, and a ``meta_date`` must tell its dates."""
+    import pyarrow.compute as pc
+
+    table = _read(path, limits)
+    columns = {name: str(table.schema.field(name).type) for name in table.column_names}
+    content: dict[str, Any] = {}
+    if kind is Kind.FLAT:
+        content = {"distinct": {n: pc.count_distinct(table[n]).as_py() for n in columns}}
+    if kind is Kind.META and package == "meta_date":
+        if not {"min_date", "max_date"} <= columns.keys():
+            raise Refused(
+                "meta-date-columns",
+                f"expected columns min_date and max_date, got {_few(columns)}",
+                "export the study again with its meta_date table",
+            )
+        low, high = pc.min(table["min_date"]).as_py(), pc.max(table["max_date"]).as_py()
+        content = {"earliest_date": _day(low), "latest_date": _day(high)}
+    return Facts(rows=table.num_rows, columns=columns, content=content)
+
+
+def _manifest(store: Store, key: str) -> Facts:
+    data = store.read(key, length=TOML_BYTES + 1)
+    try:
+        if len(data) > TOML_BYTES:
+            raise ValueError(f"more than {TOML_BYTES:,} bytes")
+        content = json.loads(json.dumps(tomllib.loads(data.decode("utf-8")), default=str))
+    except (ValueError, RecursionError) as error:
+        raise Refused(
+            "manifest-unreadable",
+            f"expected TOML, got something else ({type(error).__name__})",
+            "look at manifest.toml with a TOML editor",
+        ) from None
+    return Facts(content=content)
+
+
+def _read(path: Path, limits: Limits) -> pa.Table:
+    try:
+        return parquet.read(path, limits.rows, limits.columns, limits.decoded)
+    except Invalid as error:
+        raise Refused(error.kind, error.message, error.hint) from None
+
+
+def _counts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_integer(column.type):
+        raise Refused(
+            "cube-count-type",
+            f"expected whole numbers in {COUNT}, got {column.type}",
+            f"export {COUNT} as an integer",
+        )
+    if column.null_count:
+        raise Refused(
+            "cube-count-null",
+            f"expected a count in each row, got {column.null_count} without",
+            "leave rows without a count out",
+        )
+    bounds = pc.min_max(column).as_py()
+    if bounds["min"] < 0 or bounds["max"] > MAX_COUNT:
+        raise Refused(
+            "cube-count-range",
+            f"expected counts of 0 to {MAX_COUNT:,}, got others",
+            "look at the query that counts",
+        )
+    return column.cast(pa.int64())
+
+
+def _column(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column with its plain type, or why it has none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = column.cast(kind.value_type)
+        kind = column.type
+    if name.startswith("__index_level_"):
+        raise Refused(
+            "cube-index-column",
+            "expected data columns only, got the index of a data frame",
+            "write the file with index=False",
+        )
+    if pa.types.is_integer(kind):
+        with suppress(pa.ArrowInvalid):
+            return column.cast(pa.int64())
+    elif pa.types.is_floating(kind):
+        column = column.cast(pa.float64())
+        if pc.any(pc.is_nan(column)).as_py():
+            raise Refused(
+                "cube-nan",
+                f"column {shown(name)}: expected numbers or NULL, got NaN",
+                "write missing values as NULL (rolled up) or as cumulus__none",
+            )
+        return pc.add(column, 0.0)  # -0.0 is 0.0
+    elif pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return column.cast(pa.string())
+    elif pa.types.is_timestamp(kind):
+        with suppress(pa.ArrowInvalid):
+            return column.cast(pa.timestamp("us", tz=kind.tz)).cast(pa.timestamp("us"))
+    elif pa.types.is_string(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind):
+        return column
+    elif pa.types.is_date(kind):
+        return column.cast(pa.date32())
+    raise Refused(
+        "cube-column-type",
+        f"column {shown(name)}: expected text, numbers, booleans, dates or times, got {kind}",
+        "convert the column before it is exported",
+    )
+
+
+def _categories(column: pa.ChunkedArray) -> dict[str, Any]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    values = pc.drop_null(pc.unique(column))
+    known: dict[str, Any] = {"distinct": len(values)}
+    if len(values) <= CATEGORIES:
+        known["values"] = sorted(values.cast(pa.string()).to_pylist())
+    return known
+
+
+def _day(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, int):  # as some engines write dates
+        return (date(1970, 1, 1) + timedelta(days=value)).isoformat()
+    return value[:10] if isinstance(value, str) else value.isoformat()[:10]
+
+
+def _few(names: Sequence[str] | Mapping[str, Any]) -> str:
+    listed = [shown(name) for name in names]
+    return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if len(listed) > 8 else "")

@@ -1,0 +1,144 @@
+"""Parquet of studies: reading what a site sent, strictly, and writing our own, always alike."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from catchment.core.errors import Invalid
+from catchment.core.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROW_GROUP = 1 << 17
+
+
+def read(path: Path, rows: int, columns: int, decoded: int) -> pa.Table:
+    """The whole table of an untrusted file: call this in a child process.
+
+    Raises:
+        Invalid: kind ``parquet-unreadable``, ``parquet-too-large`` or ``parquet-disagreement``.
+    """
+    import duckdb
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path, memory_map=False) as file:
+            meta, schema = file.metadata, file.schema_arrow
+            names = list(schema.names)
+            groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
+            size = sum(
+                g.column(c).total_uncompressed_size for g in groups for c in range(g.num_columns)
+            )
+            if meta.num_rows > rows or len(names) > columns or size > decoded:
+                raise Invalid(
+                    f"expected at most {rows:,} rows, {columns:,} columns and {decoded:,} bytes, "
+                    f"got {meta.num_rows:,}, {len(names):,} and {size:,}",
+                    kind="parquet-too-large",
+                    hint="split the package, or leave columns out",
+                )
+            if len({name.casefold() for name in names}) != len(names) or "" in names:
+                raise _disagreement("two columns have the same name, or one has none")
+            table = file.read()
+        table.validate(full=True)
+        connection = duckdb.connect()
+        connection.execute("SET threads = 1")
+        listed = connection.read_parquet(literal(path))
+        told = connection.execute(
+            "SELECT count(*) FROM read_parquet(?)", [literal(path)]
+        ).fetchone()
+        counted = [int(told[0])] if told else []
+    except (pa.ArrowException, duckdb.Error, OSError, ValueError) as error:
+        raise Invalid(
+            f"expected a Parquet file, got one that cannot be read ({type(error).__name__})",
+            kind="parquet-unreadable",
+            hint="check that the file is whole, then send it again",
+        ) from None
+    if listed.columns != names or counted != [table.num_rows] or table.num_rows != meta.num_rows:
+        raise _disagreement("two readers see different rows or columns")
+    return table
+
+
+def write(
+    store: Store, key: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema
+) -> tuple[int, str]:
+    """Write our own table, whose bytes depend on its rows only; its size and digest.
+
+    What stands under the key already is replaced: by the same bytes, since keys tell the content.
+    """
+    size, seen = 0, hashlib.sha256()
+
+    def counted() -> Iterator[bytes]:
+        nonlocal size
+        for chunk in _encoded(batches, schema):
+            size += len(chunk)
+            seen.update(chunk)
+            yield chunk
+
+    store.put(key, counted(), mode="overwrite")
+    return size, f"sha256:{seen.hexdigest()}"
+
+
+def _encoded(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[bytes]:
+    """The file's bytes, a row group at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = _Sink()
+    waiting: list[Any] = []
+    count = 0
+    with pq.ParquetWriter(
+        sink, schema, compression="zstd", write_statistics=True, store_schema=False
+    ) as writer:
+        for batch in batches:
+            waiting.append(batch)
+            count += batch.num_rows
+            while count >= ROW_GROUP:
+                table = pa.Table.from_batches(waiting, schema)
+                writer.write_table(table.slice(0, ROW_GROUP), row_group_size=ROW_GROUP)
+                rest = table.slice(ROW_GROUP)
+                waiting, count = rest.to_batches(), rest.num_rows
+                yield from sink.take()
+        if count:
+            writer.write_table(pa.Table.from_batches(waiting, schema), row_group_size=ROW_GROUP)
+    yield from sink.take()
+
+
+class _Sink(io.RawIOBase):
+    """Holds what a writer wrote until it is taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._chunks: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        chunk = bytes(data)
+        self._chunks.append(chunk)
+        return len(chunk)
+
+    def take(self) -> list[bytes]:
+        chunks, self._chunks = self._chunks, []
+        return chunks
+
+
+def literal(path: Path) -> str:
+    """A path, not a pattern."""
+    import glob
+
+    return glob.escape(str(path))
+
+
+def _disagreement(what: str) -> Invalid:
+    return Invalid(
+        f"expected a table that all readers read alike: {what}",
+        kind="parquet-disagreement",
+        hint="write the file again with a current library",
+    )

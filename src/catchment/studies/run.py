@@ -1,0 +1,498 @@
+"""Run: bring a study up to date. One publication holds every move, so all of it is seen, or none.
+
+Whoever holds the study's lease decides on all contributions that wait, not on its own only. Checks
+and merges write objects that nobody reads yet, under keys that tell their content: whoever comes
+next after a crash finds them done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from catchment.core.errors import CatchmentError, Invalid, NotFound
+from catchment.core.finding import Finding
+from catchment.core.ledger import Contribution, Lease, Ledger, Move, Publication, Run, Snapshot
+from catchment.core.progress import Event, Progress, silent
+from catchment.core.provenance import manifest, seal
+from catchment.core.store import Store
+from catchment.studies import catalog as catalogs
+from catchment.studies import check, layout, plan, quality, views
+from catchment.studies.catalog import Catalog, Cube, File
+from catchment.studies.check import Checked, Facts
+from catchment.studies.intake import DEFAULT_BOUNDS, Bounds
+from catchment.studies.merge import Merged, Policy, merge
+from catchment.studies.model import Kind, Object, Problem, State
+from catchment.studies.plan import Plan, Wish
+
+LEASE = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """Where work is done."""
+
+    store: Store
+    ledger: Ledger
+    executor: Executor
+    policy: Callable[[str], Policy]
+    bounds: Bounds = DEFAULT_BOUNDS
+    limits: check.Limits = check.DEFAULT_LIMITS
+    progress: Progress = silent
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to: the new snapshot, or the one that stands where nothing changed."""
+
+    state: str  # published | unchanged | planned
+    plan: Plan
+    snapshot: Snapshot | None
+
+
+def settle(
+    house: House,
+    study: str,
+    wish: Callable[[Catalog], Wish] | None = None,
+    *,
+    again: bool = False,
+    dry_run: bool = False,
+) -> Outcome:
+    """Decide on all that waits in a study, and publish what comes of it.
+
+    Args:
+        house: where.
+        study: which.
+        wish: what else is asked for, told what is published.
+        again: read every file and merge every package anew.
+        dry_run: only plan. Checks are done all the same, and kept.
+
+    Raises:
+        Conflict: kind ``lease-held`` while another run is at work.
+        Invalid: the settings, or the release, stop it; nothing was published.
+    """
+    aggregate = layout.aggregate(study)
+    if dry_run:
+        return _Run(house, study, again=again).plan_only(wish)
+    with house.ledger.holding(aggregate, ttl=LEASE) as lease:
+        mend(house, study)
+        return _Run(house, study, again=again).carry_out(wish, lease)
+
+
+def mend(house: House, study: str) -> None:
+    """Under the lease: finish what a crash left."""
+    aggregate = layout.aggregate(study)
+    for dead in house.ledger.runs(aggregate, state="running"):
+        house.ledger.finish_run(dead.id, "cancelled")
+    for snapshot in house.ledger.unsealed(aggregate):
+        views.finish(house.store, snapshot)
+        seal(house.store, house.ledger, snapshot)
+
+
+def waiting(ledger: Ledger, study: str) -> list[Contribution]:
+    """Contributions that are not decided yet."""
+    aggregate = layout.aggregate(study)
+    states = (State.RECEIVED, State.LATEST)
+    return [one for state in states for one in ledger.contributions(aggregate, state=state.value)]
+
+
+def check_all(
+    house: House, contributions: Sequence[Contribution], *, again: bool = False
+) -> list[tuple[Contribution, Checked]]:
+    """What the check says of each, by the executor; what was checked before is only looked up."""
+    calls = [_call(house, one, again=again) for one in contributions]
+    checked: list[tuple[Contribution, Checked]] = []
+    for one, call in zip(contributions, calls, strict=True):
+        try:
+            checked.append((one, call()))
+        except (Invalid, NotFound) as error:
+            checked.append((one, Checked(None, (_as_problem(error),))))
+        event = Event(f"studies/{one.meta['study']}: check", "step", len(checked), len(calls))
+        house.progress(event._replace(unit="files", message=one.site))
+    return checked
+
+
+def _call(house: House, one: Contribution, *, again: bool) -> Callable[[], Checked]:
+    meta = one.meta
+    if meta["problem"] is not None:
+        known = Checked(None, (Problem(*meta["problem"]),))
+        return lambda: known
+    future = house.executor.submit(
+        check.check,
+        house.store,
+        meta["key"],
+        one.digest,
+        Kind(meta["kind"]),
+        meta["package"],
+        layout.parts(meta["study"], meta["package"], meta["version"], one.site),
+        house.limits,
+        again=again,
+    )
+    return future.result
+
+
+def _as_problem(error: CatchmentError) -> Problem:
+    """Why a reader gave up, as something a site can be told."""
+    return Problem(error.kind, error.message, error.hint)
+
+
+class _Run:
+    """One run at work."""
+
+    def __init__(self, house: House, study: str, *, again: bool) -> None:
+        self.house = house
+        self.study = study
+        self.again = again
+        self.aggregate = layout.aggregate(study)
+        self.policy = house.policy(study)
+        self.known: dict[int, Contribution] = {}
+        self.at = house.clock()
+        latest = house.ledger.latest(self.aggregate)
+        self.latest = latest
+        self.before = catalogs.of(house.store, latest, study)
+
+    def plan_only(self, wish: Callable[[Catalog], Wish] | None) -> Outcome:
+        return Outcome("planned", self._plan(self._gather(wish), {}), self.latest)
+
+    def carry_out(self, wish: Callable[[Catalog], Wish] | None, lease: Lease) -> Outcome:
+        ledger = self.house.ledger
+        gathered = self._gather(wish)
+        refused: dict[int, Problem] = {}
+        made = self._plan(gathered, refused)
+        if made.empty:
+            return Outcome("unchanged", made, self.latest)
+        record = ledger.start_run(self.aggregate, {"study": self.study, **self._config()})
+        try:
+            while (merged := self._merge_all(made, refused)) is None:
+                made = self._plan(gathered, refused)
+            after = self._after(made, merged)
+            snapshot = ledger.publish(self._publication(made, after, merged, record), lease)
+        except BaseException as error:
+            known = error if isinstance(error, CatchmentError) else None
+            with suppress(CatchmentError):  # the first error is the one to tell
+                ledger.finish_run(record.id, "failed" if known else "cancelled", known)
+            raise
+        views.finish(self.house.store, snapshot)
+        seal(self.house.store, ledger, snapshot)
+        return Outcome("published", made, snapshot)
+
+    def _config(self) -> dict[str, Any]:
+        return {"min_cell": self.policy.min_cell, "min_sites": self.policy.min_sites}
+
+    def _gather(
+        self, wish: Callable[[Catalog], Wish] | None
+    ) -> tuple[list[Contribution], list[tuple[Contribution, Checked]], Wish]:
+        ledger = self.house.ledger
+        wanted = wish(self.before) if wish else Wish()
+        current = list(ledger.contributions(self.aggregate, state=State.LAST_VALID.value))
+        undecided = waiting(ledger, self.study)
+        restored = [one for one, _ in wanted.restore]
+        self.known = {one.id: one for one in [*current, *undecided, *restored]}
+        return current, check_all(self.house, undecided, again=self.again), wanted
+
+    def _plan(
+        self,
+        gathered: tuple[list[Contribution], list[tuple[Contribution, Checked]], Wish],
+        refused: Mapping[int, Problem],
+    ) -> Plan:
+        current, undecided, wish = gathered
+        return plan.make(self.before, current, undecided, self.policy, wish, refused)
+
+    def _merge_all(
+        self, made: Plan, refused: dict[int, Problem]
+    ) -> dict[plan.Version, Merged] | None:
+        """Every package anew; None where contributions had to be refused, so the plan is another.
+
+        What one package cannot take stops no other package.
+        """
+        merged: dict[plan.Version, Merged] = {}
+        bad = False
+        for number, (version, parts) in enumerate(sorted(made.parts.items()), 1):
+            event = Event(f"{self.aggregate}: merge", "step", number, len(made.parts), "packages")
+            self.house.progress(event)
+            if not parts:
+                continue
+            before = self.before.cubes.get(version)
+            try:
+                merged[version] = merge(
+                    self.house.store,
+                    (self.study, *version),
+                    parts,
+                    self.policy,
+                    before.merged if before and not self.again else None,
+                    again=self.again,
+                )
+            except Invalid as error:
+                guilty = [
+                    one.id
+                    for (kind, package, number_, _), (one, _) in made.current.items()
+                    if kind == Kind.CUBE and (package, number_) == version
+                ]
+                if not guilty:
+                    raise
+                refused |= dict.fromkeys(guilty, _as_problem(error))
+                bad = True
+        return None if bad else merged
+
+    def _after(self, made: Plan, merged: Mapping[plan.Version, Merged]) -> Catalog:
+        """What is published when this is."""
+        cubes = dict(self.before.cubes)
+        for version, parts in made.parts.items():
+            if not parts:
+                del cubes[version]
+                continue
+            old, new = cubes.get(version), merged[version]
+            moved = old is None or old.merged.released.digest != new.released.digest
+            since = self.at if moved or old is None else old.updated_at
+            cubes[version] = Cube(*version, new, since)
+        files = {p: f for p, f in self.before.files.items() if p not in made.gone}
+        for place, (one, facts) in made.current.items():
+            if place[0] != Kind.CUBE:
+                files[place] = self._file(one, facts)
+        return Catalog(
+            self.study,
+            cubes,
+            files,
+            _owners(self.before.owners, files, made),
+            catalogs.touched(self.before.times, self._marks(made), self.study, self.at),
+        )
+
+    def _file(self, one: Contribution, facts: Facts) -> File:
+        meta = one.meta
+        return File(
+            Kind(meta["kind"]),
+            meta["package"],
+            meta["version"],
+            one.site,
+            meta["file"],
+            Object(meta["key"], one.size, one.digest),
+            facts.rows,
+            facts.columns,
+            facts.content,
+            self.at,
+        )
+
+    def _marks(self, made: Plan) -> list[tuple[tuple[str, str, int], str, bool]]:
+        marks: list[tuple[tuple[str, str, int], str, bool]] = []
+        for one, _ in made.refused:
+            place = (one.site, one.meta["package"], one.meta["version"])
+            marks += [(place, name, True) for name in ("last_upload", "last_error")]
+        for _, package, version, site in made.current:
+            names = ("last_upload", "last_data_update")
+            marks += [((site, package, version), name, True) for name in names]
+            marks.append(((site, package, version), "deleted", False))
+        for (package, version), parts in made.parts.items():
+            marks += [((p.site, package, version), "last_aggregation", True) for p in parts]
+        marks += [((s, p, v), "deleted", True) for _, p, v, s in made.gone]
+        return marks
+
+    def _publication(
+        self,
+        made: Plan,
+        after: Catalog,
+        merged: Mapping[plan.Version, Merged],
+        record: Run,
+    ) -> Publication:
+        location = layout.snapshots(self.study, record.id)
+        data, key = catalogs.dumps(after), f"{location}catalog.json"
+        self.house.store.put(key, data, mode="overwrite")
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        objects = [{"role": catalogs.ROLE, "key": key, "size": len(data), "digest": digest}]
+        for (name, version), cube in sorted(after.cubes.items()):
+            objects += [
+                {"role": role, "package": name, "version": version, **one._asdict()}
+                for role, one in cube.merged.objects.items()
+            ]
+        objects += [
+            {"role": file.kind.value, "package": file.package, "version": file.version}
+            | {"site": file.site, **file.object._asdict()}
+            for _, file in sorted(after.files.items())
+        ]
+        return Publication(
+            aggregate=self.aggregate,
+            key=record.id,
+            location=location,
+            provenance={
+                "manifest": manifest(),
+                "config": dict(record.config),
+                "objects": objects,
+                "views": self._views(made, merged).to_json(),
+            },
+            account=made.account,
+            findings=self._tell(made),
+            moves=made.moves,
+            run=record.id,
+            parent=self.before.snapshot,
+        )
+
+    def _tell(self, made: Plan) -> list[Finding]:
+        """Write what each site is told of its files, and give the findings of all."""
+        told: dict[int, tuple[Contribution, dict[str, Any], list[Problem]]] = {}
+        for one, problem in [*made.refused, *made.problems]:
+            told.setdefault(one.id, (one, {}, []))[2].append(problem)
+        for (kind, package, version, site), (one, facts) in made.current.items():
+            _, report, problems = told.setdefault(one.id, (one, {}, []))
+            report["rows"] = facts.rows
+            cube = self.before.cubes.get((package, version))
+            old = next((p for p in cube.merged.parts if p.site == site), None) if cube else None
+            if kind == Kind.CUBE and old is not None and old.source != one.digest:
+                where = layout.parts(self.study, package, version, site)
+                known = check.remembered(self.house.store, where, old.source, Kind.CUBE)
+                if known is not None:
+                    report["quality"], more = quality.compare(known, facts)
+                    problems += more
+        findings = []
+        for one, report, problems in told.values():
+            found = [p.finding(one.site, one.meta["file"]) for p in problems]
+            findings += found
+            report["findings"] = [f.to_json() for f in found]
+            key = layout.result(self.study, one.site, one.meta["transaction"], one.meta["file"])
+            self.house.store.put(key, json.dumps(report, indent=1).encode(), mode="overwrite")
+        return findings
+
+    def _views(self, made: Plan, merged: Mapping[plan.Version, Merged]) -> views.Views:
+        seen = views.Views()
+        first: dict[int, State] = {}
+        last: dict[int, State] = {}
+        for move in made.moves:
+            first.setdefault(move.contribution, State(move.expected))
+            last[move.contribution] = State(move.to)
+        problems = {one.id: problem for one, problem in made.refused}
+        for number, was in first.items():
+            one = self.known[number]
+            problem = problems.get(number)
+            told = None
+            if problem is not None:
+                finding = problem.finding(one.site, one.meta["file"]).to_json()
+                told = {
+                    "time": self.at.isoformat(),
+                    "transaction": one.meta["transaction"],
+                    "study": self.study,
+                    "version": one.meta["version"],
+                    "digest": one.digest,
+                    "size": one.size,
+                    "kept": one.meta["key"] is not None,
+                } | finding
+            seen.move(one, was, last[number], self.at, told)
+        for version, parts in made.parts.items():
+            for csv in (False, True):
+                key = layout.released(self.study, *version, csv=csv)
+                if not parts:
+                    seen.hide(key)
+                else:
+                    new = merged[version]
+                    seen.show(key, (new.csv if csv else new.released).key)
+        return seen
+
+
+def _owners(
+    before: Mapping[int, str], files: Mapping[plan.Place, File], made: Plan
+) -> dict[int, str]:
+    """The owner of each version's manifest: who was first, as long as its manifest is there."""
+    sites: dict[int, set[str]] = {}
+    for file in files.values():
+        if file.kind is Kind.MANIFEST:
+            sites.setdefault(file.version, set()).add(file.site)
+    new = {place: one.id for place, (one, _) in made.current.items()}
+
+    def age(version: int, site: str) -> tuple[bool, int, str]:
+        """Those that stood before come first, then by receipt."""
+        received = new.get((Kind.MANIFEST.value, "manifest", version, site))
+        return received is not None, received or 0, site
+
+    return {
+        version: before[version]
+        if before.get(version) in known
+        else min(known, key=lambda site: age(version, site))
+        for version, known in sites.items()
+    }
+
+
+def withdraw(
+    house: House, study: str, site: str | None = None, *, dry_run: bool = False
+) -> Outcome:
+    """Take a site, or all of them, out of a study: its parts leave every package.
+
+    Its files go to the archive, with the reason. NotFound (kind ``no-contribution``) where there is
+    nothing to withdraw.
+    """
+
+    def wish(_: Catalog) -> Wish:
+        found = house.ledger.contributions(
+            layout.aggregate(study), site=site, state=State.LAST_VALID.value
+        )
+        archive = {one.id: "withdrawn" for one in found}
+        if not archive:
+            who = f"{site} has" if site else "there is"
+            raise NotFound(
+                f"{who} nothing in {study} that could be withdrawn",
+                kind="no-contribution",
+                hint="catchment studies list",
+            )
+        return Wish(archive=archive)
+
+    return settle(house, study, wish, dry_run=dry_run)
+
+
+def rollback(house: House, study: str, number: int, *, dry_run: bool = False) -> Outcome:
+    """Make the contributions of a former snapshot current again, with all that comes of them.
+
+    Raises:
+        NotFound: kind ``no-snapshot``; ``no-contribution`` if one is not in the archive.
+    """
+    former = catalogs.of(house.store, house.ledger.snapshot(layout.aggregate(study), number), study)
+
+    def wish(_: Catalog) -> Wish:
+        wanted: dict[plan.Place, str] = {}
+        for (name, version), cube in former.cubes.items():
+            for part in cube.merged.parts:
+                wanted[Kind.CUBE.value, name, version, part.site] = part.source
+        wanted |= {place: file.object.digest for place, file in former.files.items()}
+        known: dict[plan.Place, list[Contribution]] = {}
+        for one in house.ledger.contributions(layout.aggregate(study)):
+            if one.state in {State.LAST_VALID, State.ARCHIVED}:
+                known.setdefault(plan.place_of(one), []).append(one)
+        archive: dict[int, str] = {}
+        restore: list[Contribution] = []
+        for place, candidates in known.items():
+            digest = wanted.pop(place, None)
+            current = [one for one in candidates if one.state == State.LAST_VALID]
+            if digest is not None and any(one.digest == digest for one in current):
+                continue
+            archive |= {one.id: f"rolled back to {number}" for one in current}
+            restore += [one for one in candidates if one.digest == digest][-1:]
+        return Wish(archive=archive, restore=check_all(house, restore))
+
+    return settle(house, study, wish, dry_run=dry_run)
+
+
+def reprocess(house: House, study: str, *, refused: bool = False) -> Outcome:
+    """Read every kept file of a study again, and merge every package anew from what comes of it.
+
+    Args:
+        house: where.
+        study: which.
+        refused: give what was refused another chance, too.
+    """
+    aggregate = layout.aggregate(study)
+
+    def wish(_: Catalog) -> Wish:
+        ways = [(State.LAST_VALID, State.LATEST)]
+        ways += [(State.ERROR, State.RECEIVED)] if refused else []
+        moves = [
+            Move(one.id, was.value, to.value, "reprocessed")
+            for was, to in ways
+            for one in house.ledger.contributions(aggregate, state=was.value)
+            if one.meta["key"] is not None
+        ]
+        house.ledger.move(moves)
+        return Wish(again=True)
+
+    return settle(house, study, wish, again=True)

@@ -13,9 +13,9 @@ from catchment.core.workspace import Workspace
 from catchment.studies import catalog as catalogs
 from catchment.studies import process
 from catchment.studies.catalog import Catalog
+from catchment.studies.house import House
 from catchment.studies.merge import Policy
 from catchment.studies.model import Manifest, Package, Period, Staged, Times, Upload
-from catchment.studies.run import House
 
 __all__ = [
     "Catalog",

@@ -20,9 +20,9 @@ from catchment.core.finding import Finding
 from catchment.core.ledger import Contribution, Delivery, Ledger, Move
 from catchment.core.store import Stat, Store
 from catchment.studies import intake, layout, run
+from catchment.studies.house import House
 from catchment.studies.intake import Intake, Member
 from catchment.studies.model import FileResult, Kind, Problem, Staged, State, Upload
-from catchment.studies.run import House
 
 RECEIVED, PROCESSED = "received", "processed"  # of an upload
 _PAUSE = 0.05  # seconds between two tries for a study that another worker holds

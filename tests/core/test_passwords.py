@@ -14,16 +14,16 @@ def test_a_secret_matches_its_hash_only():
     assert hashed.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
     assert secret not in hashed
     assert passwords.hash_secret(secret) != hashed
-    assert passwords.matches(secret, [hashed])
-    assert passwords.matches(secret, [passwords.hash_secret("something else entirely"), hashed])
-    assert not passwords.matches(secret + "0", [hashed])
-    assert not passwords.matches(secret, ["no hash at all"])
+    assert passwords.match(secret, [hashed])
+    assert passwords.match(secret, [passwords.hash_secret("something else entirely"), hashed])
+    assert not passwords.match(secret + "0", [hashed])
+    assert not passwords.match(secret, ["no hash at all"])
     assert len({passwords.new_secret() for _ in range(100)}) == 100
 
 
 def test_no_more_than_the_live_secrets_are_looked_at():
     hashes = [passwords.hash_secret(f"the {n}th secret of all") for n in range(3)]
-    assert not passwords.matches("the 2th secret of all", hashes)
+    assert not passwords.match("the 2th secret of all", hashes)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
@@ -33,7 +33,7 @@ def test_every_refusal_costs_the_same(count, monkeypatch):
     looked = []
     compare = passwords._is
     monkeypatch.setattr(passwords, "_is", lambda s, h: looked.append(h) or compare(s, h))
-    assert not passwords.matches("wrong", hashes)
+    assert not passwords.match("wrong", hashes)
     assert len(looked) == passwords.LIVE
     assert all(h.startswith("$argon2id$v=19$m=19456,t=2,p=1$") for h in looked)
 

@@ -11,12 +11,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from catchment.core.errors import CatchmentError, Conflict, Invalid, NotFound
 from catchment.core.ledger import Ledger
-from catchment.core.ledger.uploads import FileState, Uploads
+from catchment.core.ledger.uploads import FileState, Uploads, Wanted
 from catchment.testing.ledger_samples import ManualClock, refused
 
 IDLE = timedelta(minutes=5)
 HOUR = timedelta(hours=1)
 KEY = "upload_staging/flu/boston/000/flu.zip"
+WANTED = Wanted(KEY, "flu.zip", 0)
 
 
 def later(clock, by):
@@ -49,7 +50,7 @@ def opened(uploads, wanted="t1", study="flu", site="boston"):
 
 def offered(uploads, clock, wanted="t1", form="f1", key=KEY):
     row = opened(uploads, wanted)
-    uploads.offer(row.id, key, form, clock() + HOUR)
+    uploads.offer(row.id, Wanted(key, "flu.zip", 3), form, clock() + HOUR)
     return row
 
 
@@ -59,6 +60,7 @@ def test_an_upload_from_its_request_to_its_end(uploads, clock):
     assert uploads.holder("boston", "flu") == "t1"
     file = uploads.begin("t1", KEY, "f1", "a1")
     assert (file.state, file.site, file.study, file.key) == ("sending", "boston", "flu", KEY)
+    assert (file.filename, file.version, file.user) == ("flu.zip", 3, "anna")
     uploads.touch(file, "a1")
     uploads.arrive(file, "a1", 7, "sha256:x")
     (waiting,) = uploads.files(FileState.ARRIVED)
@@ -147,7 +149,7 @@ def test_a_form_is_good_once_and_for_one_request(uploads, clock):
     with refused("upload-busy", Conflict):
         uploads.begin("t1", KEY, "f1", "a2")
     with refused("upload-busy", Conflict):
-        uploads.offer("t1", KEY, "f2", clock() + HOUR)
+        uploads.offer("t1", WANTED, "f2", clock() + HOUR)
     with refused("upload-busy", Conflict):
         uploads.touch(file, "a2")
     uploads.give_up(file, "a2")  # none of its business
@@ -163,17 +165,17 @@ def test_a_form_is_good_once_and_for_one_request(uploads, clock):
         assert uploads.files(FileState(state))
         if state == "arrived":
             with refused("upload-busy", Conflict):
-                uploads.offer("t1", KEY, "f2", clock() + HOUR)
+                uploads.offer("t1", WANTED, "f2", clock() + HOUR)
         uploads.finish("t1", KEY)
 
 
 def test_a_form_expires_and_another_one_replaces_it(uploads, clock):
     offered(uploads, clock)
-    uploads.offer("t1", KEY, "f1", clock() + HOUR)  # its answer was lost
+    uploads.offer("t1", WANTED, "f1", clock() + HOUR)  # its answer was lost
     later(clock, HOUR)
     with refused("form-expired", Conflict):
         uploads.begin("t1", KEY, "f1", "a1")
-    uploads.offer("t1", KEY, "f2", clock() + HOUR)
+    uploads.offer("t1", WANTED, "f2", clock() + HOUR)
     with refused("no-form", NotFound):
         uploads.begin("t1", KEY, "f1", "a1")
     uploads.begin("t1", KEY, "f2", "a1")
@@ -225,8 +227,8 @@ def test_a_form_that_was_out_while_the_lock_was_given_back_takes_it_again(upload
 
 def test_what_the_storage_takes_in_by_itself_arrives_without_a_beginning(uploads, clock):
     row = opened(uploads)
-    uploads.offer(row.id, KEY, "", clock() + HOUR)
-    uploads.offer(row.id, KEY, "", clock() + HOUR)  # each has a form of its own
+    uploads.offer(row.id, WANTED, "", clock() + HOUR)
+    uploads.offer(row.id, WANTED, "", clock() + HOUR)  # each has a form of its own
     (file,) = uploads.files(FileState.REQUESTED)
     with refused("no-form", NotFound):
         uploads.begin(row.id, KEY, "", "a1")
@@ -291,7 +293,10 @@ class Locks(RuleBasedStateMachine):
         busy = state == "arrived" or (state == "sending" and touched > self.clock() - IDLE)
         try:
             self.uploads.offer(
-                upload, f"k/{upload}", f"form-{next(self.fresh)}", self.clock() + HOUR
+                upload,
+                Wanted(f"k/{upload}", "flu.zip", 0),
+                f"form-{next(self.fresh)}",
+                self.clock() + HOUR,
             )
         except Conflict as error:
             assert error.kind == "upload-busy"

@@ -46,18 +46,18 @@ def hash_secret(secret: str) -> str:
         return _hasher().hash(secret)
 
 
-def matches(secret: str, hashes: Sequence[str]) -> bool:
-    """Whether the secret is that of one of the hashes.
+def match(secret: str, hashes: Sequence[str]) -> str | None:
+    """The hash that is the secret's; None if none of them is.
 
     A refusal always costs as much as :data:`LIVE` comparisons: for unknown users (no hashes) as for
     wrong secrets, so that time tells nothing.
     """
     for one in hashes[:LIVE]:
         if _is(secret, one):
-            return True
+            return one
     for _ in range(LIVE - len(hashes)):
         _is(secret, _nobodys())
-    return False
+    return None
 
 
 def _is(secret: str, hashed: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -145,6 +145,32 @@ class FlywheelSettings(Section):
     """The Flywheel site that `source = "flywheel"` reads."""
 
     api_key: SecretStr | None = Field(default=None, description="API key, `host:key`. Never shown.")
+
+
+class ServeSettings(Section):
+    """What `catchment serve` offers."""
+
+    base_url: str = Field(
+        default="",
+        description="Where clients find the service, as they see it: `https://host/prefix`. "
+        "Default: as each request says.",
+    )
+    max_upload: PositiveInt = Field(default=2048, description="MiB that one upload may have.")
+    idle_minutes: PositiveInt = Field(
+        default=5,
+        description="An upload that was asked for and shows no sign of life for so long may be "
+        "overtaken by a later one. One whose bytes come in is never idle.",
+    )
+    export_tokens: Names = Field(
+        default=(),
+        description="SHA-256, in hexadecimal, of the bearer tokens that may download exports. "
+        "Default: none, and exports are not served.",
+    )
+
+    @property
+    def idle(self) -> timedelta:
+        """The same as a duration."""
+        return timedelta(minutes=self.idle_minutes)
 
 
 class TablesSettings(Section):

@@ -30,6 +30,7 @@ from catchment.core.sections import (
     IdentifiersSettings,
     S3Settings,
     Section,
+    ServeSettings,
     Slug,
     StudiesSettings,
     TablesSettings,
@@ -49,6 +50,7 @@ class Settings(Section):
     s3: S3Settings = S3Settings()
     identifiers: IdentifiersSettings = IdentifiersSettings()
     flywheel: FlywheelSettings = FlywheelSettings()
+    serve: ServeSettings = ServeSettings()
     tables: dict[Slug, TablesSettings] = Field(default_factory=dict)
     exports: dict[Slug, ExportsSettings] = Field(default_factory=dict)
     studies: dict[Slug, StudiesSettings] = Field(default_factory=dict)

@@ -261,6 +261,8 @@ upload_files = sa.Table(
     metadata,
     _text("upload", sa.ForeignKey("uploads.id"), primary=True),
     _text("key", primary=True),  # in the store
+    _text("filename"),
+    _number("version"),
     _text("state"),
     _text("form"),  # SHA-256 of the form that is good now; empty: the storage checks it
     sa.Column("expires_at", Time, nullable=False),  # of the form

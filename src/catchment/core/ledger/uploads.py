@@ -11,7 +11,7 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -21,6 +21,8 @@ from catchment.core.ledger.ledger import Ledger
 from catchment.core.ledger.schema import upload_files, upload_locks, uploads
 
 IDLE = timedelta(minutes=5)  # after which a later upload may take the lock
+CLAIM = timedelta(seconds=60)  # after which another worker may process what one has claimed
+_CLAIM = "worker:"
 
 _F = upload_files.c
 _L = upload_locks.c
@@ -39,18 +41,29 @@ class FileState(enum.StrEnum):
 _LIVE = (FileState.REQUESTED, FileState.SENDING)
 
 
+class Wanted(NamedTuple):
+    """What is to be uploaded, and where to."""
+
+    key: str
+    filename: str
+    version: int
+
+
 @dataclass(frozen=True, slots=True)
 class UploadFile:
     """One file of an upload."""
 
     upload: str
     key: str
+    filename: str
+    version: int
     state: FileState
     expires_at: datetime  # of the form
     touched_at: datetime
     size: int | None
     digest: str
     error: Mapping[str, str] | None
+    to_storage: bool  # the storage takes it in by itself: somebody must look if it is there
     site: str
     study: str
     user: str
@@ -106,21 +119,21 @@ class Uploads:
 
         return self._database.write(work)
 
-    def offer(self, upload: str, key: str, form: str, expires_at: datetime) -> None:
-        """Remember that a form is out for a key; a form that was out before is good no more.
+    def offer(self, upload: str, wanted: Wanted, form: str, expires_at: datetime) -> None:
+        """Remember that a form is out for a file; a form that was out before is good no more.
 
         Conflict: kind ``upload-busy`` while its bytes come in or wait to be processed.
         """
         at = self._now()
 
         def work(c: sa.Connection) -> None:
-            row = _locked(c, _F.upload == upload, _F.key == key)
+            row = _locked(c, _F.upload == upload, _F.key == wanted.key)
             values = {"state": FileState.REQUESTED, "form": form, "expires_at": expires_at}
             values |= {"attempt": "", "touched_at": at, "size": None, "digest": "", "error": None}
             if row is None:
                 query = upsert(c, upload_files).on_conflict_do_nothing()
                 made = query.returning(_F.key)
-                if c.scalar(made, {"upload": upload, "key": key} | values) is None:
+                if c.scalar(made, {"upload": upload} | wanted._asdict() | values) is None:
                     raise Again
             elif row.form == form and form:
                 return  # its answer was lost
@@ -190,11 +203,30 @@ class Uploads:
         values = {"state": FileState.ARRIVED, "size": size, "digest": digest, "touched_at": at}
 
         def work(c: sa.Connection) -> None:
-            row = _own(c, file, attempt)
-            if row.state != FileState.ARRIVED:
-                _set(c, row, **values)
+            row = _locked(c, _F.upload == file.upload, _F.key == file.key)
+            if row is None or (row.state, row.digest) != (FileState.ARRIVED, digest):
+                _set(c, _own(c, file, attempt), **values)
 
         self._database.write(work)
+
+    def claim(self, file: UploadFile, worker: str) -> bool:
+        """Let one worker process a file that has arrived; it claims it again to keep it.
+
+        False while another worker does.
+        """
+        at = self._now()
+
+        def work(c: sa.Connection) -> bool:
+            row = _locked(c, _F.upload == file.upload, _F.key == file.key)
+            if row is None or row.state != FileState.ARRIVED:
+                return False
+            claimed = row.attempt.startswith(_CLAIM) and row.touched_at > at - CLAIM
+            if claimed and row.attempt != _CLAIM + worker:
+                return False
+            _set(c, row, attempt=_CLAIM + worker, touched_at=at)
+            return True
+
+        return self._database.write(work)
 
     def finish(self, upload: str, key: str, error: CatchmentError | None = None) -> None:
         """Somebody has processed the file, or cannot; the upload's lock is given back with it."""
@@ -223,9 +255,12 @@ class Uploads:
 
         return self._database.read(work)
 
-    def files(self, *states: FileState) -> list[UploadFile]:
-        """The files that are in one of the states, the longest untouched first."""
-        return self._database.read(lambda c: _files(c, _F.state.in_(states)))
+    def files(self, state: FileState, within: timedelta = timedelta.max) -> list[UploadFile]:
+        """The files in a state that were touched within a time, the longest untouched first."""
+        wanted = [_F.state == state]
+        if within != timedelta.max:
+            wanted.append(_F.touched_at > self._now() - within)
+        return self._database.read(lambda c: _files(c, *wanted))
 
     def find(self, key: str) -> UploadFile | None:
         """The file that was last asked for under a key; None if nobody asked."""
@@ -295,10 +330,14 @@ def _file(c: sa.Connection, upload: str, key: str) -> UploadFile:
     return _files(c, _F.upload == upload, _F.key == key)[0]
 
 
+_NAMES = ("upload", "key", "filename", "version", "state")
+_NAMES += ("expires_at", "touched_at", "size", "digest", "error")
+_TO_STORAGE = _F.form == ""  # noqa: PLC1901 - in SQL, an empty text is not false
+
+
 def _files(c: sa.Connection, *wanted: sa.ColumnElement[bool]) -> list[UploadFile]:
-    named = ("upload", "key", "state", "expires_at", "touched_at", "size", "digest", "error")
     u = uploads.c
-    query = sa.select(*(_F[name] for name in named), u.site, u.study, u.user)
+    query = sa.select(*(_F[name] for name in _NAMES), _TO_STORAGE, u.site, u.study, u.user)
     query = query.join(uploads, u.id == _F.upload).where(*wanted)
     rows = c.execute(query.order_by(_F.touched_at, _F.upload, _F.key))
-    return [UploadFile(r[0], r[1], FileState(r[2]), *r[3:]) for r in rows]
+    return [UploadFile(*r[:4], FileState(r[4]), *r[5:]) for r in rows]

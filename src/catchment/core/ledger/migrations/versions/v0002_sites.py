@@ -49,6 +49,8 @@ def upgrade() -> None:
         "upload_files",
         sa.Column("upload", Text, nullable=False),
         sa.Column("key", Text, nullable=False),
+        sa.Column("filename", Text, nullable=False),
+        sa.Column("version", sa.BigInteger(), nullable=False),
         sa.Column("state", Text, nullable=False),
         sa.Column("form", Text, nullable=False),
         sa.Column("expires_at", Time, nullable=False),

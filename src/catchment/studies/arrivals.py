@@ -1,0 +1,176 @@
+"""Uploads that have arrived: who processes them, and what their sites are told.
+
+A :class:`Worker` runs in each process that serves. It is told of what arrives in its own process,
+and looks for all else: uploads into a bucket, and what a process that died left behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from catchment.core.errors import CatchmentError, Corrupt, Unavailable
+from catchment.core.ledger.uploads import FileState, UploadFile, Uploads
+from catchment.core.workspace import Workspace
+from catchment.studies import forms, library
+
+INTERVAL = 2.0  # seconds between two looks at what arrived elsewhere
+AWAITED = timedelta(days=1)  # that uploads into a bucket are looked for by their keys
+AT_ONCE = 4  # uploads processed at a time by one process
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Processes uploads in the background; a context manager.
+
+    Several may run beside each other: each claims what it works on, and a claim that is not kept
+    alive is free for the next.
+    """
+
+    def __init__(self, workspace: Workspace, interval: float = INTERVAL) -> None:
+        self._workspace = workspace
+        self._uploads = Uploads(workspace.ledger, workspace.settings.serve.idle)
+        self._interval = interval
+        self._name = secrets.token_hex(8)
+        self._wake = threading.Event()
+        self._over = threading.Event()
+        self._busy: dict[tuple[str, str], UploadFile] = {}
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="arrivals", daemon=True)
+        self._pool = ThreadPoolExecutor(AT_ONCE, "arrival")
+
+    def __enter__(self) -> Worker:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._wake.set()
+        self._thread.join()
+        self._pool.shutdown()
+
+    def notify(self) -> None:
+        """Something has arrived: look at once."""
+        self._wake.set()
+
+    def look(self) -> None:
+        """Begin to process all that has arrived, and keep alive what is being processed."""
+        for file in self._uploads.files(FileState.REQUESTED, within=AWAITED):
+            if file.to_storage:
+                forms.look(self._workspace.store, self._uploads, file)
+        for file in self._uploads.files(FileState.ARRIVED):
+            place = (file.upload, file.key)
+            with self._lock:
+                mine = place in self._busy
+            if not self._uploads.claim(file, self._name) or mine:
+                continue
+            with self._lock:
+                self._busy[place] = file
+            self._pool.submit(self._process, file)
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            self._wake.wait(self._interval)
+            self._wake.clear()
+            try:
+                self.look()
+            except CatchmentError as error:
+                log.warning("cannot look for uploads: %s", error.kind)
+                self._over.wait(self._interval)
+
+    def _process(self, file: UploadFile) -> None:
+        began = time.monotonic()
+        try:
+            process(self._workspace, self._uploads, file)
+        finally:
+            with self._lock:
+                del self._busy[file.upload, file.key]
+        log.info("processed an upload of %s in %.1f s", file.site, time.monotonic() - began)
+
+
+def process(workspace: Workspace, uploads: Uploads, file: UploadFile) -> None:
+    """Bring one upload that has arrived to its answer, and give its lock back.
+
+    Where a service is away the upload stays as it is, for the next look.
+    """
+    failed: CatchmentError | None = None
+    try:
+        library.submit(
+            workspace,
+            file.site,
+            file.study,
+            file.version,
+            file.filename,
+            file.key,
+            file.user,
+            file.upload,
+        )
+    except Unavailable as error:
+        log.warning("an upload of %s waits: %s", file.site, error.kind)
+        return
+    except CatchmentError as error:
+        failed = error
+    except Exception as error:  # noqa: BLE001 - its site must be told, and the others go on
+        log.error("fault of the program: %s", type(error).__qualname__)  # noqa: TRY400 - no values
+        failed = Corrupt(
+            "a fault of the program kept this file from being processed; it is not lost",
+            kind="upload-not-processed",
+            hint="ask the coordinating center; there is no need to send it again",
+        )
+    uploads.finish(file.upload, file.key, failed)
+
+
+def show(
+    workspace: Workspace, uploads: Uploads, transaction: str, site: str
+) -> Mapping[str, Any]:
+    """What a site is told of its upload: plain types.
+
+    ``state`` is ``open`` while bytes are awaited or come in, ``processing``, ``done``, or
+    ``abandoned`` when its form expired unused. ``accepted`` is null until it is done.
+
+    NotFound (kind ``no-upload``), also for another site's.
+    """
+    row, asked = uploads.get(transaction, site)
+    answers = {one.filename: one for one in library.uploads(workspace, row.id, site)}
+    parts = []
+    for file in asked:
+        answer = answers.get(file.filename)
+        part = {"filename": file.filename, "version": file.version, "size": file.size}
+        part |= {"state": _state(file), "accepted": None, "error": file.error, "files": []}
+        if answer is not None and file.state in {FileState.PROCESSED, FileState.ARRIVED}:
+            part["files"] = [one.to_json() for one in answer.files]
+        if part["state"] == "done":
+            part["accepted"] = file.error is None and answer is not None and answer.accepted
+        parts.append(part)
+    state = next((s for s in _ORDER if any(part["state"] == s for part in parts)), "open")
+    ended = state == "done"
+    return {
+        "transaction": row.id,
+        "site": row.site,
+        "study": row.study,
+        "state": state,
+        "accepted": all(part["accepted"] for part in parts) if ended else None,
+        "opened_at": row.opened_at.isoformat(),
+        "uploads": parts,
+    }
+
+
+_ORDER = ("processing", "open", "abandoned", "done")
+
+
+def _state(file: UploadFile) -> str:
+    match file.state:
+        case FileState.ARRIVED:
+            return "processing"
+        case FileState.REQUESTED if file.expires_at <= datetime.now(UTC):
+            return "abandoned"
+        case FileState.REQUESTED | FileState.SENDING:
+            return "open"
+    return "done"

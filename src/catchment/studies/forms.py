@@ -1,0 +1,249 @@
+"""Upload requests of sites: a form that allows one file, for an hour, and its bytes when they come.
+
+The form is the storage's own presigned POST where it has one. Elsewhere it is ours: a policy that
+says what is allowed, and a signature, 256 random bits of which the ledger knows the digest only.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import secrets
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+from catchment.core.errors import CatchmentError, Invalid, NotFound
+from catchment.core.ledger.uploads import UploadFile, Uploads, Wanted
+from catchment.core.names import check_name, shown
+from catchment.core.store import Form, Store
+from catchment.studies import layout
+
+LIFE = timedelta(hours=1)  # what the public client was made for
+HEARTBEAT = 20.0  # seconds between two signs of life of an upload
+MAX_BYTES = 2 << 30  # of an upload
+
+_TRANSACTION = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_VERSION = re.compile(r"[0-9]{1,6}(\.0+)?")
+
+
+class Request(NamedTuple):
+    """What a site asks for, checked; who asks is known by credentials only."""
+
+    study: str
+    filename: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The answer: where to send the file, and the transaction that it belongs to."""
+
+    transaction: str
+    form: Form
+
+
+def read_request(body: Any) -> Request:
+    """The request that JSON from outside says. Invalid: kind ``bad-request``, ``bad-name``."""
+    if not isinstance(body, dict):
+        raise _bad("expected a JSON object with 'study' and 'filename'")
+    found = {}
+    for name in ("study", "filename"):
+        value = body.get(name)
+        if not isinstance(value, str) or not value:
+            raise _bad(f"expected a JSON object with 'study' and 'filename': no usable {name!r}")
+        found[name] = value
+    study, filename = found["study"], found["filename"]
+    return Request(
+        layout.check_part(study, "study"),
+        layout.check_file(filename),
+        _version(body.get("data_package_version")),
+    )
+
+
+def check_transaction(text: str | None) -> str:
+    """The transaction that a request goes on with, or a new one. Invalid (``bad-transaction``)."""
+    if text is None:
+        return str(uuid.uuid4())
+    if not _TRANSACTION.fullmatch(text):
+        raise Invalid(
+            f"expected a transaction-id such as {uuid.UUID(int=0)}, got {shown(text)}",
+            kind="bad-transaction",
+            hint="leave the transaction-id out: a new one is made",
+        )
+    return text
+
+
+def offer(
+    store: Store,
+    uploads: Uploads,
+    request: Request,
+    *,
+    site: str,
+    user: str,
+    transaction: str,
+    network: str = "",
+    url: str,
+    max_bytes: int = MAX_BYTES,
+) -> Offer:
+    """Take the lock of the site and the study, and make the form.
+
+    Args:
+        url: where our own forms are sent, for stores that make none.
+        transaction: see :func:`check_transaction`.
+
+    Conflict: kind ``upload-locked`` while a former upload is under way, ``upload-taken``,
+    ``upload-busy``.
+    """
+    if network:
+        check_name(network, "network")
+    key = layout.staging(request.study, site, request.version, request.filename)
+    row = uploads.open(transaction, site=site, user=user, study=request.study, network=network)
+    until = datetime.now(UTC) + LIFE
+    try:
+        form, digest = store.presign_post(key, expires=LIFE, max_bytes=max_bytes), ""
+    except Invalid as error:
+        if error.kind != "no-presign":
+            raise
+        form, digest = _ours(url, row.id, key, until, max_bytes)
+    wanted = Wanted(key, request.filename, request.version)
+    uploads.offer(row.id, wanted, digest, until)
+    return Offer(row.id, form)
+
+
+class Entry:
+    """The bytes of one form of ours on their way into the store; use it as a context manager.
+
+    If the block ends by an exception the form may be used again, and nothing is in the store.
+    """
+
+    def __init__(self, store: Store, uploads: Uploads, fields: Mapping[str, str]) -> None:
+        self._store = store
+        self._uploads = uploads
+        self._attempt = secrets.token_hex(16)
+        policy = _policy(fields)
+        self.max_bytes = policy["max_bytes"]
+        digest = _digest(fields["policy"], fields["signature"])
+        upload, key = policy["transaction"], policy["key"]
+        self.file = uploads.begin(upload, key, digest, self._attempt)
+
+    def __enter__(self) -> Entry:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is not None:
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Let the form be used again."""
+        with suppress(CatchmentError):  # without it, the form waits until it is idle
+            self._uploads.give_up(self.file, self._attempt)
+
+    def refuse(self, error: CatchmentError) -> None:
+        """The upload is over, for a reason that its site can read."""
+        self._uploads.finish(self.file.upload, self.file.key, error)
+
+    def receive(self, chunks: Iterable[bytes]) -> UploadFile:
+        """Store the bytes as they come, and say that they have arrived.
+
+        Invalid (kind ``upload-too-large``), or whatever the chunks raise.
+        """
+        counted = _Counted(chunks, self)
+        self._store.put(self.file.key, counted, mode="overwrite")
+        digest = f"sha256:{counted.sha256.hexdigest()}"
+        self._uploads.arrive(self.file, self._attempt, counted.size, digest)
+        return self.file
+
+    def beat(self) -> None:
+        """A sign of life."""
+        self._uploads.touch(self.file, self._attempt)
+
+
+class _Counted:
+    """Chunks, with their size and digest, and with signs of life."""
+
+    def __init__(self, chunks: Iterable[bytes], entry: Entry) -> None:
+        self.size = 0
+        self.sha256 = hashlib.sha256()
+        self._chunks = chunks
+        self._entry = entry
+
+    def __iter__(self) -> Iterator[bytes]:
+        beat = time.monotonic() + HEARTBEAT
+        for chunk in self._chunks:
+            self.size += len(chunk)
+            if self.size > self._entry.max_bytes:
+                raise too_large(self._entry.max_bytes)
+            self.sha256.update(chunk)
+            if time.monotonic() > beat:
+                self._entry.beat()
+                beat = time.monotonic() + HEARTBEAT
+            yield chunk
+
+
+def too_large(most: int) -> Invalid:
+    """The error of an upload that brings more than its form allows."""
+    return Invalid(
+        f"expected an upload of at most {most:,} bytes",
+        kind="upload-too-large",
+        hint="send fewer packages at once",
+    )
+
+
+def look(store: Store, uploads: Uploads, file: UploadFile) -> bool:
+    """Whether a file that is sent to the storage itself is there; from now on it has arrived."""
+    try:
+        stat = store.head(file.key)
+    except NotFound:
+        return False
+    uploads.arrive(file, "", stat.size, f"etag:{stat.etag}")
+    return True
+
+
+def _ours(url: str, upload: str, key: str, until: datetime, max_bytes: int) -> tuple[Form, str]:
+    said = {"expiration": until.isoformat(), "key": key, "max_bytes": max_bytes}
+    text = json.dumps(said | {"transaction": upload}).encode()
+    policy, signature = base64.b64encode(text).decode(), secrets.token_hex(32)
+    form = Form(url, {"key": key, "policy": policy, "signature": signature})
+    return form, _digest(policy, signature)
+
+
+def _policy(fields: Mapping[str, str]) -> Mapping[str, Any]:
+    """What the policy of a form says; it is believed only once the ledger knows the form."""
+    try:
+        said = json.loads(base64.b64decode(fields["policy"], validate=True))
+        well = all(isinstance(said[name], str) for name in ("transaction", "key"))
+        well = well and isinstance(said["max_bytes"], int) and said["key"] == fields["key"]
+        _ = fields["signature"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        well, said = False, {}
+    if not well:
+        raise NotFound("there is no such form", kind="no-form", hint="ask for a new form")
+    return said
+
+
+def _digest(policy: str, signature: str) -> str:
+    return hashlib.sha256(f"{policy}\n{signature}".encode(errors="replace")).hexdigest()
+
+
+def _version(value: Any) -> int:
+    if value is None:
+        return 0
+    text = str(value) if isinstance(value, str | int | float) else ""
+    if isinstance(value, bool) or not _VERSION.fullmatch(text):
+        raise _bad("expected 'data_package_version' to be a number of 0 to 999999")
+    return layout.check_version(int(float(text)))
+
+
+def _bad(message: str) -> Invalid:
+    return Invalid(
+        message,
+        kind="bad-request",
+        hint='send {"study": ..., "filename": ..., "data_package_version": 0}',
+    )

@@ -1,0 +1,114 @@
+"""The application that ``catchment serve`` runs: site API, dashboard API, downloads, health."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from catchment.core.errors import CatchmentError, Unavailable
+from catchment.core.workspace import Workspace
+from catchment.studies.arrivals import Worker
+from catchment.web import exports, sites
+from catchment.web.guard import Guard
+from catchment.web.login import Login
+
+DESCRIPTION = (
+    "Sites upload data packages of studies (`sites`), and dashboards read what they became."
+)
+_RETRY = {"Retry-After": "60"}
+
+
+def create_app(workspace: Workspace, *, process: bool = True) -> FastAPI:
+    """The application of a workspace, to be served by any ASGI server.
+
+    Args:
+        workspace: stays open; it is closed by whoever opened it.
+        process: process uploads here; else ``catchment studies process --watch`` must.
+    """
+    worker = Worker(workspace)
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        if not process:
+            yield
+            return
+        await run_in_threadpool(worker.__enter__)
+        try:
+            yield
+        finally:
+            await run_in_threadpool(worker.__exit__)
+
+    app = FastAPI(
+        title="Catchment",
+        version=version("catchment"),
+        description=DESCRIPTION,
+        lifespan=life,
+        docs_url=None,  # its pages load scripts from elsewhere
+        redoc_url=None,
+        responses={503: {"description": "Try again later"}},
+    )
+    app.add_exception_handler(CatchmentError, _failed)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _refused)
+
+    @app.get("/health", tags=["service"], summary="Whether the service works")
+    def health() -> dict[str, str]:
+        workspace.ledger.counts("studies/")  # a short question: does it answer?
+        return {"status": "ok", "version": version("catchment")}
+
+    tokens = workspace.settings.serve.export_tokens
+    if tokens:
+        app.mount("/exports", exports.app(workspace, exports.by_digest(tokens)))
+    app.include_router(sites.router(workspace, Login(workspace.ledger), worker.notify))
+    app.add_middleware(Guard, unbounded=[sites.FORM_PATH])
+    return app
+
+
+def from_environment() -> FastAPI:
+    """The application of the workspace that ``CATCHMENT_WORKSPACE`` names, for worker processes."""
+    return create_app(Workspace.open())
+
+
+def _failed(_: Request, error: Exception) -> Response:
+    assert isinstance(error, CatchmentError)  # noqa: S101 - by its registration
+    headers = {}
+    if error.status_code == HTTPStatus.UNAUTHORIZED:
+        headers = {"WWW-Authenticate": 'Basic realm="catchment", charset="UTF-8"'}
+    elif error.status_code == HTTPStatus.TOO_MANY_REQUESTS or isinstance(error, Unavailable):
+        headers = _RETRY
+    status = error.status_code
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY:
+        status = _STATUS.get(error.kind, HTTPStatus.BAD_REQUEST)
+    return _told(status, error.kind, error.message, error.hint, headers)
+
+
+_STATUS = {"upload-too-large": HTTPStatus.CONTENT_TOO_LARGE}
+
+
+def _invalid(_: Request, error: Exception) -> Response:
+    """What FastAPI finds wrong with parameters: where, never the value."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - by its registration
+    told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    return _told(HTTPStatus.BAD_REQUEST, "bad-request", told, "see /openapi.json", {})
+
+
+def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - by its registration
+    headers = dict(error.headers or {})
+    return _told(error.status_code, _KINDS.get(error.status_code, "refused"), error.detail, "", headers)
+
+
+_KINDS = {404: "not-found", 405: "method-not-allowed", 401: "unauthorized"}
+
+
+def _told(status: int, kind: str, message: str, hint: str, headers: dict[str, str]) -> Response:
+    content = {"kind": kind, "message": message, "hint": hint}
+    return JSONResponse(content, status, headers=headers)

@@ -1,0 +1,118 @@
+"""What holds for every answer: no stack to clients, headers for browsers, bounded bodies, a log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import traceback
+from collections.abc import Iterable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from catchment.core.errors import CatchmentError
+
+MAX_BODY = 64 << 10  # bytes of a request that is no upload
+
+HEADERS = {
+    b"x-content-type-options": b"nosniff",
+    b"x-frame-options": b"DENY",
+    b"referrer-policy": b"no-referrer",
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"cache-control": b"no-store",
+}
+_HSTS = b"max-age=31536000"
+
+log = logging.getLogger(__name__)
+
+
+class Guard:
+    """The outermost layer of the application.
+
+    Args:
+        app: what it guards.
+        unbounded: paths whose requests may be of any size, because they count for themselves.
+    """
+
+    def __init__(self, app: ASGIApp, unbounded: Iterable[str] = ()) -> None:
+        self._app = app
+        self._unbounded = frozenset(unbounded)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.monotonic(), 0
+        secure = scope.get("scheme") == "https"
+
+        async def sent(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = _with_headers(message["headers"], secure=secure)
+            await send(message)
+
+        try:
+            if scope["path"] in self._unbounded:
+                await self._app(scope, receive, sent)
+            else:
+                await self._app(scope, _bounded(scope, receive), sent)
+        except _TooLong:
+            if not status:
+                await _answer(sent, 413, "body-too-large", f"expected at most {MAX_BODY:,} bytes")
+        except Exception as error:  # noqa: BLE001 - nothing may reach the client, or the log, as it is
+            log.error("fault of the program: %s", _places(error))  # noqa: TRY400 - no values
+            if not status:
+                await _answer(sent, 500, "unexpected", "a fault of the program itself")
+        finally:
+            millis = (time.monotonic() - began) * 1000
+            log.info("%s %s %d %.0f ms", scope["method"], scope["path"], status, millis)
+
+
+class _TooLong(Exception):
+    pass
+
+
+def _bounded(scope: Scope, receive: Receive) -> Receive:
+    left = MAX_BODY
+    for name, value in scope["headers"]:
+        if name == b"content-length" and (not value.isdigit() or int(value) > MAX_BODY):
+            raise _TooLong
+
+    async def counted() -> Message:
+        nonlocal left
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if left < 0:
+            raise _TooLong
+        return message
+
+    return counted
+
+
+def _with_headers(
+    headers: Iterable[tuple[bytes, bytes]], *, secure: bool
+) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer, and ours where it says nothing itself."""
+    given = list(headers)
+    names = {name.lower() for name, _ in given}
+    more = [(name, value) for name, value in HEADERS.items() if name not in names]
+    if secure:
+        more.append((b"strict-transport-security", _HSTS))
+    return given + more
+
+
+async def _answer(send: Send, status: int, kind: str, message: str) -> None:
+    body = json.dumps({"kind": kind, "message": message, "hint": ""}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _places(error: BaseException) -> str:
+    """Type and places of an exception; its message may quote what a log must not hold."""
+    frames = traceback.extract_tb(error.__traceback__)
+    told = error.kind if isinstance(error, CatchmentError) else type(error).__qualname__
+    return " < ".join([told, *(f"{f.filename}:{f.lineno}" for f in reversed(frames))])

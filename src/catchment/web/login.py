@@ -1,0 +1,103 @@
+"""Who asks: sites by HTTP Basic, in a time that tells nothing, with a limit on failures."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import threading
+from collections import OrderedDict
+from typing import NamedTuple
+
+from fastapi import Request
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+
+from catchment.core import passwords
+from catchment.core.errors import CatchmentError
+from catchment.core.ledger.access import Access
+from catchment.core.ledger.ledger import Ledger
+
+FAILURES = 10  # a minute, of one address with one user name
+FAILURES_OF_ADDRESS = 60  # a minute, of one address with any
+REMEMBERED = 1000  # logins that need not be hashed again
+
+log = logging.getLogger(__name__)
+
+basic = HTTPBasic(realm="catchment", description="User and secret of a site.", auto_error=False)
+
+
+class Site(NamedTuple):
+    """Who asks, as the credentials say: nothing of it is taken from the request."""
+
+    user: str
+    site: str
+
+
+class Unauthorized(CatchmentError):
+    """Nobody whom we know, or not with this secret."""
+
+    kind = "unauthorized"
+    status_code = 401
+
+
+class TooMany(CatchmentError):
+    """Too many failures: no secret is looked at for a while."""
+
+    kind = "too-many-failures"
+    status_code = 429
+
+
+class Login:
+    """Tells who asks. A good login costs one hash the first time, then a look into the ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._access = Access(ledger)
+        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._limits = (
+            (RateLimitItemPerMinute(FAILURES), True),
+            (RateLimitItemPerMinute(FAILURES_OF_ADDRESS), False),
+        )
+        self._salt = secrets.token_bytes(32)
+        self._known: OrderedDict[bytes, str] = OrderedDict()  # login -> the hash that it matched
+        self._lock = threading.Lock()
+
+    def site(self, request: Request, credentials: HTTPBasicCredentials | None) -> Site:
+        """The site whose credentials these are; Unauthorized or TooMany otherwise."""
+        address = request.client.host if request.client else ""
+        user = credentials.username[:200] if credentials else ""
+        limits = [(item, (address, user) if own else (address,)) for item, own in self._limits]
+        if not all(self._limiter.test(item, *who) for item, who in limits):
+            raise TooMany("too many failed logins", hint="wait a minute, then try again")
+        site = self._check(user, credentials.password) if credentials else ""
+        if not site:
+            for item, who in limits:
+                self._limiter.hit(item, *who)
+            log.warning("failed login from %s", address)
+            raise Unauthorized(
+                "expected the user and the secret of a site",
+                hint="ask the coordinating center for new credentials",
+            )
+        return Site(user, site)
+
+    def _check(self, user: str, secret: str) -> str:
+        """The site of the user, if this is one of the secrets; empty otherwise."""
+        site, hashes = self._access.hashes(user)
+        said = f"{user}\n{secret}".encode(errors="replace")
+        login = hashlib.blake2b(said, key=self._salt).digest()
+        with self._lock:
+            known = self._known.get(login)
+        if known is not None and known in hashes:
+            return site
+        if len(secret) > passwords.MAX_LENGTH:
+            secret = ""
+        matched = passwords.match(secret, hashes)
+        if matched is None:
+            return ""
+        with self._lock:
+            self._known[login] = matched
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        return site

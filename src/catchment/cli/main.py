@@ -17,17 +17,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
-from typer.main import get_group
+from typer.main import get_command, get_group
 
 from catchment.cli.output import UNEXPECTED, Output, unexpected
 from catchment.core.errors import CatchmentError
 
 # Names and one line of help each; the module catchment.cli.<name> is loaded when it is called.
 GROUPS = {
+    "site": "Who may upload for which site.",
     "tables": "Center datasets become table snapshots.",
     "exports": "Streamed records become NDJSON files of bounded size.",
 }
-# The same for the commands of catchment.cli.workspace.
+# The same for commands: those of catchment.cli.workspace, or of the module that is named here.
+MODULES = {"serve": "serve", "upload": "upload"}
 COMMANDS = {
     "init": "Write a first catchment.toml, with an example center mapping.",
     "config": "Show the settings, resolved, without secrets.",
@@ -35,6 +37,8 @@ COMMANDS = {
     "status": "What is published, what runs, and what needs attention.",
     "gc": "Remove what crashed or abandoned runs left behind.",
     "doctor": "Check the workspace, and mend the ledger from the store.",
+    "serve": "Serve the workspace over HTTP: uploads of sites, charts, downloads.",
+    "upload": "Send a study's packages to a coordinating center, and see what was accepted.",
 }
 
 
@@ -48,7 +52,10 @@ class _Root(TyperGroup):
         if cmd_name in GROUPS:
             command: Any = get_group(import_module(f"catchment.cli.{cmd_name}").app)
         elif cmd_name in COMMANDS:
-            command = get_group(import_module("catchment.cli.workspace").app).commands[cmd_name]
+            module = import_module(f"catchment.cli.{MODULES.get(cmd_name, 'workspace')}")
+            found: Any = get_command(module.app)
+            command = found.commands[cmd_name] if isinstance(found, TyperGroup) else found
+            command.name = cmd_name
         else:
             return None
         self._add_common(command)

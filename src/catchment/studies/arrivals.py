@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 from catchment.core.errors import CatchmentError, Corrupt, Unavailable
 from catchment.core.ledger.uploads import FileState, UploadFile, Uploads
@@ -46,7 +46,7 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="arrivals", daemon=True)
         self._pool = ThreadPoolExecutor(AT_ONCE, "arrival")
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -127,9 +127,7 @@ def process(workspace: Workspace, uploads: Uploads, file: UploadFile) -> None:
     uploads.finish(file.upload, file.key, failed)
 
 
-def show(
-    workspace: Workspace, uploads: Uploads, transaction: str, site: str
-) -> Mapping[str, Any]:
+def show(workspace: Workspace, uploads: Uploads, transaction: str, site: str) -> Mapping[str, Any]:
     """What a site is told of its upload: plain types.
 
     ``state`` is ``open`` while bytes are awaited or come in, ``processing``, ``done``, or
@@ -138,6 +136,9 @@ def show(
     NotFound (kind ``no-upload``), also for another site's.
     """
     row, asked = uploads.get(transaction, site)
+    awaited = [f for f in asked if f.to_storage and f.state is FileState.REQUESTED]
+    if any([forms.look(workspace.store, uploads, file) for file in awaited]):  # noqa: C419 - all
+        row, asked = uploads.get(transaction, site)
     answers = {one.filename: one for one in library.uploads(workspace, row.id, site)}
     parts = []
     for file in asked:

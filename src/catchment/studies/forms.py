@@ -21,15 +21,15 @@ from typing import Any, NamedTuple
 
 from catchment.core.errors import CatchmentError, Invalid, NotFound
 from catchment.core.ledger.uploads import UploadFile, Uploads, Wanted
-from catchment.core.names import check_name, shown
+from catchment.core.names import check_name
 from catchment.core.store import Form, Store
 from catchment.studies import layout
 
 LIFE = timedelta(hours=1)  # what the public client was made for
 HEARTBEAT = 20.0  # seconds between two signs of life of an upload
 MAX_BYTES = 2 << 30  # of an upload
+TOO_LARGE = "upload-too-large"
 
-_TRANSACTION = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _VERSION = re.compile(r"[0-9]{1,6}(\.0+)?")
 
 
@@ -39,6 +39,14 @@ class Request(NamedTuple):
     study: str
     filename: str
     version: int
+
+
+class Sender(NamedTuple):
+    """Who asks: the site and its user as the credentials say; a network if one is named."""
+
+    site: str
+    user: str
+    network: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,40 +75,31 @@ def read_request(body: Any) -> Request:
     )
 
 
-def check_transaction(text: str | None) -> str:
+def transaction_of(text: str | None) -> str:
     """The transaction that a request goes on with, or a new one. Invalid (``bad-transaction``)."""
-    if text is None:
-        return str(uuid.uuid4())
-    if not _TRANSACTION.fullmatch(text):
-        raise Invalid(
-            f"expected a transaction-id such as {uuid.UUID(int=0)}, got {shown(text)}",
-            kind="bad-transaction",
-            hint="leave the transaction-id out: a new one is made",
-        )
-    return text
+    return str(uuid.uuid4()) if text is None else layout.check_transaction(text)
 
 
-def offer(
+def offer(  # noqa: D417 - the others are what their types say
     store: Store,
     uploads: Uploads,
     request: Request,
+    sender: Sender,
     *,
-    site: str,
-    user: str,
     transaction: str,
-    network: str = "",
     url: str,
     max_bytes: int = MAX_BYTES,
 ) -> Offer:
     """Take the lock of the site and the study, and make the form.
 
     Args:
+        transaction: see :func:`transaction_of`.
         url: where our own forms are sent, for stores that make none.
-        transaction: see :func:`check_transaction`.
 
     Conflict: kind ``upload-locked`` while a former upload is under way, ``upload-taken``,
     ``upload-busy``.
     """
+    site, user, network = sender
     if network:
         check_name(network, "network")
     key = layout.staging(request.study, site, request.version, request.filename)
@@ -112,15 +111,14 @@ def offer(
         if error.kind != "no-presign":
             raise
         form, digest = _ours(url, row.id, key, until, max_bytes)
-    wanted = Wanted(key, request.filename, request.version)
-    uploads.offer(row.id, wanted, digest, until)
+    uploads.offer(row.id, Wanted(key, request.filename, request.version), digest, until)
     return Offer(row.id, form)
 
 
 class Entry:
-    """The bytes of one form of ours on their way into the store; use it as a context manager.
+    """The bytes of one form of ours on their way into the store.
 
-    If the block ends by an exception the form may be used again, and nothing is in the store.
+    Raises what :meth:`Uploads.begin` raises, for a form that is not good now.
     """
 
     def __init__(self, store: Store, uploads: Uploads, fields: Mapping[str, str]) -> None:
@@ -133,15 +131,8 @@ class Entry:
         upload, key = policy["transaction"], policy["key"]
         self.file = uploads.begin(upload, key, digest, self._attempt)
 
-    def __enter__(self) -> Entry:
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if error is not None:
-            self.give_up()
-
-    def give_up(self) -> None:
-        """Let the form be used again."""
+    def give_up(self, _: BaseException | None = None) -> None:
+        """The request broke off: let the form be used again. Nothing is in the store."""
         with suppress(CatchmentError):  # without it, the form waits until it is idle
             self._uploads.give_up(self.file, self._attempt)
 
@@ -191,7 +182,7 @@ def too_large(most: int) -> Invalid:
     """The error of an upload that brings more than its form allows."""
     return Invalid(
         f"expected an upload of at most {most:,} bytes",
-        kind="upload-too-large",
+        kind=TOO_LARGE,
         hint="send fewer packages at once",
     )
 
@@ -216,13 +207,14 @@ def _ours(url: str, upload: str, key: str, until: datetime, max_bytes: int) -> t
 
 def _policy(fields: Mapping[str, str]) -> Mapping[str, Any]:
     """What the policy of a form says; it is believed only once the ledger knows the form."""
+    said: dict[str, Any] = {}
     try:
         said = json.loads(base64.b64decode(fields["policy"], validate=True))
         well = all(isinstance(said[name], str) for name in ("transaction", "key"))
         well = well and isinstance(said["max_bytes"], int) and said["key"] == fields["key"]
         _ = fields["signature"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        well, said = False, {}
+        well = False
     if not well:
         raise NotFound("there is no such form", kind="no-form", hint="ask for a new form")
     return said

@@ -18,7 +18,6 @@ from catchment.core.workspace import Workspace
 from catchment.studies.arrivals import Worker
 from catchment.web import exports, sites
 from catchment.web.guard import Guard
-from catchment.web.login import Login
 
 DESCRIPTION = (
     "Sites upload data packages of studies (`sites`), and dashboards read what they became."
@@ -67,7 +66,8 @@ def create_app(workspace: Workspace, *, process: bool = True) -> FastAPI:
     tokens = workspace.settings.serve.export_tokens
     if tokens:
         app.mount("/exports", exports.app(workspace, exports.by_digest(tokens)))
-    app.include_router(sites.router(workspace, Login(workspace.ledger), worker.notify))
+    app.state.sites = sites.Sites(workspace, worker.notify)
+    app.include_router(sites.router)
     app.add_middleware(Guard, unbounded=[sites.FORM_PATH])
     return app
 
@@ -90,7 +90,7 @@ def _failed(_: Request, error: Exception) -> Response:
     return _told(status, error.kind, error.message, error.hint, headers)
 
 
-_STATUS = {"upload-too-large": HTTPStatus.CONTENT_TOO_LARGE}
+_STATUS = {"upload-too-large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
 
 
 def _invalid(_: Request, error: Exception) -> Response:
@@ -103,7 +103,9 @@ def _invalid(_: Request, error: Exception) -> Response:
 def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - by its registration
     headers = dict(error.headers or {})
-    return _told(error.status_code, _KINDS.get(error.status_code, "refused"), error.detail, "", headers)
+    return _told(
+        error.status_code, _KINDS.get(error.status_code, "refused"), error.detail, "", headers
+    )
 
 
 _KINDS = {404: "not-found", 405: "method-not-allowed", 401: "unauthorized"}

@@ -7,7 +7,6 @@ the file, and 204 says that it has arrived.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
 from typing import Annotated, Any
 
 import anyio
@@ -22,10 +21,11 @@ from catchment.core.ledger.uploads import Uploads
 from catchment.core.workspace import Workspace
 from catchment.studies import arrivals, forms
 from catchment.web.login import Login, Site, basic
-from catchment.web.multipart import Form, bad
+from catchment.web.multipart import Form
 
 FORM_PATH = "/uploads/form"
 SILENCE = 60.0  # seconds without a byte, after which a sender is taken for dead
+OVERHEAD = 1 << 20  # bytes of a form around its file
 AT_ONCE = 200  # uploads whose bytes come in; more of them wait for their turn
 
 _FORM = {
@@ -60,51 +60,39 @@ def _told(*statuses: int) -> dict[int | str, dict[str, Any]]:
         412: "A previous upload of the study is being processed",
         413: "Too large",
         429: "Too many failed logins",
-        503: "Try again later",
     }
     return {status: {"description": words[status]} for status in statuses}
 
 
-def router(workspace: Workspace, login: Login, arrived: Callable[[], None]) -> APIRouter:
-    """The routes.
+class Sites:
+    """What the routes share; the application holds it as ``state.sites``.
 
     Args:
         workspace: whose sites upload.
-        login: tells who asks.
         arrived: called when an upload has arrived here, to have it processed.
     """
-    settings = workspace.settings.serve
-    uploads = Uploads(workspace.ledger, settings.idle)
-    limiter: list[anyio.CapacityLimiter] = []  # one for each event loop, of which there is one
-    api = APIRouter(tags=["sites"])
 
-    def who(
-        request: Request, credentials: Annotated[HTTPBasicCredentials | None, Depends(basic)]
-    ) -> Site:
-        return login.site(request, credentials)
-
-    Who = Annotated[Site, Depends(who)]  # noqa: N806 - a type
-    Transaction = Annotated[str | None, Header(alias="transaction-id")]  # noqa: N806 - the same
-
-    async def body(request: Request) -> bytes:
-        return await request.body()
-
-    Body = Annotated[bytes, Depends(body)]  # noqa: N806 - the same
+    def __init__(self, workspace: Workspace, arrived: Callable[[], None]) -> None:
+        self.workspace = workspace
+        self.arrived = arrived
+        self.uploads = Uploads(workspace.ledger, workspace.settings.serve.idle)
+        self.login = Login(workspace.ledger)
+        self.turns: anyio.CapacityLimiter | None = None  # belongs to the event loop
 
     def offer(
-        request: Request, site: Site, body: bytes, transaction: str | None, network: str
+        self, request: Request, site: Site, body: bytes, transaction: str | None, network: str
     ) -> Response:
+        """Answer a request for an upload."""
+        settings = self.workspace.settings.serve
+        base = settings.base_url or str(request.base_url)
         try:
-            wanted = forms.read_request(_json(body))
             made = forms.offer(
-                workspace.store,
-                uploads,
-                wanted,
-                site=site.site,
-                user=site.user,
-                transaction=forms.check_transaction(transaction),
-                network=network,
-                url=f"{settings.base_url.rstrip('/') or str(request.base_url)[:-1]}{FORM_PATH}",
+                self.workspace.store,
+                self.uploads,
+                forms.read_request(_json(body)),
+                forms.Sender(site.site, site.user, network),
+                transaction=forms.transaction_of(transaction),
+                url=f"{base.rstrip('/')}{FORM_PATH}",
                 max_bytes=settings.max_upload << 20,
             )
         except Invalid as error:
@@ -116,59 +104,102 @@ def router(workspace: Workspace, login: Login, arrived: Callable[[], None]) -> A
             headers={"transaction-id": made.transaction},
         )
 
-    extra = {"requestBody": {"content": {"application/json": {"schema": _FORM}}, "required": True}}
-    statuses = _told(400, 401, 412, 429, 503)
-
-    @api.post("/", openapi_extra=extra, responses=statuses, summary="Ask for a form to upload")
-    def ask(request: Request, site: Who, body: Body, transaction: Transaction = None) -> Response:
-        return offer(request, site, body, transaction, "")
-
-    sent = {"requestBody": {"content": {"multipart/form-data": {"schema": _SENT}}}}
-
-    @api.post(
-        FORM_PATH,
-        status_code=204,
-        openapi_extra=sent,
-        responses=_told(400, 404, 408, 409, 413, 503),
-        summary="Send a file with its form",
-    )
-    async def receive(request: Request) -> Response:
-        if not limiter:
-            limiter.append(anyio.CapacityLimiter(AT_ONCE))
+    async def receive(self, request: Request) -> None:
+        """Take in the file of a form of ours."""
         body = _Body(request)
         form = Form(request.headers.get("content-type", ""), body.chunks())
         fields = await form.read_fields()
-        entry = await to_thread.run_sync(forms.Entry, workspace.store, uploads, fields)
+        entry = await to_thread.run_sync(forms.Entry, self.workspace.store, self.uploads, fields)
+        if self.turns is None:
+            self.turns = anyio.CapacityLimiter(AT_ONCE)
         try:
-            if body.length > entry.max_bytes + _overhead():
+            if body.length > entry.max_bytes + OVERHEAD:
                 raise forms.too_large(entry.max_bytes)
-            await to_thread.run_sync(entry.receive, _pull(form), limiter=limiter[0])
-        except CatchmentError as error:
-            end = entry.refuse if error.kind == "upload-too-large" else lambda _: entry.give_up()
+            await to_thread.run_sync(entry.receive, _pull(form), limiter=self.turns)
+        except Invalid as error:
+            end = entry.refuse if error.kind == forms.TOO_LARGE else entry.give_up
             await to_thread.run_sync(end, error)
             raise
-        except BaseException:
+        except BaseException as error:
             with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(entry.give_up)
+                await to_thread.run_sync(entry.give_up, error)
             raise
-        arrived()
-        return Response(status_code=204)
+        self.arrived()
 
-    @api.get(
-        "/uploads/{transaction}",
-        responses=_told(401, 404, 429, 503),
-        summary="What became of an upload: each file, accepted or refused, and why",
-    )
-    def show(site: Who, transaction: Annotated[str, Path(max_length=64)]) -> JSONResponse:
-        return JSONResponse(arrivals.show(workspace, uploads, transaction, site.site))
 
-    @api.post("/{network}", openapi_extra=extra, responses=statuses, summary="The same, by network")
-    def ask_by_network(
-        request: Request, site: Who, body: Body, network: str, transaction: Transaction = None
-    ) -> Response:
-        return offer(request, site, body, transaction, network)
+def _sites(request: Request) -> Sites:
+    found: Sites = request.app.state.sites
+    return found
 
-    return api
+
+def _who(
+    request: Request,
+    sites: Annotated[Sites, Depends(_sites)],
+    credentials: Annotated[HTTPBasicCredentials | None, Depends(basic)],
+) -> Site:
+    return sites.login.site(request, credentials)
+
+
+async def _bytes(request: Request) -> bytes:
+    return await request.body()
+
+
+Shared = Annotated[Sites, Depends(_sites)]
+Who = Annotated[Site, Depends(_who)]
+Body = Annotated[bytes, Depends(_bytes)]
+Transaction = Annotated[str | None, Header(alias="transaction-id")]
+
+_ASKED = {"requestBody": {"content": {"application/json": {"schema": _FORM}}, "required": True}}
+_SENDS = {"requestBody": {"content": {"multipart/form-data": {"schema": _SENT}}, "required": True}}
+_TOLD = _told(400, 401, 412, 429)
+
+router = APIRouter(tags=["sites"])
+
+
+@router.post("/", openapi_extra=_ASKED, responses=_TOLD, summary="Ask for a form to upload")
+def ask(
+    sites: Shared, request: Request, site: Who, body: Body, transaction: Transaction = None
+) -> Response:
+    """A form for one file of a study, good for an hour; takes the lock of site and study."""
+    return sites.offer(request, site, body, transaction, "")
+
+
+@router.post(
+    FORM_PATH,
+    status_code=204,
+    openapi_extra=_SENDS,
+    responses=_told(400, 404, 408, 409, 413),
+    summary="Send a file with its form",
+)
+async def receive(sites: Shared, request: Request) -> Response:
+    """Send the fields of the form as they are, then the field ``file``."""
+    await sites.receive(request)
+    return Response(status_code=204)
+
+
+@router.get(
+    "/uploads/{transaction}",
+    responses=_told(400, 401, 404, 429),
+    summary="What became of an upload",
+)
+def show(
+    sites: Shared, site: Who, transaction: Annotated[str, Path(max_length=64)]
+) -> JSONResponse:
+    """Each file, accepted or refused, with findings that say why and what to do."""
+    return JSONResponse(arrivals.show(sites.workspace, sites.uploads, transaction, site.site))
+
+
+@router.post("/{network}", openapi_extra=_ASKED, responses=_TOLD, summary="The same, for a network")
+def ask_by_network(  # noqa: PLR0917 - called by name
+    sites: Shared,
+    request: Request,
+    site: Who,
+    body: Body,
+    network: str,
+    transaction: Transaction = None,
+) -> Response:
+    """As ``POST /``; the network is recorded with the upload."""
+    return sites.offer(request, site, body, transaction, network)
 
 
 class _Body:
@@ -206,10 +237,6 @@ def _pull(form: Form) -> Iterator[bytes]:
     """The chunks of the file, for a thread that stores them."""
     while chunk := from_thread.run(form.read_chunk):
         yield chunk
-
-
-def _overhead() -> int:
-    return 1 << 20  # of a form around its file
 
 
 def _json(body: bytes) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -330,14 +330,13 @@ def _file(c: sa.Connection, upload: str, key: str) -> UploadFile:
     return _files(c, _F.upload == upload, _F.key == key)[0]
 
 
-_NAMES = ("upload", "key", "filename", "version", "state")
-_NAMES += ("expires_at", "touched_at", "size", "digest", "error")
-_TO_STORAGE = _F.form == ""  # noqa: PLC1901 - in SQL, an empty text is not false
+_NAMES = tuple(UploadFile.__dataclass_fields__)[:10]  # those of the file itself
+_TO_STORAGE = _F.form == ""
 
 
 def _files(c: sa.Connection, *wanted: sa.ColumnElement[bool]) -> list[UploadFile]:
     u = uploads.c
     query = sa.select(*(_F[name] for name in _NAMES), _TO_STORAGE, u.site, u.study, u.user)
     query = query.join(uploads, u.id == _F.upload).where(*wanted)
-    rows = c.execute(query.order_by(_F.touched_at, _F.upload, _F.key))
-    return [UploadFile(*r[:4], FileState(r[4]), *r[5:]) for r in rows]
+    rows: Any = c.execute(query.order_by(_F.touched_at, _F.upload, _F.key))
+    return [replace(UploadFile(*r), state=FileState(r.state)) for r in rows]

@@ -1,0 +1,116 @@
+"""``catchment serve``: the site API, the dashboard API and downloads, over HTTP."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from catchment.cli.output import Output
+from catchment.core.errors import Invalid
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def serve(
+    ctx: typer.Context,
+    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port to listen at; 0: any free one.")
+    ] = 8000,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate chain, PEM.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", metavar="FILE", help="Its private key, PEM.")
+    ] = None,
+    proxy: Annotated[
+        str | None,
+        typer.Option(
+            "--proxy",
+            metavar="ADDRESS",
+            help="A reverse proxy that ends TLS; its X-Forwarded headers are believed.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Processes that serve side by side.")
+    ] = 1,
+) -> None:
+    """Serve the workspace over HTTP until it is interrupted."""
+    from catchment.core.workspace import Workspace
+
+    output: Output = ctx.obj
+    _check_tls(host, tls_cert, tls_key, proxy)
+    with Workspace.open(output.workspace) as workspace:
+        workspace.ledger.counts()  # settings and schema are well before anybody is let in
+        if workspace.file is not None:  # for worker processes, whatever their current folder
+            os.environ["CATCHMENT_WORKSPACE"] = str(workspace.file.absolute())
+    _run(output, host, port, tls_cert, tls_key, proxy, workers)
+
+
+def _run(
+    output: Output,
+    host: str,
+    port: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    proxy: str | None,
+    workers: int,
+) -> None:
+    try:
+        import uvicorn
+
+        import catchment.web.app  # noqa: F401 - is all of it installed?
+    except ImportError as error:
+        raise Invalid(
+            f"serving needs {error.name}, which is not installed",
+            kind="missing-extra",
+            hint="pip install 'catchment[web]'",
+        ) from None
+    output.note(f"serving http{'s' if tls_cert else ''}://{host}:{port}; Ctrl-C ends it")
+    uvicorn.run(
+        "catchment.web.app:from_environment",
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        ssl_certfile=tls_cert,
+        ssl_keyfile=tls_key,
+        proxy_headers=proxy is not None,
+        forwarded_allow_ips=proxy,
+        log_config=None,  # through our own handler
+        access_log=False,  # the application logs paths without what was asked
+        server_header=False,
+        timeout_graceful_shutdown=30,
+    )
+
+
+def _check_tls(host: str, cert: Path | None, key: Path | None, proxy: str | None) -> None:
+    """Secrets of sites do not cross a network in the clear."""
+    if (cert is None) != (key is None):
+        raise Invalid(
+            "expected --tls-cert and --tls-key together",
+            kind="bad-tls",
+            hint="catchment serve --tls-cert FILE --tls-key FILE",
+        )
+    for path in (cert, key):
+        if path is not None and not path.is_file():
+            raise Invalid(f"there is no file {path}", kind="bad-tls", hint="check the path")
+    if cert is None and proxy is None and not _is_loopback(host):
+        raise Invalid(
+            f"{host} is reached from other machines, so TLS is needed: "
+            "expected --tls-cert and --tls-key, or --proxy",
+            kind="tls-needed",
+            hint="catchment serve --tls-cert FILE --tls-key FILE, or put a proxy before it",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

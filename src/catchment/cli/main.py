@@ -27,6 +27,7 @@ GROUPS = {
     "site": "Who may upload for which site.",
     "tables": "Center datasets become table snapshots.",
     "exports": "Streamed records become NDJSON files of bounded size.",
+    "studies": "Sites upload data packages; they are merged, and released.",
 }
 # The same for commands: those of catchment.cli.workspace, or of the module that is named here.
 MODULES = {"serve": "serve", "upload": "upload"}

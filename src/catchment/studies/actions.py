@@ -71,17 +71,20 @@ def rollback(house: House, study: str, number: int, *, dry_run: bool = False) ->
     return settle(house, study, wish, dry_run=dry_run)
 
 
-def reprocess(house: House, study: str, *, refused: bool = False) -> Outcome:
+def reprocess(house: House, study: str, *, refused: bool = False, dry_run: bool = False) -> Outcome:
     """Read every kept file of a study again, and merge every package anew from what comes of it.
 
     Args:
         house: where.
         study: which.
         refused: give what was refused another chance, too.
+        dry_run: only say which packages would be merged.
     """
     aggregate = layout.aggregate(study)
 
     def wish(_: Catalog) -> Wish:
+        if dry_run:
+            return Wish(again=True)
         ways = [(State.LAST_VALID, State.LATEST)]
         ways += [(State.ERROR, State.RECEIVED)] if refused else []
         moves = [
@@ -93,4 +96,4 @@ def reprocess(house: House, study: str, *, refused: bool = False) -> Outcome:
         house.ledger.move(moves)
         return Wish(again=True)
 
-    return settle(house, study, wish, again=True)
+    return settle(house, study, wish, again=not dry_run, dry_run=dry_run)

@@ -22,7 +22,7 @@ from catchment.core.errors import Invalid, NotFound
 from catchment.core.names import shown
 from catchment.core.store import Store
 from catchment.studies import parquet
-from catchment.studies.model import COUNT, SITE, Kind, Problem
+from catchment.studies.model import COUNT, NONE, SITE, Kind, Problem
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FORMAT = 1  # of parts and facts: another one makes them anew
 MAX_COUNT = 10**15  # so that no sum over sites can leave 64 bits
 CATEGORIES = 1000  # values of a column that the facts remember
+LONGEST = 4096  # bytes of a category
 TOML_BYTES = 4 << 20
 
 
@@ -161,8 +162,9 @@ def local(store: Store, key: str) -> Iterator[Path]:
 
 
 def _cube(store: Store, path: Path, part: str, limits: Limits) -> Facts:
-    import pyarrow as pa
-    import pyarrow.compute as pc
+    import numpy as np
+
+    from catchment.studies import coded
 
     table = _read(path, limits)
     names = [name for name in table.column_names if name != COUNT]
@@ -182,27 +184,37 @@ def _cube(store: Store, path: Path, part: str, limits: Limits) -> Facts:
         raise Refused(
             "cube-empty", "expected at least one row, got none", "send the cube when it has rows"
         )
-    table = pa.table({COUNT: _counts(table[COUNT])} | {n: _column(n, table[n]) for n in names})
-    distinct = table.group_by(names).aggregate([]).num_rows
-    if distinct != table.num_rows:
+    counts = _counts(table[COUNT]).to_numpy()
+    columns = {name: _column(name, table[name]) for name in names}
+    kinds = {name: str(column.type) for name, column in columns.items()}
+    encoded = {n: c.combine_chunks().dictionary_encode() for n, c in columns.items()}
+    rows = coded.unify([{n: _chunks(c) for n, c in encoded.items()}], kinds)
+    keys = rows.keys()
+    by_key = np.argsort(keys, kind="stable")
+    again = int(np.count_nonzero(np.diff(keys[by_key]) == 0))
+    if again:
         raise Refused(
             "cube-duplicate-keys",
-            f"expected each combination of categories once, got {table.num_rows - distinct} of "
-            f"{table.num_rows} rows again",
+            f"expected each combination of categories once, got {again:,} of {len(keys):,} rows "
+            "again",
             "group the counts by all columns before they are exported",
         )
-    order = [(COUNT, "descending", "at_end"), *((n, "ascending", "at_start") for n in names)]
-    table = table.take(pc.sort_indices(table, sort_keys=order))
-    size, digest = parquet.write(store, part, table.to_batches(), table.schema)
+    order = by_key[np.argsort(-counts[by_key], kind="stable")]
+    batches = list(coded.batches({COUNT: counts}, rows, order))
+    size, digest = parquet.write(store, part, batches, batches[0].schema)
     return Facts(
-        rows=table.num_rows,
-        total=int(pc.max(table[COUNT]).as_py()),
-        columns={name: str(table.schema.field(name).type) for name in names},
-        categories={name: _categories(table[name]) for name in names},
+        rows=len(counts),
+        total=int(counts.max()),
+        columns=kinds,
+        categories={name: _categories(values) for name, values in rows.values.items()},
         part=part,
         part_digest=digest,
         part_size=size,
     )
+
+
+def _chunks(column: Any) -> list[Any]:
+    return list(column.chunks) if hasattr(column, "chunks") else [column]
 
 
 def _plain(path: Path, package: str, kind: Kind, limits: Limits) -> Facts:
@@ -277,39 +289,30 @@ def _counts(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _column(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     """The column with its plain type, or why it has none."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column = column.cast(kind.value_type)
-        kind = column.type
     if name.startswith("__index_level_"):
         raise Refused(
             "cube-index-column",
             "expected data columns only, got the index of a data frame",
             "write the file with index=False",
         )
-    if pa.types.is_integer(kind):
-        with suppress(pa.ArrowInvalid):
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return _text(name, column.cast(pa.string()))
+    if pa.types.is_floating(kind):
+        return _floats(name, column.cast(pa.float64()))
+    with suppress(pa.ArrowInvalid):
+        if pa.types.is_integer(kind):
             return column.cast(pa.int64())
-    elif pa.types.is_floating(kind):
-        column = column.cast(pa.float64())
-        if pc.any(pc.is_nan(column)).as_py():
-            raise Refused(
-                "cube-nan",
-                f"column {shown(name)}: expected numbers or NULL, got NaN",
-                "write missing values as NULL (rolled up) or as cumulus__none",
-            )
-        return pc.add(column, 0.0)  # -0.0 is 0.0
-    elif pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return column.cast(pa.string())
-    elif pa.types.is_timestamp(kind):
-        with suppress(pa.ArrowInvalid):
-            return column.cast(pa.timestamp("us", tz=kind.tz)).cast(pa.timestamp("us"))
-    elif pa.types.is_string(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind):
+        if pa.types.is_timestamp(kind):
+            plain = column.cast(pa.timestamp("us", tz=kind.tz))
+            return plain.cast(pa.timestamp("us"))  # in UTC
+        if pa.types.is_date(kind):
+            return column.cast(pa.date32())
+    if pa.types.is_boolean(kind) or pa.types.is_null(kind):
         return column
-    elif pa.types.is_date(kind):
-        return column.cast(pa.date32())
     raise Refused(
         "cube-column-type",
         f"column {shown(name)}: expected text, numbers, booleans, dates or times, got {kind}",
@@ -317,11 +320,33 @@ def _column(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     )
 
 
-def _categories(column: pa.ChunkedArray) -> dict[str, Any]:
-    import pyarrow as pa
+def _text(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     import pyarrow.compute as pc
 
-    values = pc.drop_null(pc.unique(column))
+    if (pc.max(pc.binary_length(column)).as_py() or 0) > LONGEST:
+        raise Refused(
+            "cube-long-value",
+            f"column {shown(name)}: expected values of at most {LONGEST:,} bytes, got longer ones",
+            "send categories, not free text",
+        )
+    return column
+
+
+def _floats(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    import pyarrow.compute as pc
+
+    if pc.any(pc.is_nan(column)).as_py():
+        raise Refused(
+            "cube-nan",
+            f"column {shown(name)}: expected numbers or NULL, got NaN",
+            f"write missing values as NULL (rolled up) or as {NONE}",
+        )
+    return pc.add(column, 0.0)  # -0.0 is 0.0
+
+
+def _categories(values: pa.Array) -> dict[str, Any]:
+    import pyarrow as pa
+
     known: dict[str, Any] = {"distinct": len(values)}
     if len(values) <= CATEGORIES:
         known["values"] = sorted(values.cast(pa.string()).to_pylist())

@@ -139,9 +139,14 @@ def parts(study: str, package: str, version: int, site: str) -> str:
     return INTERNAL + where
 
 
+def merges_of(study: str) -> str:
+    """Prefix of all merges of a study."""
+    return f"{INTERNAL}{_study(study)}/merges/"
+
+
 def merges(study: str, package: str, version: int, fingerprint: str = "") -> str:
     """Prefix of the merges of a package, or of the one that has this fingerprint."""
-    where = f"{INTERNAL}{_study(study)}/merges/{_package(package)}/{padded(version)}/"
+    where = f"{merges_of(study)}{_package(package)}/{padded(version)}/"
     return f"{where}{fingerprint}/" if fingerprint else where
 
 

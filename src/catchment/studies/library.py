@@ -119,11 +119,12 @@ def settings_of(workspace: Workspace, study: str) -> StudiesSettings:
     return workspace.settings.studies.get(study, StudiesSettings())
 
 
-def house(workspace: Workspace, progress: Progress = silent) -> House:
-    """Where work of the workspace is done."""
+def house(workspace: Workspace, progress: Progress = silent, *, dry_run: bool = False) -> House:
+    """Where work of the workspace is done; a dry run makes no ledger where there is none."""
 
     def policy(study: str) -> Policy:
         settings = settings_of(workspace, study)
         return Policy(settings.min_cell, settings.min_sites)
 
-    return House(workspace.store, workspace.ledger, workspace.executor, policy, progress=progress)
+    ledger = workspace.ledger_to_read() if dry_run else workspace.ledger
+    return House(workspace.store, ledger, workspace.executor, policy, progress=progress)

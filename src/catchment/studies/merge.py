@@ -8,35 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import Any, NamedTuple
+
+import pyarrow as pa
 
 from catchment.core.errors import NotFound, Unavailable
 from catchment.core.store import Store
+from catchment.studies import coded, layout, parquet
 from catchment.studies import columns as types
-from catchment.studies import layout, parquet
 from catchment.studies.check import local
 from catchment.studies.model import COUNT, SITE, Column, Object
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 FORMAT = 1  # of merges: another one makes them anew
-MEMORY = "400MiB"  # that the engine may hold; above it, it spills to scratch files
 REPORTED = "sites"  # column of the totals: how many sites have the row
-_SQL = {
-    "string": "VARCHAR",
-    "int64": "BIGINT",
-    "double": "DOUBLE",
-    "bool": "BOOLEAN",
-    "date32[day]": "DATE",
-    "timestamp[us]": "TIMESTAMP",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,19 +151,43 @@ def merge(
     known = None if again else _known(store, done)
     if known is not None:
         return known
-    with tempfile.TemporaryDirectory(prefix="catchment-") as folder, ExitStack() as stack:
-        work = _Work(store, place, ordered, Path(folder), stack)
-        merged, totals, path = work.merged(before)
-        released, marks = merged, None
-        rows, total, described = work.rows, work.total, work.columns()
-        if not policy.open:
-            path, released, marks, rows, total, described = work.release(path, policy)
-        csv = work.csv(path, policy)
+    work = _Work(store, place, ordered)
+    work.read(before)
+    name = f"{place}released-{policy.min_cell}-{policy.min_sites}"
+    with ThreadPoolExecutor(1) as other:
+        text = other.submit(_put, store, f"{name}.csv", work.csv()) if policy.open else None
+        merged, totals = work.merged(), work.totals()
+        if text is not None:
+            seen = work.seen(merged, text.result())
+        else:
+            del work
+            seen = _release(store, name, merged, policy, len(ordered))
     result = Merged(
-        print_, policy, ordered, rows, total, described, merged, totals, released, csv, marks
+        print_,
+        policy,
+        ordered,
+        seen.rows,
+        seen.total,
+        seen.columns,
+        merged,
+        totals,
+        seen.released,
+        seen.csv,
+        seen.marks,
     )
     store.put(done, json.dumps(result.to_json()).encode(), mode="overwrite")
     return result
+
+
+class _Seen(NamedTuple):
+    """What leaves the house."""
+
+    rows: int
+    total: int
+    columns: dict[str, Column]
+    released: Object
+    csv: Object
+    marks: Object | None
 
 
 def _known(store: Store, key: str) -> Merged | None:
@@ -185,209 +198,198 @@ def _known(store: Store, key: str) -> Merged | None:
     return Merged.from_json(data) if data["format"] == FORMAT else None
 
 
+def _release(store: Store, name: str, merged: Object, policy: Policy, sites: int) -> _Seen:
+    """What may leave the house, as the policy says: the table and its marks."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    try:
+        disclosure = import_module("catchment.studies.disclosure")
+    except ModuleNotFoundError:
+        raise Unavailable("small cells cannot be suppressed: nothing is published") from None
+    with local(store, merged.key) as path:
+        cube = pq.read_table(path)
+    made = disclosure.release(
+        cube, min_cell=policy.min_cell, min_sites=policy.min_sites, sites=sites
+    )
+    table = made.table
+    released, marks = (
+        Object(key, *parquet.write(store, key, one.to_batches(), one.schema))
+        for key, one in ((f"{name}.parquet", table), (f"{name}-marks.parquet", made.marks))
+    )
+
+    # Of what is shown only: a category that is hidden everywhere is not counted.
+    shown = table.filter(pc.is_valid(table[COUNT]))
+    described = {
+        column: Column(
+            types.chart_type(column, str(table.schema.field(column).type)),
+            pc.count_distinct(shown[column]).as_py(),
+        )
+        for column in table.column_names
+    }
+    total = int(pc.max(shown[COUNT]).as_py() or 0)
+    csv = _put(store, f"{name}.csv", _lines(table))
+    return _Seen(table.num_rows, total, described, released, csv, marks)
+
+
+def _lines(table: pa.Table) -> Iterator[bytes]:
+    """A table as CSV, its counts first."""
+    import numpy as np
+
+    columns = {
+        name: table[name].combine_chunks().dictionary_encode()
+        for name in table.column_names
+        if name != COUNT
+    }
+    kinds = {name: str(column.type.value_type) for name, column in columns.items()}
+    rows = coded.unify([{name: [column] for name, column in columns.items()}], kinds)
+    counts = table[COUNT].combine_chunks()
+    yield from coded.csv_lines(counts, rows, np.arange(table.num_rows))
+
+
+def _put(store: Store, key: str, chunks: Iterable[bytes]) -> Object:
+    """Write the chunks; what was written."""
+    seen, size = hashlib.sha256(), 0
+
+    def counted() -> Iterator[bytes]:
+        nonlocal size
+        for chunk in chunks:
+            seen.update(chunk)
+            size += len(chunk)
+            yield chunk
+
+    store.put(key, counted(), mode="overwrite")
+    return Object(key, size, f"sha256:{seen.hexdigest()}")
+
+
+class _Source(NamedTuple):
+    """Rows that go into a merge.
+
+    Attributes:
+        columns: of categories, as dictionary arrays.
+        counts: of each row.
+        sites: place of each row's site among the parts; -1: the row is only summed.
+        weights: how many sites the row adds to its total: 1 of a part that is new, -1 of one that
+            leaves, 0 of a row that is there already.
+    """
+
+    columns: dict[str, list[pa.Array]]
+    counts: coded.Ints
+    sites: coded.Codes
+    weights: coded.Ints
+
+
 class _Work:
-    """One merge at work, in scratch files."""
+    """One merge at work, in memory: some fifty bytes for each row."""
 
-    def __init__(
-        self, store: Store, place: str, parts: tuple[Part, ...], folder: Path, stack: ExitStack
-    ) -> None:
-        import duckdb
-
+    def __init__(self, store: Store, place: str, parts: tuple[Part, ...]) -> None:
         self.store = store
         self.place = place
         self.parts = parts
-        self.folder = folder
-        self.stack = stack
         self.types = unified(parts)
-        self.names = list(self.types)
-        self.rows = 0
-        self.total = 0
-        self.db = stack.enter_context(duckdb.connect())
-        self.db.execute(f"SET memory_limit = '{MEMORY}'")
-        self.db.execute("SET temp_directory = $folder", {"folder": str(folder / "spill")})
 
-    def merged(self, before: Merged | None) -> tuple[Object, Object, Path]:
-        """The merge and its totals, as objects, and the merge as a file."""
-        if before is not None and unified(before.parts) == self.types:
-            rest = self._from_before(before)
-        else:
-            rest = self._afresh()
-        keys = ", ".join(_quoted(name) for name in self.names)
-        order = ", ".join(f"{_quoted(name)} NULLS FIRST" for name in self.names)
-        totals = self._write("totals", f"SELECT {COUNT}, {REPORTED}, {keys} FROM totals", REPORTED)
-        query = (
-            f"SELECT {COUNT}, {keys}, NULL::VARCHAR AS {SITE} FROM totals UNION ALL {rest} "
-            f"ORDER BY {COUNT} DESC, {SITE} DESC NULLS FIRST, {order}"
-        )
-        merged = self._write("merged", query, SITE)
-        path = self.stack.enter_context(local(self.store, merged.key))
-        row = self.db.execute("SELECT max(cnt) FROM totals").fetchone()
-        self.total = int(row[0]) if row else 0
-        return merged, totals, path
+    def read(self, before: Merged | None) -> None:
+        """Sum what changed, and bring all rows into one order."""
+        import numpy as np
 
-    def columns(self) -> dict[str, Column]:
-        """Types for charts, with the distinct values of the merge."""
-        return self._described("totals") | {SITE: Column("string", len(self.parts))}
+        usable = before is not None and unified(before.parts) == self.types
+        sources = self._from_before(before) if before and usable else self._afresh()
+        rows = coded.unify([source.columns for source in sources], self.types)
+        counts = np.concatenate([source.counts for source in sources])
+        sites = np.concatenate([source.sites for source in sources])
+        weights = np.concatenate([source.weights for source in sources])
+        del sources
 
-    def release(
-        self, path: Path, policy: Policy
-    ) -> tuple[Path, Object, Object, int, int, dict[str, Column]]:
-        """What may leave the house, as the policy says: the table and its marks."""
-        import pyarrow.compute as pc
-        import pyarrow.parquet as pq
+        # What the sites had before, less what left, and what came.
+        summed = np.flatnonzero(weights)
+        keys = rows.take(summed).keys()
+        by = np.argsort(keys)
+        starts = np.flatnonzero(np.diff(keys[by], prepend=-1))
+        summed = summed[by]
+        reported = np.add.reduceat(weights[summed], starts)
+        total = np.add.reduceat(counts[summed] * np.sign(weights[summed]), starts)
+        there = reported > 0
+        falling = np.argsort(-total[there], kind="stable")
+        first = summed[starts[there]][falling]
+        self.reported = reported[there][falling].astype(np.int32)
+        self.summed = total[there][falling]
 
-        try:
-            disclosure = import_module("catchment.studies.disclosure")
-        except ModuleNotFoundError:
-            raise Unavailable(
-                "small cells cannot be suppressed yet: nothing is published"
-            ) from None
-        made = disclosure.release(
-            pq.read_table(path),
-            min_cell=policy.min_cell,
-            min_sites=policy.min_sites,
-            sites=len(self.parts),
-        )
-        table = made.table
-        name = f"{self.place}released-{policy.min_cell}-{policy.min_sites}"
-        released, marks = (
-            Object(key, *parquet.write(self.store, key, one.to_batches(), one.schema))
-            for key, one in ((f"{name}.parquet", table), (f"{name}-marks.parquet", made.marks))
-        )
-        # Of what is shown only: a category that is hidden everywhere is not counted.
-        shown = table.filter(pc.is_valid(table[COUNT]))
-        described = {
-            column: Column(
-                types.chart_type(column, str(table.schema.field(column).type)),
-                pc.count_distinct(shown[column]).as_py(),
-            )
-            for column in table.column_names
-        }
-        path = self.stack.enter_context(local(self.store, released.key))
-        total = int(pc.max(shown[COUNT]).as_py() or 0)
-        return path, released, marks, table.num_rows, total, described
+        kept = np.flatnonzero(sites >= 0)
+        own, self.all = rows.take(kept).only_used(rows.take(first))
+        every = {n: np.concatenate([self.all.codes[n], own.codes[n]]) for n in own.names}
+        names = pa.array([part.site for part in self.parts], pa.string())
+        every[SITE] = np.concatenate([np.full(len(first), -1, np.int32), sites[kept]])
+        self.rows = coded.Coded({**own.values, SITE: names}, every)
+        self.counts = np.concatenate([self.summed, counts[kept]])
+        # All sites together come first, then the sites in falling order of name.
+        ranks = np.where(every[SITE] < 0, 0, len(self.parts) - every[SITE]).astype(np.int32)
+        self.order = coded.order(self.counts, ranks)
 
-    def csv(self, path: Path, policy: Policy) -> Object:
-        """The release as CSV; a cell that a spreadsheet would take for a formula is quoted."""
-        source = self._file(path)
-        listed = []
-        for name, kind, *_ in self.db.execute(f"DESCRIBE SELECT * FROM {source}").fetchall():
-            column = _quoted(name)
-            if kind == "VARCHAR":
-                column = (
-                    f"CASE WHEN regexp_matches({column}, '^[=+@\t\r-]') "
-                    f"THEN '''' || {column} ELSE {column} END AS {column}"
-                )
-            listed.append(column)
-        made = self.folder / "release.csv"
-        target = str(made).replace("'", "''")
-        self.db.execute(
-            f"COPY (SELECT {', '.join(listed)} FROM {source}) TO '{target}' (FORMAT csv, HEADER)"
-        )
-        key = f"{self.place}released-{policy.min_cell}-{policy.min_sites}.csv"
-        seen, size = hashlib.sha256(), 0
+    def seen(self, merged: Object, csv: Object) -> _Seen:
+        """All of it, where nothing is to be hidden."""
+        described = {COUNT: Column("integer", len(set(self.summed.tolist())))}
+        for name, values in self.all.values.items():
+            described[name] = Column(types.chart_type(name, str(values.type)), len(values))
+        described[SITE] = Column("string", len(self.parts))
+        return _Seen(len(self.order), int(self.summed[0]), described, merged, csv, None)
 
-        def chunks() -> Iterator[bytes]:
-            nonlocal size
-            with made.open("rb") as file:
-                while chunk := file.read(1 << 20):
-                    seen.update(chunk)
-                    size += len(chunk)
-                    yield chunk
+    def merged(self) -> Object:
+        """Write the merge."""
+        numbers = {COUNT: self.counts}
+        return self._write("merged", coded.batches(numbers, self.rows, self.order))
 
-        self.store.put(key, chunks(), mode="overwrite")
-        return Object(key, size, f"sha256:{seen.hexdigest()}")
+    def totals(self) -> Object:
+        """Write the rows of all sites together, each with how many sites have it."""
+        import numpy as np
 
-    def _afresh(self) -> str:
-        every = " UNION ALL ".join(self._part(p, "1") for p in self.parts)
-        self._sum(every)
-        return " UNION ALL ".join(self._part(p, _literal(p.site), SITE) for p in self.parts)
+        numbers = {COUNT: self.summed, REPORTED: self.reported}
+        rows = np.arange(len(self.summed))
+        return self._write("totals", coded.batches(numbers, self.all, rows))
 
-    def _from_before(self, before: Merged) -> str:
-        """Totals by subtraction, and the rows of the other sites as they stand in order."""
-        now = {p.site: p for p in self.parts}
-        old = {p.site: p for p in before.parts}
-        changed = [s for s in {**old, **now} if _digest(old.get(s)) != _digest(now.get(s))]
-        keys = ", ".join(_quoted(name) for name in self.names)
-        totals, merged = (self._object(o) for o in (before.totals, before.merged))
-        terms = [f"SELECT {COUNT}, {keys}, {REPORTED} FROM {totals}"]
-        terms += [self._part(old[s], "-1", sign="-") for s in changed if s in old]
-        terms += [self._part(now[s], "1") for s in changed if s in now]
-        self._sum(" UNION ALL ".join(terms))
-        out = ", ".join(_literal(site) for site in changed)
-        kept = (
-            f"SELECT {COUNT}, {keys}, {SITE} FROM {merged} "
-            f"WHERE {SITE} IS NOT NULL AND {SITE} NOT IN ({out})"
-        )
-        rest = [kept, *(self._part(now[s], _literal(s), SITE) for s in changed if s in now)]
-        return " UNION ALL ".join(rest)
+    def csv(self) -> Iterator[bytes]:
+        """The merge as CSV."""
+        yield from coded.csv_lines(pa.array(self.counts), self.rows, self.order)
 
-    def _sum(self, query: str) -> None:
-        keys = ", ".join(_quoted(name) for name in self.names)
-        self.db.execute(
-            f"CREATE TEMP TABLE totals AS SELECT sum({COUNT})::BIGINT AS {COUNT}, {keys}, "
-            f"sum({REPORTED})::INTEGER AS {REPORTED} FROM ({query}) "
-            f"GROUP BY {keys} HAVING sum({REPORTED}) > 0"
-        )
-
-    def _part(self, part: Part, last: str, name: str = REPORTED, sign: str = "") -> str:
-        """The rows of a part, with one more column."""
-        listed = ", ".join(
-            f"{_quoted(n)}::{_SQL[self.types[n]]} AS {_quoted(n)}" for n in self.names
-        )
-        source = self._object(Object(part.key, 0, part.digest))
-        return f"SELECT {sign}{COUNT} AS {COUNT}, {listed}, {last} AS {name} FROM {source}"
-
-    def _object(self, one: Object) -> str:
-        return self._file(self.stack.enter_context(local(self.store, one.key)))
-
-    def _file(self, path: Path) -> str:
-        return f"read_parquet({_literal(parquet.literal(path))})"
-
-    def _write(self, name: str, query: str, last: str) -> Object:
-        import pyarrow as pa
-
-        kinds = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64()}
-        kinds |= {"bool": pa.bool_(), "date32[day]": pa.date32()}
-        kinds["timestamp[us]"] = pa.timestamp("us")
-        keys = [(n, kinds[t]) for n, t in self.types.items()]
-        ends = (
-            [(COUNT, pa.int64()), *keys, (SITE, pa.string())]
-            if last == SITE
-            else [(COUNT, pa.int64()), (REPORTED, pa.int32()), *keys]
-        )
-        schema = pa.schema(ends)
-        reader = self.db.sql(query).to_arrow_reader(parquet.ROW_GROUP)
-        rows = 0
-
-        def batches() -> Iterator[pa.RecordBatch]:
-            nonlocal rows
-            for batch in reader:
-                rows += batch.num_rows
-                yield batch.cast(schema)
-
+    def _write(self, name: str, batches: Iterator[pa.RecordBatch]) -> Object:
+        first = next(batches)
         key = f"{self.place}{name}.parquet"
-        made = Object(key, *parquet.write(self.store, key, batches(), schema))
-        self.rows = rows
-        return made
+        size, digest = parquet.write(self.store, key, chain([first], batches), first.schema)
+        return Object(key, size, digest)
 
-    def _described(self, table: str) -> dict[str, Column]:
-        counts = ", ".join(f"count(DISTINCT {_quoted(name)})" for name in [COUNT, *self.names])
-        found = self.db.execute(f"SELECT {counts} FROM {table}").fetchone() or ()
-        kinds = {COUNT: "int64"} | self.types
-        return {
-            name: Column(types.chart_type(name, kinds[name]), int(distinct))
-            for name, distinct in zip([COUNT, *self.names], found, strict=True)
-        }
+    def _afresh(self) -> list[_Source]:
+        return [self._part(part, place, 1) for place, part in enumerate(self.parts)]
 
+    def _from_before(self, before: Merged) -> list[_Source]:
+        """The former totals and rows, what leaves, and what comes."""
+        import numpy as np
 
-def _digest(part: Part | None) -> str:
-    return part.digest if part else ""
+        place = {part.site: number for number, part in enumerate(self.parts)}
+        stays = {p.site for p in before.parts} & place.keys()
+        now, old = ({p.site: p for p in parts} for parts in (self.parts, before.parts))
+        stays = {site for site in stays if now[site].digest == old[site].digest}
+        leaving = [self._part(p, -1, -1) for p in before.parts if p.site not in stays]
+        coming = [self._part(p, place[p.site], 1) for p in self.parts if p.site not in stays]
 
+        with local(self.store, before.totals.key) as path:
+            columns, numbers = coded.read(path, self.types, [COUNT, REPORTED])
+        rows = len(numbers[COUNT])
+        weights = numbers[REPORTED].astype(np.int64)
+        totals = _Source(columns, numbers[COUNT], np.full(rows, -1, np.int32), weights)
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+        with local(self.store, before.merged.key) as path:
+            columns, numbers = coded.read(path, {**self.types, SITE: "string"}, [COUNT])
+        site = coded.unify([{SITE: columns.pop(SITE)}], {SITE: "string"})
+        names = site.values[SITE].to_pylist()
+        places = np.array([place[n] if n in stays else -1 for n in names] + [-1], np.int32)
+        known = places[site.codes[SITE]]
+        carried = _Source(columns, numbers[COUNT], known, np.zeros(len(known), np.int64))
+        return [totals, *leaving, carried, *coming]
 
+    def _part(self, part: Part, place: int, weight: int) -> _Source:
+        import numpy as np
 
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+        with local(self.store, part.key) as path:
+            columns, numbers = coded.read(path, self.types, [COUNT])
+        rows = len(numbers[COUNT])
+        sites = np.full(rows, place, np.int32)
+        return _Source(columns, numbers[COUNT], sites, np.full(rows, weight, np.int64))

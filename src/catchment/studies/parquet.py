@@ -14,7 +14,7 @@ from catchment.core.store import Store
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ROW_GROUP = 1 << 17
+ROW_GROUP = 1 << 20
 
 
 def read(path: Path, rows: int, columns: int, decoded: int) -> pa.Table:

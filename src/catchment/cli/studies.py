@@ -1,0 +1,293 @@
+"""``catchment studies``: sites upload data packages; they are merged, and released."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from catchment.cli.output import Output, findings, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from catchment.core.workspace import Workspace
+    from catchment.studies.house import House
+    from catchment.studies.run import Outcome
+    from catchment.studies.scan import Scanned
+
+app = typer.Typer(
+    help="Sites upload data packages; they are merged, and released.", no_args_is_help=True
+)
+
+Study = Annotated[str, typer.Argument(metavar="STUDY", help="The study.")]
+AnyStudy = Annotated[
+    str | None, typer.Argument(metavar="STUDY", help="Only this study. Default: all.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; change nothing.")]
+
+
+@app.command()
+def process(
+    ctx: typer.Context,
+    study: AnyStudy = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on, and look whenever something arrives.")
+    ] = False,
+    interval: Annotated[
+        float,
+        typer.Option(
+            "--interval",
+            metavar="SECONDS",
+            help="With --watch: at most between two looks.",
+        ),
+    ] = 10,
+    dry_run: DryRun = False,
+) -> None:
+    """Bring all that has arrived to an answer. Several workers may do it side by side."""
+    from catchment.studies import scan
+    from catchment.studies import watch as watching
+
+    out: Output = ctx.obj
+    with _house(out, dry_run=dry_run) as house:
+        if dry_run:
+            found = [one.key for one in scan.arrived(house, study)]
+            out.result({"arrived": found}, lambda told: told["arrived"] or ["nothing has arrived"])
+            return
+        if not watch:
+            out.result(_scanned(scan.scan(house, study)), _show_scanned)
+            return
+
+        def look() -> None:
+            done = scan.scan(house, study)
+            if done.uploads or done.failed:
+                out.result(_scanned(done), _show_scanned)
+
+        watching.watch(look, house.store, threading.Event(), interval=interval)
+
+
+@app.command("list")
+def list_(ctx: typer.Context) -> None:
+    """What is published: studies, packages, versions."""
+    from catchment.studies import library
+
+    out: Output = ctx.obj
+    with _workspace(out) as workspace:
+        packages = library.packages(workspace)
+    told = [
+        {
+            "id": one.id,
+            "study": one.study,
+            "name": one.name,
+            "version": one.version,
+            "kind": one.kind,
+            "sites": list(one.sites),
+            "rows": one.rows,
+            "total": one.total,
+            "min_cell": one.min_cell,
+            "updated_at": one.updated_at.isoformat(),
+            "key": one.key,
+        }
+        for one in packages
+    ]
+    out.result(told, _show_list)
+
+
+@app.command()
+def show(ctx: typer.Context, study: Study) -> None:
+    """A study by site and package: when it was uploaded, merged, refused; and what is amiss."""
+    from catchment.studies import layout, library
+
+    out: Output = ctx.obj
+    with _workspace(out) as workspace:
+        ledger = workspace.ledger_to_read()
+        catalog = library.catalog(workspace, study)
+        counts = ledger.counts(layout.aggregate(study))
+        snapshot = ledger.latest(layout.aggregate(study))
+        told = {
+            "study": study,
+            "snapshot": catalog.snapshot,
+            "times": [_times(one) for _, one in sorted(catalog.times.items())],
+            "contributions": [
+                {"site": c.site, "state": c.state, "number": c.contributions} for c in counts
+            ],
+            "findings": [
+                f.to_json() for f in (ledger.findings(run=snapshot.run) if snapshot else ())
+            ],
+        }
+    out.result(told, _show_study)
+
+
+@app.command()
+def withdraw(
+    ctx: typer.Context,
+    study: Study,
+    site: Annotated[
+        str | None, typer.Option("--site", metavar="SITE", help="Only this site. Default: all.")
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Take a site, or all of them, out of a study. The files go to the archive."""
+    from catchment.studies import actions
+
+    out: Output = ctx.obj
+    with _house(out, dry_run=dry_run) as house:
+        done = actions.withdraw(house, study, site, dry_run=dry_run)
+    out.result(_outcome(study, done), _show_outcome)
+
+
+@app.command()
+def reprocess(
+    ctx: typer.Context,
+    study: Study,
+    refused: Annotated[
+        bool, typer.Option("--refused", help="Give what was refused another chance, too.")
+    ] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Read every kept file of a study again, and merge everything anew."""
+    from catchment.studies import actions
+
+    out: Output = ctx.obj
+    with _house(out, dry_run=dry_run) as house:
+        done = actions.reprocess(house, study, refused=refused, dry_run=dry_run)
+    out.result(_outcome(study, done), _show_outcome)
+
+
+@app.command()
+def rollback(
+    ctx: typer.Context,
+    study: Study,
+    snapshot: Annotated[
+        int, typer.Argument(metavar="SNAPSHOT", help="Whose contributions shall count again.")
+    ],
+    dry_run: DryRun = False,
+) -> None:
+    """Go back to the contributions of a former snapshot, as a new one."""
+    from catchment.studies import actions
+
+    out: Output = ctx.obj
+    with _house(out, dry_run=dry_run) as house:
+        done = actions.rollback(house, study, snapshot, dry_run=dry_run)
+    out.result(_outcome(study, done), _show_outcome)
+
+
+@contextmanager
+def _workspace(out: Output) -> Iterator[Workspace]:
+    from catchment.core.workspace import Workspace
+
+    with Workspace.open(out.workspace) as workspace:
+        yield workspace
+
+
+@contextmanager
+def _house(out: Output, *, dry_run: bool) -> Iterator[House]:
+    from catchment.studies import library
+
+    with _workspace(out) as workspace, out.progress() as progress:
+        yield library.house(workspace, progress, dry_run=dry_run)
+
+
+def _scanned(done: Scanned) -> dict[str, Any]:
+    from catchment.cli.output import facts
+
+    return {
+        "uploads": [one.to_json() for one in done.uploads],
+        "studies": {name: _outcome(name, one) for name, one in done.outcomes.items()},
+        "busy": done.busy,
+        "failed": {what: facts(error) for what, error in done.failed.items()},
+    }
+
+
+def _outcome(study: str, done: Outcome) -> dict[str, Any]:
+    return {
+        "study": study,
+        "state": done.state,
+        "snapshot": done.snapshot.number if done.snapshot else None,
+        "moves": [
+            {"contribution": m.contribution, "from": m.expected, "to": m.to, "reason": m.reason}
+            for m in done.plan.moves
+        ],
+        "packages": [
+            {"name": name, "version": version, "sites": [part.site for part in parts]}
+            for (name, version), parts in sorted(done.plan.parts.items())
+        ],
+        "findings": [finding.to_json() for finding in done.plan.findings()],
+    }
+
+
+def _times(one: Any) -> dict[str, Any]:
+    names = ("last_upload", "last_data_update", "last_aggregation", "last_error", "deleted")
+    told = {"site": one.site, "package": one.package, "version": one.version}
+    return told | {n: at and at.isoformat() for n in names for at in [getattr(one, n)]}
+
+
+def _show_scanned(data: dict[str, Any]) -> Iterator[str | Table]:
+    for upload in data["uploads"]:
+        refused = sum(not file["accepted"] for file in upload["files"])
+        yield (
+            f"{upload['site']}: {upload['filename']} of {upload['study']}: "
+            f"{len(upload['files']) - refused} files accepted, {refused} refused"
+        )
+        yield from findings(f for file in upload["files"] for f in file["findings"])
+    for name, outcome in data["studies"].items():
+        yield f"{name}: {outcome['state']}, snapshot {outcome['snapshot'] or 'none'}"
+    for name in data["busy"]:
+        yield f"{name}: another worker is at it"
+    for what, error in data["failed"].items():
+        yield f"{what}: {error['message']}"
+    if not (data["uploads"] or data["studies"]):
+        yield "nothing has arrived"
+
+
+def _show_list(data: list[dict[str, Any]]) -> Iterator[str | Table]:
+    yield table(
+        "packages",
+        ("id", "kind", "sites", "rows", "total", "smallest cell", "changed"),
+        (
+            (
+                one["id"],
+                one["kind"],
+                len(one["sites"]),
+                one["rows"],
+                one["total"],
+                one["min_cell"],
+                one["updated_at"][:16],
+            )
+            for one in data
+        ),
+    )
+
+
+def _show_study(data: dict[str, Any]) -> Iterator[str | Table]:
+    yield table(
+        f"{data['study']}, snapshot {data['snapshot']}",
+        ("site", "package", "version", "uploaded", "changed", "merged", "refused", "withdrawn"),
+        (
+            (
+                one["site"],
+                one["package"],
+                one["version"],
+                *((one[name] or "")[:16] for name in list(one)[3:]),
+            )
+            for one in data["times"]
+        ),
+    )
+    yield from findings(data["findings"])
+
+
+def _show_outcome(data: dict[str, Any]) -> Iterator[str | Table]:
+    if data["moves"]:
+        yield table(
+            "moves",
+            ("contribution", "from", "to", "reason"),
+            ((m["contribution"], m["from"], m["to"], m["reason"]) for m in data["moves"]),
+        )
+    for package in data["packages"]:
+        sites = ", ".join(package["sites"]) or "no site any more"
+        yield f"{package['name']}, version {package['version']}: {sites}"
+    yield from findings(data["findings"])
+    yield f"{data['study']}: {data['state']}, snapshot {data['snapshot'] or 'none'}"

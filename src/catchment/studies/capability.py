@@ -1,0 +1,100 @@
+"""Studies as the workspace sees them: one to bring up to date, and what no snapshot needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from catchment.core.account import Account
+from catchment.core.capability import Outcome
+from catchment.core.errors import Conflict
+from catchment.core.ledger import Ledger, Snapshot
+from catchment.core.progress import Progress, silent
+from catchment.core.provenance import NAME
+from catchment.core.workspace import Workspace
+from catchment.studies import layout, library
+from catchment.studies import scan as scans
+from catchment.studies.catalog import studies
+from catchment.studies.model import Staged, Upload
+
+
+def run(
+    workspace: Workspace, name: str, *, dry_run: bool = False, progress: Progress = silent
+) -> Outcome:
+    """Bring ``studies/<name>`` up to date: process all that has arrived and waits.
+
+    Conflict (kind ``lease-held``) while another worker is at it.
+    """
+    ledger = workspace.ledger_to_read() if dry_run else workspace.ledger
+    house = replace(library.house(workspace, progress), ledger=ledger)
+    before = ledger.latest(layout.aggregate(name))
+    if dry_run:
+        return _outcome(name, ledger, before, "planned", list(scans.arrived(house, name)))
+    done = scans.scan(house, name)
+    for error in done.failed.values():
+        raise error
+    if done.busy:
+        raise Conflict(
+            f"studies/{name}: another worker is at it",
+            kind="lease-held",
+            hint=f"catchment status studies/{name}",
+        )
+    after = ledger.latest(layout.aggregate(name))
+    changed = after is not None and (before is None or after.number != before.number)
+    return _outcome(name, ledger, after, "published" if changed else "unchanged", done.uploads)
+
+
+def _outcome(
+    name: str,
+    ledger: Ledger,
+    snapshot: Snapshot | None,
+    state: str,
+    uploads: Sequence[Upload | Staged],
+) -> Outcome:
+    return Outcome(
+        aggregate=layout.aggregate(name),
+        state=state,
+        snapshot=snapshot.number if snapshot else None,
+        location=snapshot.location if snapshot else None,
+        account=ledger.account(snapshot.run) if snapshot else Account(),
+        findings=ledger.findings(run=snapshot.run) if snapshot else (),
+        details={"uploads": [f"{one.site}/{one.filename}" for one in uploads]},
+    )
+
+
+def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
+    """Objects of merges and snapshots that were never published; none while a run is at work.
+
+    What sites sent is history and never an orphan.
+    """
+    ledger, store = workspace.ledger, workspace.store
+    youngest = datetime.now(UTC) - grace
+    for study in studies(ledger):
+        try:
+            with ledger.holding(layout.aggregate(study)):
+                known = _known(ledger, study)
+                found = [
+                    stat
+                    for prefix in (layout.snapshots(study), layout.merges_of(study))
+                    for stat in list(store.list(prefix))
+                    if stat.key not in known and stat.modified <= youngest
+                ]
+        except Conflict:
+            continue
+        yield from (stat.key for stat in found)
+
+
+def _known(ledger: Ledger, study: str) -> set[str]:
+    """Keys that a snapshot names; the seal and the entry of each, too."""
+    known: set[str] = set()
+    for snapshot in ledger.snapshots(layout.aggregate(study), provenance=True):
+        known.add(snapshot.location + NAME)
+        for told in snapshot.provenance["objects"]:
+            key = told["key"]
+            known.add(key)
+            if told["role"] == "released":
+                place = key.rpartition("/")[0]
+                config = snapshot.provenance["config"]
+                known.add(f"{place}/entry-{config['min_cell']}-{config['min_sites']}.json")
+    return known

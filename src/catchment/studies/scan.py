@@ -1,0 +1,84 @@
+"""Scan: all that has arrived, was left unfinished or waits in a study is brought to an answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from catchment.core.errors import CatchmentError, Conflict, NotFound
+from catchment.studies import process, run
+from catchment.studies.catalog import studies
+from catchment.studies.house import House
+from catchment.studies.model import Staged, Upload
+from catchment.studies.run import Outcome
+
+logger = logging.getLogger(__name__)
+
+Identify = Callable[[Staged], Staged]
+
+
+@dataclass(slots=True)
+class Scanned:
+    """What a scan came to.
+
+    Attributes:
+        uploads: that were brought to an answer.
+        outcomes: of studies that had more to do.
+        busy: studies that another worker holds; it decides on what waits there.
+        failed: what could not be done now, and why; it stays where it is.
+    """
+
+    uploads: list[Upload] = field(default_factory=list)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    busy: list[str] = field(default_factory=list)
+    failed: dict[str, CatchmentError] = field(default_factory=dict)
+
+
+def arrived(house: House, study: str | None = None) -> Iterator[Staged]:
+    """What lies in ``upload_staging/``, of one study or of all."""
+    return (one for one in process.staged(house.store) if study in (None, one.study))
+
+
+def scan(house: House, study: str | None = None, identify: Identify = lambda one: one) -> Scanned:
+    """Process all that there is; what fails stops nothing else.
+
+    Args:
+        house: where.
+        study: only this one.
+        identify: gives an arrival the transaction and the user that it was announced with.
+    """
+    result = Scanned()
+    for one in arrived(house, study):
+        try:
+            process.take_in(house, identify(one))
+        except NotFound:
+            continue  # another worker has taken it
+        except CatchmentError as error:
+            result.failed[one.key] = error
+    for upload in list(process.unfinished(house.ledger)):
+        if study in (None, upload.meta["study"]):
+            try:
+                result.uploads.append(process.resume(house, upload))
+            except CatchmentError as error:
+                result.failed[f"{upload.meta['study']}/{upload.site}"] = error
+    for name in studies(house.ledger):
+        if study in (None, name):
+            _settle(house, name, result)
+    for what, failure in result.failed.items():
+        logger.warning("%s: %s", what, failure)
+    return result
+
+
+def _settle(house: House, study: str, result: Scanned) -> None:
+    """What a change of the settings, or a crash, left to do in a study."""
+    try:
+        outcome = run.settle(house, study)
+    except Conflict as error:
+        if error.kind != "lease-held":
+            raise
+        result.busy.append(study)
+    except CatchmentError as error:
+        result.failed[study] = error
+    else:
+        result.outcomes[study] = outcome

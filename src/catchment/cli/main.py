@@ -28,6 +28,7 @@ GROUPS = {
     "tables": "Center datasets become table snapshots.",
     "exports": "Streamed records become NDJSON files of bounded size.",
     "studies": "Sites upload data packages; they are merged, and released.",
+    "imaging": "DICOM of many providers becomes joinable tables and images.",
 }
 # The same for commands: those of catchment.cli.workspace, or of the module that is named here.
 MODULES = {"serve": "serve", "upload": "upload"}

@@ -19,7 +19,7 @@ from catchment.core.finding import Finding
 from catchment.core.progress import Progress
 from catchment.core.workspace import Workspace
 
-NAMES = ("tables", "exports", "studies")
+NAMES = ("tables", "exports", "studies", "imaging")
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ PATHS = {
     "identifiers": "",
     "duplicates_criteria": "file://",
     "files": "file://",
+    "providers": "file://",
+    "warehouse": "",
     "members": "file://",
     "certificate": "",
     "certificate_key": "",
@@ -320,9 +322,35 @@ class StudiesSettings(Section):
     )
 
 
+class ImagingSettings(Section):
+    """DICOM files of many providers: ``[imaging.NAME]``."""
+
+    providers: dict[Slug, str] = Field(
+        description="Folder or URL that each provider's files lie below, by the provider's name."
+    )
+    since: str | None = Field(
+        default=None,
+        description="Only files that were modified at or after this instant, ISO 8601. "
+        "Default: all.",
+    )
+    key: SecretStr | None = Field(
+        default=None,
+        description="Secret of the pseudonyms of patients. Without one they are plain digests, "
+        "which can be guessed. Never shown.",
+    )
+    warehouse: str | None = Field(
+        default=None, description="DuckDB file that shows the latest snapshot's tables."
+    )
+    require_deidentified: bool = Field(
+        default=False,
+        description="Quarantine every file that does not say PatientIdentityRemoved = YES.",
+    )
+
+
 # Tables of tables: one for each aggregate of a capability.
 NAMED: dict[str, type[Section]] = {
     "tables": TablesSettings,
     "exports": ExportsSettings,
     "studies": StudiesSettings,
+    "imaging": ImagingSettings,
 }

@@ -28,6 +28,7 @@ from catchment.core.sections import (
     ExportsSettings,
     FlywheelSettings,
     IdentifiersSettings,
+    ImagingSettings,
     S3Settings,
     Section,
     ServeSettings,
@@ -53,6 +54,7 @@ class Settings(Section):
     serve: ServeSettings = ServeSettings()
     tables: dict[Slug, TablesSettings] = Field(default_factory=dict)
     exports: dict[Slug, ExportsSettings] = Field(default_factory=dict)
+    imaging: dict[Slug, ImagingSettings] = Field(default_factory=dict)
     studies: dict[Slug, StudiesSettings] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -1,0 +1,373 @@
+"""``catchment imaging``: DICOM of many providers becomes joinable tables and images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from catchment.cli.output import Output, findings, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from catchment.core.workspace import Workspace
+    from catchment.imaging.snapshot import ImagingSnapshot
+
+app = typer.Typer(
+    help="DICOM of many providers becomes joinable tables and images.", no_args_is_help=True
+)
+
+NAME = "default"  # of the aggregate that arguments alone describe
+
+Name = Annotated[
+    str | None,
+    typer.Argument(metavar="NAME", help="Which [imaging.NAME]. Default: the only one."),
+]
+NameOption = Annotated[
+    str | None,
+    typer.Option("--name", metavar="NAME", help="Which [imaging.NAME]. Default: the only one."),
+]
+Url = Annotated[
+    str | None,
+    typer.Option("--output", metavar="URL", help="Store of the snapshots, without a workspace."),
+]
+Providers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--provider", metavar="NAME=URL", help="A provider and where its files lie; repeatable."
+    ),
+]
+Warehouse = Annotated[
+    str | None,
+    typer.Option("--warehouse", metavar="FILE", help="DuckDB file that shows the tables."),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster", metavar="tcp://HOST:PORT", help="Work on a dask cluster, by its scheduler."
+    ),
+]
+Require = Annotated[
+    bool,
+    typer.Option(
+        "--require-deidentified", help="Quarantine files that do not say they are de-identified."
+    ),
+]
+Which = Annotated[
+    int | None, typer.Option("--snapshot", metavar="N", help="Which one. Default: the latest.")
+]
+
+
+@app.command()
+def run(
+    ctx: typer.Context,
+    name: Name = None,
+    output: Url = None,
+    provider: Providers = None,
+    warehouse: Warehouse = None,
+    cluster: Cluster = None,
+    require_deidentified: Require = False,
+    no_sync: Annotated[
+        bool, typer.Option("--no-sync", help="Ask no provider: publish what was received.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how many files wait; write nothing.")
+    ] = False,
+) -> None:
+    """Receive what is new, give every file its state, and publish the tables.
+
+    With --output no workspace is needed: the arguments say everything.
+    """
+    from catchment.imaging import capability
+
+    out: Output = ctx.obj
+    given = _given(provider, warehouse=warehouse, require=require_deidentified)
+    with (
+        _workspace(out, name, output, given, cluster) as (workspace, chosen),
+        out.progress() as progress,
+    ):
+        if dry_run:
+            workspace.only_read()
+        done = capability.run(
+            workspace, chosen, dry_run=dry_run, sync=not no_sync, progress=progress
+        )
+    out.result(done.to_json() | {"store": workspace.store.url}, _show_outcome)
+
+
+@app.command()
+def sync(
+    ctx: typer.Context, name: Name = None, output: Url = None, provider: Providers = None
+) -> None:
+    """Receive what is new, as it is; a later run publishes it."""
+    from catchment.imaging import capability
+
+    out: Output = ctx.obj
+    with (
+        _workspace(out, name, output, _given(provider)) as (workspace, chosen),
+        out.progress() as progress,
+    ):
+        done = capability.sync(workspace, chosen, progress=progress)
+    out.result(done.to_json(), _show_waiting)
+
+
+@app.command()
+def status(
+    ctx: typer.Context, name: Name = None, output: Url = None, snapshot: Which = None
+) -> None:
+    """Files by provider and state, and rows by table, of the latest snapshot."""
+    out: Output = ctx.obj
+    with _opened(out, name, output, snapshot) as shown:
+        told = {
+            "aggregate": f"imaging/{shown.name}",
+            "snapshot": shown.record.number,
+            "published_at": shown.record.published_at.isoformat(),
+            "files": shown.states(),
+            "rows": shown.rows(),
+        }
+    out.result(told, _show_status)
+
+
+@app.command()
+def quarantine(
+    ctx: typer.Context,
+    name: Name = None,
+    output: Url = None,
+    names: Annotated[
+        bool,
+        typer.Option("--names", help="Show providers' names of files; patients may be in them."),
+    ] = False,
+) -> None:
+    """Every file that is kept and not published, and why."""
+    out: Output = ctx.obj
+    with _opened(out, name, output, None) as shown:
+        found = shown.find("files", "state", ["quarantined", "conflict"]).to_pylist()
+    told = [
+        {"site": row["site"], "state": row["state"], "reason": row["reason"]}
+        | {"sha256": row["sha256"], "size": row["size"]}
+        | ({"name": row["name"]} if names else {})
+        for row in found
+    ]
+    out.result(told, _show_files)
+
+
+@app.command()
+def resolve(
+    ctx: typer.Context,
+    uid: Annotated[
+        str | None,
+        typer.Argument(metavar="UID", help="SOPInstanceUID. Without it: list the conflicts."),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option("--keep", metavar="SHA256", help="The file to publish; its first digits do."),
+    ] = None,
+    keep_none: Annotated[bool, typer.Option("--keep-none", help="Publish none of them.")] = False,
+    name: NameOption = None,
+    output: Url = None,
+) -> None:
+    """Decide which bytes a SOPInstanceUID stands for, or list what is to be decided."""
+    from catchment.imaging import capability
+    from catchment.imaging import resolve as resolving
+
+    out: Output = ctx.obj
+    if uid is None:
+        with _opened(out, name, output, None) as shown:
+            told = resolving.conflicts(shown)
+        out.result(told, _show_conflicts)
+        return
+    if (keep is None) != keep_none:
+        raise typer.BadParameter("give either --keep or --keep-none")
+    with _workspace(out, name, output, {}) as (workspace, chosen):
+        job = capability.job(workspace, chosen, receives=False)
+        done = resolving.resolve(job, capability.house(workspace), uid, keep)
+        if done.snapshot is not None:
+            capability.load_warehouse(workspace, chosen, done.snapshot)
+        outcome = capability.outcome(job, done)
+    out.result(outcome.to_json() | {"store": workspace.store.url}, _show_outcome)
+
+
+@app.command()
+def show(ctx: typer.Context, name: Name = None, output: Url = None, snapshot: Which = None) -> None:
+    """The series of a snapshot: modality, description, images."""
+    out: Output = ctx.obj
+    with _opened(out, name, output, snapshot) as shown, shown.connect() as connection:
+        rows = connection.execute(_SERIES).fetchall()
+    columns = ("SeriesInstanceUID", "modality", "site", "description", "images")
+    told = [dict(zip(columns, row, strict=True)) for row in rows]
+    out.result(told, _show_series)
+
+
+@app.command()
+def verify(
+    ctx: typer.Context,
+    name: Name = None,
+    output: Url = None,
+    snapshot: Which = None,
+    sources: Annotated[
+        bool, typer.Option("--sources", help="Read every file as received, too.")
+    ] = False,
+) -> None:
+    """Check a snapshot: objects, keys, references, account. Exit code 1 for faults."""
+    out: Output = ctx.obj
+    with _opened(out, name, output, snapshot) as shown:
+        wrong = shown.verify(sources=sources)
+        number = shown.record.number
+    told = {"snapshot": number, "wrong": wrong}
+    out.result(told, lambda _: wrong or [f"snapshot {number} is well"])
+    if wrong:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or an empty folder.")],
+    name: NameOption = None,
+    output: Url = None,
+    snapshot: Which = None,
+    series: Annotated[
+        list[str] | None,
+        typer.Option("--series", metavar="UID", help="Also the files of this series; repeatable."),
+    ] = None,
+) -> None:
+    """Write the tables of a snapshot as Parquet, one file each."""
+    from catchment.imaging.export import export_snapshot
+
+    out: Output = ctx.obj
+    with _opened(out, name, output, snapshot) as shown:
+        written = export_snapshot(shown, folder, series or ())
+    out.result({"written": written}, lambda _: [f"wrote {path}" for path in written])
+
+
+_SERIES = """
+SELECT s."SeriesInstanceUID", s."Modality", s."site", s."SeriesDescription", count(*)
+FROM series s JOIN images i USING ("SeriesInstanceUID")
+GROUP BY ALL ORDER BY s."site", s."SeriesInstanceUID"
+"""
+
+
+def _given(
+    provider: Sequence[str] | None, *, warehouse: str | None = None, require: bool = False
+) -> dict[str, Any]:
+    """What the arguments say, as settings."""
+    given: dict[str, Any] = {"warehouse": warehouse, "require_deidentified": require or None}
+    for one in provider or ():
+        name, equals, url = one.partition("=")
+        if not equals or not name or not url:
+            raise typer.BadParameter("expected NAME=URL", param_hint="--provider")
+        given[f"providers.{name}"] = url
+    return given
+
+
+@contextmanager
+def _workspace(
+    out: Output,
+    name: str | None,
+    output: str | None,
+    given: Mapping[str, Any],
+    cluster: str | None = None,
+) -> Iterator[tuple[Workspace, str]]:
+    """The workspace and the name of the aggregate; with an output URL, made of arguments alone."""
+    from catchment.core.workspace import Workspace
+    from catchment.imaging.capability import choose
+
+    own = {key: value for key, value in given.items() if value is not None}
+    overrides: dict[str, Any] = {}
+    if output is not None:
+        chosen = name or NAME
+        overrides["workspace.store"] = output
+        overrides[f"imaging.{chosen}.providers"] = {}
+    else:
+        chosen = choose(Workspace.open(out.workspace), name)
+    overrides |= {f"imaging.{chosen}.{key}": value for key, value in own.items()}
+    overrides |= {"executor.kind": cluster} if cluster else {}
+    workspace = (
+        Workspace.described(overrides)
+        if output is not None
+        else Workspace.open(out.workspace, overrides)
+    )
+    with workspace:
+        yield workspace, chosen
+
+
+@contextmanager
+def _opened(
+    out: Output, name: str | None, output: str | None, snapshot: int | None
+) -> Iterator[ImagingSnapshot]:
+    from catchment.imaging.snapshot import open_snapshot
+
+    with _workspace(out, name, output, {}) as (workspace, chosen):
+        store, ledger = workspace.store, workspace.ledger_to_read()
+        yield open_snapshot(store, ledger, chosen, "latest" if snapshot is None else snapshot)
+
+
+def _show_outcome(data: dict[str, Any]) -> Iterator[str | Table]:
+    details = data["details"]
+    if data["state"] == "planned":
+        yield f"dry run: {details['files']:,} files were received and wait for a run"
+        return
+    yield table(
+        data["aggregate"],
+        ("provider", "of", "received", "ingested", "duplicate", "quarantined"),
+        (
+            (
+                line["site"],
+                line["part"],
+                line["received"],
+                line["kept"],
+                sum(line["dropped"].values()),
+                ", ".join(f"{n:,} {reason}" for reason, n in line["quarantined"].items()),
+            )
+            for line in data["account"]
+        ),
+    )
+    if rows := details.get("rows"):
+        yield table("tables", ("table", "rows"), sorted(rows.items()))
+    yield from findings(data["findings"])
+    if data["snapshot"] is None:
+        yield "nothing was received yet"
+        return
+    verb = "published" if data["state"] == "published" else "nothing new: the latest is"
+    yield f"{verb} snapshot {data['snapshot']}"
+    yield f"{data['store'].rstrip('/')}/{data['location']}"
+
+
+def _show_waiting(data: dict[str, Any]) -> Iterator[str]:
+    yield from findings(data["findings"])
+    yield f"{data['details']['files']:,} files wait for: catchment imaging run"
+
+
+def _show_status(data: dict[str, Any]) -> Iterator[str | Table]:
+    yield f"{data['aggregate']}: snapshot {data['snapshot']} of {data['published_at']}"
+    yield table(
+        "files",
+        ("provider", "state", "files"),
+        ((site, s, n) for site, states in data["files"].items() for s, n in states.items()),
+    )
+    yield table("tables", ("table", "rows"), data["rows"].items())
+
+
+def _show_files(data: list[dict[str, Any]]) -> Iterator[str | Table]:
+    columns = ["site", "state", "reason", "size", "sha256"]
+    columns += ["name"] if data and "name" in data[0] else []
+    yield table("", columns, ([row[column] for column in columns] for row in data))
+
+
+def _show_conflicts(data: list[dict[str, Any]]) -> Iterator[str | Table]:
+    rows = (
+        (one["SOPInstanceUID"], f["site"], f["size"], f["sha256"])
+        for one in data
+        for f in one["files"]
+    )
+    yield table("conflicts", ("SOPInstanceUID", "provider", "bytes", "sha256"), rows)
+    if data:
+        yield "decide each with: catchment imaging resolve UID --keep SHA256 | --keep-none"
+
+
+def _show_series(data: list[dict[str, Any]]) -> Iterator[Table]:
+    columns = ("SeriesInstanceUID", "modality", "site", "description", "images")
+    yield table("series", columns, ([row[column] for column in columns] for row in data))

@@ -1,0 +1,196 @@
+"""Imaging as the workspace sees it: settings become a job, and what no snapshot needs is found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from catchment.core.capability import Outcome
+from catchment.core.errors import Conflict, Invalid, NotFound
+from catchment.core.ledger import Snapshot
+from catchment.core.progress import Progress, silent
+from catchment.core.sections import ImagingSettings
+from catchment.core.settings import without_password
+from catchment.core.workspace import Workspace
+from catchment.imaging import layout
+from catchment.imaging import run as runs
+from catchment.imaging.job import House
+from catchment.imaging.model import Job, Options, Provider
+from catchment.imaging.receive import read_delivery
+from catchment.imaging.shelf import parts_of
+from catchment.imaging.snapshot import ImagingSnapshot, LocalParts
+from catchment.imaging.warehouse import DuckDBWarehouse, Warehouse
+
+
+def run(
+    workspace: Workspace,
+    name: str,
+    *,
+    dry_run: bool = False,
+    sync: bool = True,
+    progress: Progress = silent,
+) -> Outcome:
+    """Bring ``imaging/<name>`` up to date, or say what waits; see :func:`runs.run`."""
+    wanted = job(workspace, name, receives=sync)
+    place = house(workspace, progress)
+    done = runs.plan_only(wanted, place) if dry_run else runs.run(wanted, place, sync=sync)
+    if done.snapshot is not None and not dry_run:
+        load_warehouse(workspace, name, done.snapshot)
+    return outcome(wanted, done)
+
+
+def sync(workspace: Workspace, name: str, *, progress: Progress = silent) -> Outcome:
+    """Receive what the providers have, and leave its reading to a later run."""
+    wanted = job(workspace, name)
+    return outcome(wanted, runs.sync_only(wanted, house(workspace, progress)))
+
+
+def outcome(wanted: Job, done: runs.Outcome) -> Outcome:
+    """What a run did, as commands tell it."""
+    return Outcome(
+        aggregate=wanted.aggregate,
+        state=done.state,
+        snapshot=done.snapshot.number if done.snapshot else None,
+        location=done.snapshot.location if done.snapshot else None,
+        account=done.account,
+        findings=done.findings,
+        details={"files": done.files} | _rows(done.snapshot),
+    )
+
+
+def load_warehouse(workspace: Workspace, name: str, snapshot: Snapshot) -> None:
+    """Make the warehouse, if there is one, show this snapshot."""
+    warehouse = open_warehouse(workspace, name)
+    if warehouse is None or warehouse.snapshot() == snapshot.number:
+        return
+    tables = ImagingSnapshot(workspace.store, name, snapshot).parts()
+    with LocalParts(workspace.store) as opened:
+        warehouse.load(snapshot.number, tables, opened)
+
+
+def open_warehouse(workspace: Workspace, name: str) -> Warehouse | None:
+    """The warehouse of the settings; None where they name none."""
+    path = settings_of(workspace, name).warehouse
+    return None if path is None else DuckDBWarehouse(Path(path))
+
+
+def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
+    """Objects that no snapshot, delivery or running run needs; none while a run is at work."""
+    ledger, store = workspace.ledger, workspace.store
+    youngest = datetime.now(UTC) - grace
+    for name in workspace.settings.imaging:
+        wanted = job(workspace, name, receives=False)
+        try:
+            with ledger.holding(wanted.aggregate):
+                needed = set(_needed(workspace, wanted))
+                found = [s for s in store.list(layout.home(name)) if s.key not in needed]
+        except Conflict:
+            continue
+        whole = {s.key.rpartition("/")[0] for s in found if s.key.endswith("/provenance.json")}
+        if whole:  # of a ledger that was lost: what its snapshots name is not known
+            continue
+        yield from (s.key for s in found if s.modified <= youngest)
+
+
+def _needed(workspace: Workspace, wanted: Job) -> Iterator[str]:
+    """Keys that something names: deliveries, what they hold, snapshots, their parts and images."""
+    ledger, store, name = workspace.ledger, workspace.store, wanted.name
+    for one in ledger.contributions(wanted.aggregate):
+        yield layout.delivery_key(name, one.site, one.digest.removeprefix("sha256:"))
+        digests = read_delivery(store, wanted, one, ["digest"])["digest"].to_pylist()
+        yield from (layout.object_key(name, digest) for digest in digests if digest)
+    for snapshot in ledger.snapshots(wanted.aggregate, provenance=True):
+        yield f"{snapshot.location}provenance.json"
+        if snapshot.expired_at is not None:
+            continue
+        shown = ImagingSnapshot(store, name, snapshot)
+        yield from (part.key for part in parts_of(snapshot.provenance))
+        yield from (key for key in shown["compressed_images"]["object"].to_pylist() if key)
+
+
+def house(workspace: Workspace, progress: Progress = silent) -> House:
+    """Where a job of the workspace works."""
+    return House(
+        workspace.store,
+        workspace.ledger,
+        workspace.executor,
+        workspace.open_store,
+        progress=progress,
+    )
+
+
+def job(workspace: Workspace, name: str, *, receives: bool = True) -> Job:
+    """The job of ``[imaging.<name>]``; it needs no providers where it receives nothing.
+
+    Raises:
+        NotFound: kind ``no-aggregate``.
+        Invalid: kind ``no-providers``, ``bad-since``.
+    """
+    settings = settings_of(workspace, name)
+    if receives and not settings.providers:
+        raise Invalid(
+            f"[imaging.{name}] names no provider",
+            kind="no-providers",
+            hint=f'add a line to [imaging.{name}.providers]: clinic = "folder or URL"',
+        )
+    return Job(
+        name,
+        tuple(
+            Provider(site, url, since=_since(settings.since))
+            for site, url in sorted(settings.providers.items())
+        ),
+        Options(
+            key=settings.key.get_secret_value().encode() if settings.key else b"",
+            require_deidentified=settings.require_deidentified,
+        ),
+        config={
+            key: without_password(value) if isinstance(value, str) else value
+            for key, value in settings.model_dump(mode="json", exclude={"key"}).items()
+        },
+    )
+
+
+def choose(workspace: Workspace, name: str | None) -> str:
+    """The name itself, or that of the only ``[imaging.NAME]``; Invalid (kind ``which-imaging``)."""
+    names = sorted(workspace.settings.imaging)
+    if name is None and len(names) != 1:
+        raise Invalid(
+            f"expected the name of one of the workspace's imaging: {', '.join(names) or 'none'}",
+            kind="which-imaging",
+            hint="catchment config --show",
+        )
+    return name or names[0]
+
+
+def settings_of(workspace: Workspace, name: str) -> ImagingSettings:
+    """``[imaging.<name>]``; NotFound (kind ``no-aggregate``) if there is none."""
+    try:
+        return workspace.settings.imaging[name]
+    except KeyError:
+        names = ", ".join(sorted(workspace.settings.imaging)) or "none"
+        raise NotFound(
+            f"the settings have no [imaging.{name}], only: {names}",
+            kind="no-aggregate",
+            hint="catchment config --show",
+        ) from None
+
+
+def _since(text: str | None) -> str:
+    try:
+        return "" if text is None else datetime.fromisoformat(text).isoformat()
+    except ValueError:
+        raise Invalid(
+            "'since' is no instant",
+            kind="bad-since",
+            hint="write it as 2026-11-21 or 2026-11-21T08:30:00+01:00",
+        ) from None
+
+
+def _rows(snapshot: Snapshot | None) -> dict[str, dict[str, int]]:
+    if snapshot is None:
+        return {}
+    rows: dict[str, int] = {}
+    for part in parts_of(snapshot.provenance):
+        rows[part.table] = rows.get(part.table, 0) + part.rows
+    return {"rows": rows}

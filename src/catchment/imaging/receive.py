@@ -1,0 +1,272 @@
+"""Receive: what a provider shows and was not seen before is kept as it is, and written down.
+
+A file is kept once, under the SHA-256 of its bytes. What one look at a provider brought is a
+*delivery*: a list of files (Parquet), durable before the ledger names it. The lists of all
+deliveries are the cursor: a file that is listed with a name, size and etag that no list has is
+new, whenever its provider says that it was written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime
+from itertools import batched
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from catchment.core.errors import Conflict, Corrupt, Invalid, NotFound
+from catchment.core.finding import Finding, Severity
+from catchment.core.ledger import Contribution
+from catchment.core.progress import Event
+from catchment.core.store import Stat, Store
+from catchment.imaging import layout
+from catchment.imaging.job import House
+from catchment.imaging.model import Delivered, Job, Provider
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+DELIVERY = 10_000  # files in one delivery, at most
+LOOK = 4096  # files of a listing that are looked up at a time
+WHOLE = 32 << 20  # bytes of a file that is read at once; a larger one is read twice
+TRIES = 3  # of a file that changes while it is read
+THREADS = 8  # transfers at a time
+
+
+class Received(NamedTuple):
+    """One file of a delivery. Without a digest it could not be read at all, for the reason."""
+
+    name: str
+    size: int
+    etag: str
+    modified: datetime
+    digest: str | None  # hexadecimal SHA-256
+    reason: str | None
+    mark: bytes
+
+
+class Lost(NamedTuple):
+    """A file that was listed and could not be had; the next look finds it, if it is there."""
+
+    code: str
+
+
+def receive(job: Job, house: House) -> list[Finding]:
+    """Keep every new file of every provider; the ledger has the deliveries on return.
+
+    A provider that cannot be reached does not keep the others' files away: its error is raised
+    when they are done.
+    """
+    findings: list[Finding] = []
+    failed: Exception | None = None
+    for provider in job.providers:
+        try:
+            findings += _receive_one(job, provider, house)
+        except (Invalid, NotFound, ConnectionError) as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
+    return findings
+
+
+def _receive_one(job: Job, provider: Provider, house: House) -> list[Finding]:
+    source = house.open_store(provider.url)
+    seen = Seen(_marks(job, provider, house))
+    lost: dict[str, int] = {}
+    done = 0
+    work = f"{job.aggregate}: {provider.name}"
+    house.progress(Event(work, "start", unit="files"))
+    with ThreadPoolExecutor(THREADS) as threads:
+        for stats in batched(_new(source, provider, seen), DELIVERY):
+            rows: list[Received] = []
+            takes = threads.map(lambda stat: _take(source, house.store, job.name, stat), stats)
+            for taken in takes:
+                if isinstance(taken, Lost):
+                    lost[taken.code] = lost.get(taken.code, 0) + 1
+                else:
+                    rows.append(taken)
+                done += 1
+                house.progress(Event(work, done=done, unit="files"))
+            if rows:
+                _deliver(job, provider, rows, house)
+    house.progress(Event(work, "done", done=done, unit="files"))
+    return [
+        Finding(
+            provider.name,
+            Severity.WARNING,
+            code,
+            "provider",
+            f"{count} files were listed and could not be read: they went away, or kept changing",
+            "nothing is lost: the next run looks again",
+        )
+        for code, count in sorted(lost.items())
+    ]
+
+
+def _new(source: Store, provider: Provider, seen: Seen) -> Iterator[Stat]:
+    """Files of the provider that no delivery has, in order of their names."""
+    since = datetime.fromisoformat(provider.since) if provider.since else None
+    if since is not None and since.tzinfo is None:
+        since = since.replace(tzinfo=UTC)
+    wanted = (s for s in source.list(provider.prefix) if since is None or s.modified >= since)
+    for stats in batched(wanted, LOOK):
+        marks = b"".join(mark(s.key, s.size, s.etag) for s in stats)
+        yield from (stats[i] for i in np.flatnonzero(seen.lacks(marks)))
+
+
+def _take(source: Store, target: Store, name: str, stat: Stat) -> Received | Lost:
+    """Keep one file. It counts as read if the provider shows the same file before and after."""
+    for _ in range(TRIES):
+        try:
+            digest, size = _keep(source, target, name, stat)
+            after = source.head(stat.key)
+        except NotFound:
+            return Lost("file-vanished")
+        except Invalid as error:
+            if error.kind != "bad-key":
+                raise
+            return _row(stat, None, "name-unusable")
+        if (after.etag, after.size) == (stat.etag, size):
+            return _row(stat, digest, None)
+        stat = after
+    return Lost("file-moving")
+
+
+def _row(stat: Stat, digest: str | None, reason: str | None) -> Received:
+    name = stat.key.encode("utf-8", "backslashreplace").decode()
+    marked = mark(stat.key, stat.size, stat.etag)
+    return Received(name, stat.size, stat.etag, stat.modified, digest, reason, marked)
+
+
+def _keep(source: Store, target: Store, name: str, stat: Stat) -> tuple[str, int]:
+    """Put the bytes under their SHA-256; the digest and their number."""
+    if stat.size <= WHOLE:
+        data = source.read(stat.key)
+        digest = hashlib.sha256(data).hexdigest()
+        with suppress(Conflict):  # the same bytes are there
+            target.put(layout.object_key(name, digest), data)
+        return digest, len(data)
+    made, size = hashlib.sha256(), 0
+    for chunk in source.stream(stat.key):
+        made.update(chunk)
+        size += len(chunk)
+    digest = made.hexdigest()
+    with suppress(Conflict, _Moved):
+        target.put(layout.object_key(name, digest), _checked(source.stream(stat.key), digest))
+    return digest, size
+
+
+class _Moved(Exception):
+    """The bytes are others than those of the first reading."""
+
+
+def _checked(chunks: Iterable[bytes], digest: str) -> Iterator[bytes]:
+    made = hashlib.sha256()
+    for chunk in chunks:
+        made.update(chunk)
+        yield chunk
+    if made.hexdigest() != digest:
+        raise _Moved
+
+
+def _deliver(job: Job, provider: Provider, rows: Sequence[Received], house: House) -> None:
+    """Write the list of what came, then tell the ledger."""
+    data = _written(rows)
+    digest = hashlib.sha256(data).hexdigest()
+    with suppress(Conflict):  # written by a run that was killed before it told the ledger
+        house.store.put(layout.delivery_key(job.name, provider.name, digest), data)
+    size = sum(row.size for row in rows)
+    house.ledger.receive(
+        job.aggregate,
+        provider.name,
+        f"delivery/{digest[:16]}",
+        f"sha256:{digest}",
+        size,
+        {"files": len(rows)},
+        Delivered.RECEIVED,
+    )
+
+
+def _written(rows: Sequence[Received]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pylist([row._asdict() for row in rows], schema())
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def schema() -> pa.Schema:
+    """The columns of a delivery."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("name", pa.string()),
+            ("size", pa.int64()),
+            ("etag", pa.string()),
+            ("modified", pa.timestamp("us", "UTC")),
+            ("digest", pa.string()),
+            ("reason", pa.string()),
+            ("mark", pa.binary(16)),
+        ]
+    )
+
+
+def read_delivery(
+    store: Store, job: Job, one: Contribution, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """The list of a delivery. Corrupt (kind ``delivery-differs``) if it is not what was written."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    digest = one.digest.removeprefix("sha256:")
+    data = store.read(layout.delivery_key(job.name, one.site, digest))
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise Corrupt(
+            f"the list of a delivery of {one.site} is not the one that was written",
+            kind="delivery-differs",
+            hint="restore the object from a backup",
+        )
+    return pq.read_table(pa.BufferReader(data), columns=None if columns is None else list(columns))
+
+
+def _marks(job: Job, provider: Provider, house: House) -> Iterator[bytes]:
+    """The marks of all files that the provider delivered so far."""
+    for one in house.ledger.contributions(job.aggregate, site=provider.name):
+        marks = read_delivery(house.store, job, one, ["mark"])["mark"]
+        yield b"".join(marks.to_pylist())
+
+
+def mark(name: str, size: int, etag: str) -> bytes:
+    """What tells one listed file from another: 16 bytes."""
+    text = f"{name}\0{size}\0{etag}".encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=16).digest()
+
+
+class Seen:
+    """A set of marks that takes 16 bytes for each."""
+
+    def __init__(self, marks: Iterable[bytes]) -> None:
+        pairs = _pairs(b"".join(marks))
+        self._sorted = pairs[np.lexsort((pairs["low"], pairs["high"]))]
+
+    def lacks(self, marks: bytes) -> Any:
+        """Of each of the marks, which stand one behind the other, whether it is not there."""
+        wanted, known = _pairs(marks), self._sorted
+        at = np.searchsorted(known["high"], wanted["high"], "left")
+        end = np.searchsorted(known["high"], wanted["high"], "right")
+        lacks = at == end
+        for i in np.flatnonzero(~lacks):
+            lacks[i] = wanted["low"][i] not in known["low"][at[i] : end[i]]
+        return lacks
+
+
+def _pairs(marks: bytes) -> Any:
+    return np.frombuffer(marks, dtype=[("high", "<u8"), ("low", "<u8")])

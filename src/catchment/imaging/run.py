@@ -1,0 +1,305 @@
+"""What was received becomes tables, and is published at once: a snapshot shows all or none."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from catchment.core.account import Account, Line
+from catchment.core.errors import CatchmentError
+from catchment.core.finding import Finding
+from catchment.core.ledger import Contribution, Lease, Move, Publication, Run, Snapshot
+from catchment.core.progress import Event
+from catchment.core.provenance import manifest, read_all, seal, seal_all
+from catchment.imaging import layout, reports
+from catchment.imaging.job import House
+from catchment.imaging.model import Delivered, Job, Part, State
+from catchment.imaging.plan import Came, Claim, Decision, decide, unknown
+from catchment.imaging.processed import processed
+from catchment.imaging.read import Batch, Refused, Stored, read_files
+from catchment.imaging.receive import read_delivery, receive
+from catchment.imaging.scanning import in_children
+from catchment.imaging.shelf import Shelf, parts_of
+from catchment.imaging.stage import SOURCE, add_images, withdraw
+from catchment.imaging.tables import compressed_schema, files_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LEASE = timedelta(seconds=60)
+FILES = 4000  # whose rows are in memory at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run did. ``snapshot`` is the new one, or the latest where nothing changed."""
+
+    state: Literal["published", "unchanged", "planned"]
+    snapshot: Snapshot | None
+    account: Account
+    findings: Sequence[Finding]
+    files: int = 0
+
+
+def run(job: Job, house: House, *, sync: bool = True) -> Outcome:
+    """Receive what the providers have, unless told not to, and publish all that was received.
+
+    Raises:
+        Conflict: kind ``lease-held`` while another run is at work.
+        NotFound, Invalid, Unavailable: a provider, the store or the ledger. What was received
+            until then is kept, and is published by the next run.
+        Corrupt: kind ``account-unbalanced`` or ``delivery-differs``; nothing was published.
+    """
+    with house.ledger.holding(job.aggregate, ttl=LEASE) as lease:
+        mend(job, house)
+        record = house.ledger.start_run(job.aggregate, job.config)
+        try:
+            findings = receive(job, house) if sync else []
+            return Work(job, house, record, lease).carry_out(findings)
+        except BaseException as error:
+            known = error if isinstance(error, CatchmentError) else None
+            with suppress(CatchmentError):  # the first error is the one to tell
+                house.ledger.finish_run(record.id, "failed" if known else "cancelled", known)
+            raise
+
+
+def sync_only(job: Job, house: House) -> Outcome:
+    """Receive, and leave the rest to a later run."""
+    with house.ledger.holding(job.aggregate, ttl=LEASE):
+        mend(job, house)
+        findings = receive(job, house)
+        waiting = pending(job, house)
+    files = sum(one.meta["files"] for one in waiting)
+    return Outcome("planned", house.ledger.latest(job.aggregate), Account(), findings, files)
+
+
+def plan_only(job: Job, house: House) -> Outcome:
+    """How many files wait for a run; asks no provider, and writes nothing."""
+    files = sum(one.meta["files"] for one in pending(job, house))
+    return Outcome("planned", house.ledger.latest(job.aggregate), Account(), (), files)
+
+
+def pending(job: Job, house: House) -> list[Contribution]:
+    """Deliveries whose files have no state yet."""
+    return list(house.ledger.contributions(job.aggregate, state=Delivered.RECEIVED))
+
+
+def mend(job: Job, house: House) -> None:
+    """Under the lease: finish what a crash left, and learn what another ledger published."""
+    ledger, store = house.ledger, house.store
+    for dead in ledger.runs(job.aggregate, state="running"):
+        ledger.finish_run(dead.id, "cancelled")
+    seal_all(store, ledger, job.aggregate)
+    if ledger.latest(job.aggregate) is None:
+        found = read_all(store, layout.snapshots(job.name))
+        ledger.restore(p for p in found if p["catchment"]["aggregate"] == job.aggregate)
+
+
+class Work:
+    """One run at work; it holds the lease."""
+
+    def __init__(self, job: Job, house: House, record: Run, lease: Lease) -> None:
+        self.job = job
+        self.house = house
+        self.record = record
+        self.lease = lease
+        self.latest = house.ledger.latest(job.aggregate)
+        parts = list(parts_of(self.latest.provenance)) if self.latest else []
+        month = house.clock().strftime("%Y-%m")
+        self.shelf = Shelf(house.store, job.name, record.id, month, parts)
+        self.account = Account()
+        self.reasons: Counter[tuple[str, str]] = Counter()
+        self.odd: Counter[tuple[str, str]] = Counter()
+        self.done = 0
+
+    def carry_out(self, findings: Sequence[Finding]) -> Outcome:
+        """Give every waiting file its state; publish, if there was any."""
+        waiting = pending(self.job, self.house)
+        for one in waiting:
+            names = ["name", "size", "etag", "modified", "digest", "reason"]
+            rows = read_delivery(self.house.store, self.job, one, names)
+            for start in range(0, rows.num_rows, FILES):
+                self._take(one, rows.slice(start, FILES))
+        told = [*findings, *reports.findings(self.reasons, self.odd)]
+        if not waiting:
+            ledger = self.house.ledger
+            ledger.record(self.record.id, self.account, told)
+            ledger.finish_run(self.record.id, "unchanged")
+            return Outcome("unchanged", self.latest, self.account, told)
+        moves = [Move(one.id, Delivered.RECEIVED, Delivered.PUBLISHED) for one in waiting]
+        return self.publish(told, moves)
+
+    def publish(self, told: Sequence[Finding], moves: Sequence[Move] = ()) -> Outcome:
+        """Make the shelf's parts the latest snapshot."""
+        self.shelf.compact()
+        parent = self.latest.number if self.latest else 0
+        provenance = {
+            "program": manifest(),
+            "config": dict(self.job.config),
+            "objects": [part.to_json() for part in sorted(self.shelf.parts, key=_place)],
+        }
+        digests = "\n".join(part.digest for part in self.shelf.parts)
+        publication = Publication(
+            self.job.aggregate,
+            key=f"{self.record.id}:{hashlib.sha256(digests.encode()).hexdigest()[:16]}",
+            location=layout.snapshot_prefix(self.job.name, self.record.id),
+            provenance=provenance,
+            account=self.account,
+            findings=told,
+            moves=moves,
+            run=self.record.id,
+            parent=parent,
+        )
+        snapshot = self.house.ledger.publish(publication, self.lease)
+        seal(self.house.store, self.house.ledger, snapshot)
+        return Outcome("published", snapshot, self.account, told, self.done)
+
+    def _take(self, delivery: Contribution, rows: pa.Table) -> None:
+        """Some files of a delivery: read, decide, and put all of it on the shelf."""
+        import pyarrow as pa
+
+        site = delivery.site
+        digests = rows["digest"].to_pylist()
+        came = [
+            Came(site, digest, reason)
+            for digest, reason in zip(digests, rows["reason"].to_pylist(), strict=True)
+        ]
+        known = self._known(rows["digest"].combine_chunks())
+        sizes = dict(zip(digests, rows["size"].to_pylist(), strict=True))
+        files = [
+            Stored(site, layout.object_key(self.job.name, digest), digest, sizes[digest])
+            for digest in unknown(came, known)
+        ]
+        read, refused = self._read(files)
+        self.shelf.add("raw", read)
+        uids = dict(zip(read[SOURCE].to_pylist(), read["SOPInstanceUID"].to_pylist(), strict=True))
+        claims = list(self.claims(read["SOPInstanceUID"].combine_chunks(), set(uids)))
+        decision = decide(came, known, uids, refused, claims)
+        if decision.withdraw:
+            self.set_states(decision.withdraw, State.CONFLICT, None)
+            withdraw(self.shelf, decision.withdraw)
+            self._account_withdrawn(decision.withdraw)
+        self.ingest(read, decision.ingest)
+        self.shelf.add("files", self._files(delivery, rows, decision, uids))
+        reports.tell(self.account, self.reasons, came, decision.fates)
+        reports.count_odd(self.odd, read)
+        self.done += rows.num_rows
+        pa.default_memory_pool().release_unused()
+
+    def ingest(self, read: pa.Table, digests: Sequence[str]) -> None:
+        """Images of some of the rows, and what is new with them."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        wanted = pa.array(digests, pa.string())
+        rows = read.filter(pc.is_in(read[SOURCE], value_set=wanted))
+        add_images(self.shelf, rows)
+        compressed = compressed_schema().empty_table()
+        self.shelf.add("compressed_images", compressed)
+        self.shelf.add("processed_images", processed(rows, compressed))
+
+    def set_states(self, digests: Sequence[str], state: State, reason: str | None) -> None:
+        """What the files with these bytes are from now on; duplicates stay duplicates."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        wanted = pa.array(digests, pa.string())
+
+        def change(rows: pa.Table) -> pa.Table:
+            own = pc.and_(
+                pc.is_in(rows[SOURCE], value_set=wanted),
+                pc.not_equal(rows["state"], State.DUPLICATE),
+            )
+            for name, value in (("state", str(state)), ("reason", reason)):
+                new = pc.if_else(own, pa.scalar(value, pa.string()), rows[name])
+                rows = rows.set_column(rows.column_names.index(name), name, new)
+            return rows
+
+        self.shelf.amend("files", SOURCE, wanted, change)
+
+    def claims(self, uids: pa.Array, but: set[str]) -> Iterator[Claim]:
+        """Who claimed these SOPInstanceUIDs, and where they stand; but for some digests."""
+        read = self.shelf.find("raw", "SOPInstanceUID", uids.unique(), ["SOPInstanceUID", SOURCE])
+        if read is None:
+            return
+        states = self._known(read[SOURCE].combine_chunks())
+        for uid, digest in zip(*(read[n].to_pylist() for n in read.column_names), strict=True):
+            if digest not in but:
+                yield Claim(uid, digest, states[digest])
+
+    def _known(self, digests: pa.Array) -> dict[str, State]:
+        """States of the files with these bytes, those of duplicates left out."""
+        found = self.shelf.find("files", SOURCE, digests.drop_null().unique(), [SOURCE, "state"])
+        if found is None:
+            return {}
+        pairs = zip(found[SOURCE].to_pylist(), found["state"].to_pylist(), strict=True)
+        return {digest: State(s) for digest, s in pairs if s != State.DUPLICATE}
+
+    def _read(self, files: Sequence[Stored]) -> tuple[pa.Table, dict[str, str]]:
+        """Rows of the files, and the reasons of those that have none."""
+        import pyarrow as pa
+
+        from catchment.imaging.read import schema
+
+        options = self.job.options
+        work = partial(
+            read_files,
+            self.house.store,
+            key=options.key,
+            require_deidentified=options.require_deidentified,
+        )
+        tables, refused = [schema().empty_table()], dict[str, str]()
+        event = Event(f"{self.job.aggregate}: read", "start", unit="files")
+        self.house.progress(event)
+        for result in in_children(self.house.executor, work, files):
+            if isinstance(result, Batch):
+                tables.append(pa.ipc.open_stream(result.rows).read_all())
+                refused |= {one.digest: one.reason for one in result.refused}
+            else:
+                refused |= dict([Refused(result[0].digest, result[1])])
+            done = sum(table.num_rows for table in tables) + len(refused)
+            self.house.progress(event._replace(state="step", done=done, total=len(files)))
+        self.house.progress(event._replace(state="done"))
+        return pa.concat_tables(tables).combine_chunks(), refused
+
+    def _files(
+        self, delivery: Contribution, rows: pa.Table, decision: Decision, uids: dict[str, str]
+    ) -> pa.Table:
+        """The rows of the table ``files``: every file once, with its state."""
+        import pyarrow as pa
+
+        texts = pa.string()
+        digests = rows["digest"].to_pylist()
+        columns: dict[str, Any] = {
+            "site": pa.array([delivery.site] * rows.num_rows, texts),
+            "name": rows["name"],
+            "size": rows["size"],
+            "etag": rows["etag"],
+            "modified": rows["modified"],
+            SOURCE: rows["digest"],
+            "state": pa.array([str(fate.state) for fate in decision.fates], texts),
+            "reason": pa.array([fate.reason for fate in decision.fates], texts),
+            "SOPInstanceUID": pa.array([uids.get(d or "") for d in digests], texts),
+            "delivery": pa.array([delivery.name] * rows.num_rows, texts),
+        }
+        return pa.table(columns, schema=files_schema())
+
+    def _account_withdrawn(self, digests: Sequence[str]) -> None:
+        import pyarrow as pa
+
+        rows = self.shelf.find("files", SOURCE, pa.array(digests, pa.string()), ["site", "state"])
+        for row in () if rows is None else rows.to_pylist():
+            if row["state"] == State.CONFLICT:
+                balance = self.account[Line(row["site"], "withdrawn", "files")]
+                balance.received += 1
+                balance.quarantined["conflict"] += 1
+
+
+def _place(part: Part) -> tuple[str, str, str]:
+    return part.table, part.month, part.key

@@ -1,0 +1,123 @@
+"""The tables of a snapshot, each in parts: Parquet objects that are written once.
+
+A change of rows makes new objects of the parts that hold them; all others stay as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from catchment.core.store import Store
+from catchment.core.store_file import StoreFile
+from catchment.imaging import layout
+from catchment.imaging.model import Part
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+COMPACT = 16  # small parts of a month that become one
+SMALL = 8 << 20  # bytes of a part that is small
+
+
+class Shelf:
+    """Parts by table: those of the latest snapshot, and what a run adds and changes."""
+
+    def __init__(
+        self, store: Store, name: str, run: str, month: str, parts: Iterable[Part] = ()
+    ) -> None:
+        self._store = store
+        self._name = name
+        self._run = run
+        self._month = month
+        self._count = 0
+        self._schemas: dict[str, pa.Schema] = {}
+        self.parts: list[Part] = list(parts)
+
+    def of(self, table: str) -> list[Part]:
+        """The parts of a table, in order of their writing."""
+        return [part for part in self.parts if part.table == table]
+
+    def add(self, table: str, rows: pa.Table, month: str | None = None) -> None:
+        """Rows that are new; nothing for none."""
+        if rows.num_rows:
+            self.parts.append(self._write(table, rows, month or self._month))
+
+    def find(
+        self, table: str, column: str, wanted: pa.Array, columns: Sequence[str] | None = None
+    ) -> pa.Table | None:
+        """Rows whose column has one of the values; None where no part has any."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        found = []
+        for part in self.of(table) if len(wanted) else ():
+            keys = self.read(part, [column])[column]
+            hits = pc.is_in(keys, value_set=wanted)
+            if pc.any(hits).as_py():
+                found.append(self.read(part, columns).filter(hits))
+        return pa.concat_tables(found).combine_chunks() if found else None
+
+    def amend(
+        self, table: str, column: str, wanted: pa.Array, change: Callable[[pa.Table], pa.Table]
+    ) -> None:
+        """Write anew the parts that have rows with one of the values, as ``change`` makes them."""
+        import pyarrow.compute as pc
+
+        for index, part in enumerate(self.parts):
+            if part.table != table:
+                continue
+            keys = self.read(part, [column])[column]
+            if pc.any(pc.is_in(keys, value_set=wanted)).as_py():
+                self.parts[index] = self._write(table, change(self.read(part)), part.month)
+        self.parts = [part for part in self.parts if part.rows]
+
+    def read(self, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of one part."""
+        import pyarrow.parquet as pq
+
+        path = self._store.path(part.key)
+        names = None if columns is None else list(columns)
+        if path is not None:
+            with path.open("rb") as file:
+                return pq.read_table(file, columns=names)
+        with StoreFile(self._store, part.key, part.size) as opened:
+            return pq.read_table(opened, columns=names)
+
+    def compact(self) -> None:
+        """Make one part of many small ones of the same table and month."""
+        import pyarrow as pa
+
+        for (table, month), many in self._small().items():
+            if len(many) >= COMPACT:
+                rows = pa.concat_tables([self.read(part) for part in many])
+                place = self.parts.index(many[0])
+                self.parts[place] = self._write(table, rows, month)
+                self.parts = [part for part in self.parts if part not in many[1:]]
+
+    def _small(self) -> Mapping[tuple[str, str], list[Part]]:
+        groups: dict[tuple[str, str], list[Part]] = {}
+        for part in self.parts:
+            if part.size < SMALL:
+                groups.setdefault((part.table, part.month), []).append(part)
+        return groups
+
+    def _write(self, table: str, rows: pa.Table, month: str) -> Part:
+        import pyarrow.parquet as pq
+
+        sink = io.BytesIO()
+        pq.write_table(rows.combine_chunks(), sink, compression="zstd", row_group_size=1 << 16)
+        data = sink.getbuffer()
+        self._count += 1
+        key = layout.part_key(self._name, table, month, self._run, self._count)
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        self._store.put(key, data)
+        return Part(table, month, key, len(data), digest, rows.num_rows)
+
+
+def parts_of(provenance: Mapping[str, Any]) -> Iterator[Part]:
+    """The parts that a snapshot names."""
+    for item in provenance["objects"]:
+        yield Part(**{name: item[name] for name in Part._fields})

@@ -1,0 +1,208 @@
+"""Reading what is published: a snapshot's tables, in Arrow or in SQL."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from catchment.core.account import Account
+from catchment.core.errors import Corrupt, NotFound
+from catchment.core.ledger import Ledger, Snapshot
+from catchment.core.provenance import NAME, dumps
+from catchment.core.store import Store
+from catchment.imaging import layout
+from catchment.imaging.model import TABLES, Part, State
+from catchment.imaging.shelf import Shelf, parts_of
+from catchment.imaging.warehouse import broken_references
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+ALL = (*TABLES, "compressed_images", "processed_images", "files", "raw")
+
+
+class ImagingSnapshot(Mapping[str, "pa.Table"]):
+    """A published snapshot, pinned: later runs never change what it shows."""
+
+    def __init__(self, store: Store, name: str, record: Snapshot) -> None:
+        self.store = store
+        self.name = name
+        self.record = record
+        self._shelf = Shelf(store, name, record.run, "", parts_of(record.provenance))
+
+    def __getitem__(self, table: str) -> pa.Table:
+        import pyarrow as pa
+
+        if table not in ALL:
+            raise KeyError(table)
+        parts = self._shelf.of(table)
+        if not parts:
+            return _empty(table)
+        return pa.concat_tables([self._shelf.read(part) for part in parts])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(ALL)
+
+    def __len__(self) -> int:
+        return len(ALL)
+
+    def parts(self) -> dict[str, list[Part]]:
+        """The objects of each table."""
+        return {table: self._shelf.of(table) for table in ALL}
+
+    def rows(self) -> dict[str, int]:
+        """How many rows each table has."""
+        return {table: sum(p.rows for p in self._shelf.of(table)) for table in ALL}
+
+    def find(
+        self, table: str, column: str, values: Sequence[str], columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """The rows of a table whose column has one of the values."""
+        import pyarrow as pa
+
+        found = self._shelf.find(table, column, pa.array(values, pa.string()), columns)
+        return _empty(table) if found is None else found
+
+    def connect(self) -> duckdb.DuckDBPyConnection:
+        """A DuckDB connection with a view of each table, read where it lies."""
+        import duckdb
+
+        connection = duckdb.connect()
+        connection.execute("SET autoinstall_known_extensions = false")
+        for table in ALL:
+            parts = self._shelf.of(table)
+            paths = [self.store.path(part.key) for part in parts]
+            if parts and all(paths):
+                names = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths)
+                connection.execute(
+                    f'CREATE VIEW "{table}" AS SELECT * FROM read_parquet([{names}])'  # noqa: S608
+                )
+            else:
+                connection.register(table, self[table])
+        return connection
+
+    def account(self) -> Account:
+        """Files by provider, of the run that made the snapshot."""
+        return Account.from_json(self.record.provenance["catchment"]["account"])
+
+    def states(self) -> dict[str, dict[str, int]]:
+        """How many files of each site are in each state."""
+        counts: dict[str, Counter[str]] = {}
+        for part in self._shelf.of("files"):
+            rows = self._shelf.read(part, ["site", "state", "reason"])
+            for site, state, reason in zip(
+                *(rows[n].to_pylist() for n in rows.column_names), strict=True
+            ):
+                label = f"{state} ({reason})" if reason else state
+                counts.setdefault(site, Counter())[label] += 1
+        return {site: dict(sorted(c.items())) for site, c in sorted(counts.items())}
+
+    def verify(self, *, sources: bool = False) -> list[str]:
+        """What is wrong with the snapshot; empty where all is well.
+
+        Every object that it names must exist with its size and SHA-256, as must its provenance;
+        each file must be in one state, each ingested one have its image, each reference lead to a
+        row; with ``sources``, the files as received must be what they were.
+        """
+        provenance = dumps(self.record.provenance)
+        wrong = []
+        for part in self._shelf.parts:
+            wrong += self._compare(part.key, part.size, part.digest)
+        if self.record.sealed:
+            digest = f"sha256:{hashlib.sha256(provenance).hexdigest()}"
+            wrong += self._compare(self.record.location + NAME, len(provenance), digest)
+        if wrong:
+            return wrong
+        try:
+            self.account().check()
+        except Corrupt as error:
+            wrong.append(error.message)
+        with self.connect() as connection:
+            wrong += broken_references(lambda sql: connection.execute(sql).fetchall())
+        wrong += self._unaccounted()
+        if sources:
+            for digest, size in self._digests():
+                key = layout.object_key(self.name, digest)
+                wrong += self._compare(key, size, f"sha256:{digest}")
+        return wrong
+
+    def _unaccounted(self) -> list[str]:
+        files = self["files"]
+        states = [State(state) for state in files["state"].to_pylist()]
+        pairs = zip(files["sha256"].to_pylist(), states, strict=True)
+        ingested = {digest for digest, state in pairs if state == State.INGESTED}
+        images = set(self["images"]["sha256"].to_pylist())
+        if images != ingested:
+            return [f"{len(images ^ ingested)} files are ingested without an image, or the reverse"]
+        return []
+
+    def _digests(self) -> list[tuple[str, int]]:
+        files = self["files"]
+        pairs = zip(files["sha256"].to_pylist(), files["size"].to_pylist(), strict=True)
+        return sorted({(digest, size) for digest, size in pairs if digest})
+
+    def _compare(self, key: str, size: int, digest: str) -> list[str]:
+        made, length = hashlib.sha256(), 0
+        try:
+            for chunk in self.store.stream(key):
+                made.update(chunk)
+                length += len(chunk)
+        except NotFound:
+            return [f"{key}: missing"]
+        found = f"sha256:{made.hexdigest()}"
+        if (length, found) != (size, digest):
+            return [f"{key}: {length} bytes, {found}; expected {size} bytes, {digest}"]
+        return []
+
+
+class LocalParts:
+    """Gives parts as files: those of a folder as they are, others as copies while it is open."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._stack = ExitStack()
+        self._folder: Path | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def __call__(self, part: Part) -> Path:
+        """The file of a part."""
+        path = self._store.path(part.key)
+        if path is not None:
+            return path
+        if self._folder is None:
+            made = TemporaryDirectory(prefix="catchment-")
+            self._folder = Path(self._stack.enter_context(made))
+        copy = self._folder / f"{part.digest.removeprefix('sha256:')}.parquet"
+        with copy.open("wb") as file:
+            file.writelines(self._store.stream(part.key))
+        return copy
+
+
+def open_snapshot(
+    store: Store, ledger: Ledger, name: str, which: int | Literal["latest"] = "latest"
+) -> ImagingSnapshot:
+    """A published snapshot of ``imaging/<name>``; NotFound (kind ``no-snapshot``) without one."""
+    aggregate = f"imaging/{name}"
+    found = ledger.latest(aggregate) if which == "latest" else ledger.snapshot(aggregate, which)
+    if found is None:
+        raise NotFound(
+            f"{aggregate} has no snapshot yet", kind="no-snapshot", hint="catchment imaging run"
+        )
+    return ImagingSnapshot(store, name, found)
+
+
+def _empty(table: str) -> Any:
+    from catchment.imaging import tables
+
+    return tables.schema_of(table).empty_table()

@@ -1,0 +1,429 @@
+"""Every file ends in one state; what is published can be joined; a second run costs a listing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, date, datetime, time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from catchment.core.account import Line
+from catchment.core.errors import Conflict, Invalid, NotFound, Unavailable
+from catchment.imaging import layout, receive
+from catchment.imaging.model import Options, Provider, State
+from catchment.imaging.plan import Came, Claim, Fate, decide, unknown
+from catchment.imaging.receive import Seen, mark
+from catchment.imaging.resolve import conflicts, resolve
+from catchment.imaging.run import plan_only, run, sync_only
+from catchment.testing.dicom import make_file
+
+
+def image(number, series=1, study=1, patient="P1", **more):
+    """A file whose UIDs say where it belongs."""
+    return make_file(
+        f"1.2.{study}.{series}.{number}", series=f"1.2.{study}.{series}", study=f"1.2.{study}",
+        patient=patient, InstanceNumber=number, **more,
+    )  # fmt: skip
+
+
+def balance(outcome, site, part="files"):
+    return outcome.account[Line(site, part, "files")]
+
+
+def test_two_providers_become_joinable_tables(sites, job, house, opened):
+    sites(
+        alpha={"a/1.dcm": image(1), "a/2.dcm": image(2), "b.dcm": image(1, series=2)},
+        beta={"x": image(1, study=2, patient="P1")},  # another person of the same id
+    )
+    outcome = run(job, house)
+    assert outcome.state == "published"
+    assert (balance(outcome, "alpha").received, balance(outcome, "alpha").kept) == (3, 3)
+    snapshot = opened()
+    assert snapshot.rows() == {
+        "devices": 2, "patients": 2, "studies": 2, "series": 3, "images": 4,
+        "compressed_images": 0, "processed_images": 4, "files": 4, "raw": 4,
+    }  # fmt: skip
+    with snapshot.connect() as connection:
+        rows = connection.execute(
+            'SELECT p.site, count(*) FROM images i JOIN series s USING ("SeriesInstanceUID") '
+            'JOIN studies t ON t."StudyInstanceUID" = s."StudyInstanceUID" '
+            "JOIN patients p ON p.patient_key = t.patient_key "
+            "JOIN devices d ON d.device_key = s.device_key GROUP BY ALL ORDER BY ALL"
+        ).fetchall()
+    assert rows == [("alpha", 3), ("beta", 1)]
+    assert snapshot.verify(sources=True) == []
+    assert snapshot.states() == {"alpha": {"ingested": 3}, "beta": {"ingested": 1}}
+
+
+def test_values_are_typed_and_odd_ones_are_kept_and_told(sites, job, house, opened):
+    odd = image(
+        2,
+        StudyDate="2026-13-45",
+        SeriesTime="99",
+        ContentTime="10:11:12",
+        AcquisitionDateTime="20260102101112+0100",
+    )
+    sites(alpha={
+        "1": image(1, StudyDate="20260102", StudyTime="101112.5", PixelSpacing=[0.5, 0.25], InstanceCreationDate="1999.12.31", AcquisitionDateTime="202601021011"),
+        "2": odd,
+    })  # fmt: skip
+    outcome = run(job, house)
+    first, second = opened()["images"].sort_by("InstanceNumber").to_pylist()
+    assert first["PixelSpacing"] == [0.5, 0.25]
+    assert first["InstanceCreationDate"] == date(1999, 12, 31)
+    assert first["AcquisitionDateTime"] == datetime(2026, 1, 2, 10, 11)
+    assert first["odd_values"] is None
+    study = opened()["studies"].to_pylist()[0]
+    assert (study["StudyDate"], study["StudyTime"]) == (date(2026, 1, 2), time(10, 11, 12, 500000))
+    assert second["ContentTime"] == time(10, 11, 12)
+    assert json.loads(second["odd_values"]) == {
+        "StudyDate": "2026-13-45", "SeriesTime": "99", "AcquisitionDateTime": "20260102101112+0100",
+    }  # fmt: skip
+    told = {f.where for f in outcome.findings if f.code == "value-odd"}
+    assert told == {"StudyDate", "SeriesTime", "AcquisitionDateTime"}
+    assert not any("2026-13-45" in f.message for f in outcome.findings)
+
+
+def test_what_has_no_column_stands_in_json(sites, job, house, opened):
+    from pydicom.dataset import Dataset
+
+    inner = Dataset()
+    inner.CodeValue = "T-1"
+    sites(alpha={"1": image(1, AnatomicRegionSequence=[inner])})
+    run(job, house)
+    rest = json.loads(opened()["images"]["attributes"][0].as_py())
+    assert rest["00082218"]["Value"][0]["00080100"]["Value"] == ["T-1"]
+    assert rest["7FE00010"]["BulkDataURI"].startswith("#bytes=")
+    assert "00100010" not in rest  # it has a column
+
+
+def test_a_second_run_reads_nothing_again(sites, job, house, monkeypatch):
+    sites(alpha={"1": image(1), "2": b"no dicom"})
+    first = run(job, house)
+    monkeypatch.setattr(receive, "_take", lambda *_: pytest.fail("a file was read again"))
+    second = run(job, house)
+    assert second.state == "unchanged"
+    assert second.snapshot.number == first.snapshot.number
+
+
+def test_the_same_bytes_are_kept_once(sites, job, house, opened):
+    sites(alpha={"1": image(1), "copy": image(1)}, beta={"1": image(1)})
+    outcome = run(job, house)
+    assert balance(outcome, "alpha").dropped == {"duplicate": 1}
+    assert balance(outcome, "beta").dropped == {"duplicate": 1}
+    assert len(list(house.store.list(layout.objects("ct")))) == 1
+    sites(beta={"again": image(1)})
+    assert balance(run(job, house), "beta").dropped == {"duplicate": 1}
+    assert opened().verify() == []
+
+
+def test_what_is_no_image_is_kept_with_its_reason(sites, job, house, opened):
+    whole = image(1)
+    sites(alpha={
+        "empty": b"", "text": b"hello", "gz": b"\x1f\x8b\x08" + bytes(50), "cut": whole[:-100], "head": whole[:400],
+        "anonymous": image(2, SOPInstanceUID=None), "uid": image(3, StudyInstanceUID="1.x"),
+    })  # fmt: skip
+    outcome = run(job, house)
+    assert balance(outcome, "alpha").quarantined == {
+        "empty": 1, "not-dicom": 1, "gzip": 1, "pixels-truncated": 1, "header-truncated": 1,
+        "uid-missing": 1, "uid-malformed": 1,
+    }  # fmt: skip
+    assert opened().rows()["images"] == 0
+    assert opened().verify(sources=True) == []
+    assert {f.code for f in outcome.findings} == set(balance(outcome, "alpha").quarantined)
+
+
+def test_the_same_uid_with_other_bytes_is_a_conflict_and_neither_is_published(
+    sites, job, house, opened
+):
+    sites(alpha={"1": image(1), "2": image(2)})
+    run(job, house)
+    sites(beta={"1": image(1, SeriesDescription="other")})
+    outcome = run(job, house)
+    assert balance(outcome, "beta").quarantined == {"conflict": 1}
+    assert balance(outcome, "alpha", "withdrawn").quarantined == {"conflict": 1}
+    snapshot = opened()
+    assert snapshot["images"]["InstanceNumber"].to_pylist() == [2]
+    assert snapshot.states() == {"alpha": {"conflict": 1, "ingested": 1}, "beta": {"conflict": 1}}
+    assert snapshot.verify(sources=True) == []
+    # What the series is, its other file says now.
+    (one,) = conflicts(snapshot)
+    assert one["SOPInstanceUID"] == "1.2.1.1.1"
+    assert {f["site"] for f in one["files"]} == {"alpha", "beta"}
+
+
+def test_what_only_a_withdrawn_file_described_goes_with_it(sites, job, house, opened):
+    sites(alpha={"1": image(1), "2": image(1, study=2, patient="P2")})
+    run(job, house)
+    sites(beta={"1": image(1, study=2, patient="P2", Manufacturer="Others")})
+    run(job, house)
+    rows = opened().rows()
+    assert (rows["images"], rows["series"], rows["studies"], rows["patients"], rows["devices"]) == (
+        1,
+        1,
+        1,
+        1,
+        1,
+    )
+    assert opened().verify() == []
+
+
+@pytest.mark.parametrize("keep", ["alpha", "beta", None])
+def test_a_conflict_is_decided_by_a_person(sites, job, house, opened, keep):
+    sites(alpha={"1": image(1)}, beta={"1": image(1, SeriesDescription="other")})
+    run(job, house)
+    assert opened().rows()["images"] == 0
+    (one,) = conflicts(opened())
+    digests = {f["site"]: f["sha256"] for f in one["files"]}
+    outcome = resolve(job, house, "1.2.1.1.1", keep and digests[keep][:10])
+    rejected = [site for site in digests if site != keep]
+    for site in rejected:
+        assert balance(outcome, site, "resolved").quarantined == {"conflict-rejected": 1}
+    snapshot = opened()
+    assert conflicts(snapshot) == []
+    assert snapshot["images"]["sha256"].to_pylist() == ([digests[keep]] if keep else [])
+    assert snapshot.verify() == []
+    # Sent once more, the rejected bytes are a duplicate: the decision stands.
+    sites(beta={"2": image(1, SeriesDescription="other")})
+    again = run(job, house)
+    assert balance(again, "beta").dropped == {"duplicate": 1}
+    assert opened()["images"]["sha256"].to_pylist() == ([digests[keep]] if keep else [])
+
+
+def test_a_third_claim_opens_a_decided_conflict_again(sites, job, house, opened):
+    sites(alpha={"1": image(1)}, beta={"1": image(1, SeriesDescription="other")})
+    run(job, house)
+    keep = conflicts(opened())[0]["files"][0]["sha256"]
+    resolve(job, house, "1.2.1.1.1", keep)
+    sites(alpha={"3": image(1, SeriesDescription="third")})
+    run(job, house)
+    (one,) = conflicts(opened())
+    assert len(one["files"]) == 2
+    assert opened().rows()["images"] == 0
+
+
+def test_only_an_open_conflict_can_be_decided(sites, job, house):
+    sites(alpha={"1": image(1)}, beta={"1": image(1, SeriesDescription="other")})
+    run(job, house)
+    with pytest.raises(NotFound, match="no open conflict"):
+        resolve(job, house, "1.2.3", None)
+    with pytest.raises(Invalid, match="one of 2 files"):
+        resolve(job, house, "1.2.1.1.1", "nothing")
+    assert house.ledger.runs("imaging/ct")[0].state == "failed"
+
+
+def test_sync_receives_and_run_publishes(sites, job, house, opened):
+    sites(alpha={"1": image(1)}, beta={"1": image(1, study=2)})
+    assert sync_only(job, house).files == 2
+    assert plan_only(job, house).files == 2
+    assert house.ledger.latest("imaging/ct") is None
+    assert run(job, house, sync=False).files == 2
+    assert plan_only(job, house).files == 0
+    assert opened().rows()["images"] == 2
+
+
+def test_new_files_only_are_added(sites, job, house, opened):
+    sites(alpha={"1": image(1)})
+    run(job, house)
+    before = {part.key for parts in opened().parts().values() for part in parts}
+    sites(alpha={"2": image(2)})
+    run(job, replace(house, clock=lambda: datetime(2026, 12, 1, tzinfo=UTC)))
+    after = [part for parts in opened().parts().values() for part in parts]
+    assert before < {part.key for part in after}
+    assert {part.month for part in after if part.table == "images"} == {"2026-11", "2026-12"}
+    assert opened().rows()["series"] == 1
+    assert opened().verify() == []
+
+
+def test_many_small_parts_become_one(sites, job, house, opened, monkeypatch):
+    monkeypatch.setattr("catchment.imaging.shelf.COMPACT", 3)
+    for number in range(1, 5):
+        sites(alpha={str(number): image(number)})
+        run(job, house)
+    assert len(opened().parts()["images"]) == 2
+    assert opened()["images"]["InstanceNumber"].to_pylist() == [1, 2, 3, 4]
+    assert opened().verify() == []
+
+
+def test_batches_of_one_run_know_each_other(sites, job, house, opened, monkeypatch):
+    monkeypatch.setattr("catchment.imaging.run.FILES", 2)
+    monkeypatch.setattr("catchment.imaging.receive.DELIVERY", 3)
+    sites(alpha={f"{n:02}": image(n % 4, SeriesDescription=f"d{n // 6}") for n in range(8)})
+    outcome = run(job, house)
+    # 0..3 come twice; those of 6 and 7 with other bytes.
+    assert balance(outcome, "alpha").dropped == {"duplicate": 2}
+    assert opened().states() == {"alpha": {"conflict": 4, "duplicate": 2, "ingested": 2}}
+    assert opened().verify() == []
+    assert len(list(house.ledger.contributions("imaging/ct"))) == 3
+
+
+def test_patients_have_pseudonyms_of_their_site_and_key(sites, job, house, opened, tmp_path):
+    sites(
+        alpha={
+            "1": image(1),
+            "2": image(1, study=2, patient="P1"),
+            "3": image(1, study=3, patient=None),
+        }
+    )
+    run(job, house)
+    keys = opened()["patients"]["patient_key"].to_pylist()
+    assert len(set(keys)) == 2
+    other = replace(job, name="other", options=Options(key=b"another"))
+    run(other, house)
+    from catchment.imaging.snapshot import open_snapshot
+
+    theirs = open_snapshot(house.store, house.ledger, "other")["patients"][
+        "patient_key"
+    ].to_pylist()
+    assert not set(keys) & set(theirs)
+
+
+def test_files_that_are_not_deidentified_can_be_refused(sites, job, house, opened):
+    sites(alpha={"1": image(1), "2": image(2, PatientIdentityRemoved="YES")})
+    strict = replace(job, options=Options(require_deidentified=True))
+    assert balance(run(strict, house), "alpha").quarantined == {"not-deidentified": 1}
+    assert opened().rows()["images"] == 1
+
+
+def test_only_what_changed_since_is_received(sites, job, house, opened, tmp_path):
+    import os
+
+    sites(alpha={"old": image(1), "new": image(2)})
+    os.utime(tmp_path / "sites/alpha/old", (1e9, 1e9))
+    since = replace(job, providers=(replace(job.providers[0], since="2020-01-01"),))
+    run(since, house)
+    assert opened()["files"]["name"].to_pylist() == ["new"]
+
+
+def test_a_provider_that_is_away_does_not_keep_the_others_files(
+    sites, job, house, opened, tmp_path
+):
+    sites(beta={"1": image(1)})
+    away = replace(job, providers=(Provider("away", "s3://not a bucket"), *job.providers))
+    with pytest.raises(Invalid):
+        run(away, house)
+    run(replace(job, providers=()), house)
+    assert opened().rows()["images"] == 1
+
+
+def test_a_file_that_goes_away_or_keeps_changing_is_told_and_looked_at_again(
+    sites, job, house, monkeypatch, tmp_path, opened
+):
+    sites(alpha={"1": image(1), "2": image(2), "3": image(3)})
+    keep = receive._keep
+    count = 0
+
+    def meddle(source, target, name, stat):
+        nonlocal count
+        if stat.key == "1":
+            (tmp_path / "sites/alpha/1").unlink(missing_ok=True)
+        kept = keep(source, target, name, stat)
+        if stat.key == "2":
+            count += 1
+            (tmp_path / "sites/alpha/2").write_bytes(image(2, SeriesDescription=f"{count}"))
+        return kept
+
+    monkeypatch.setattr(receive, "_keep", meddle)
+    outcome = run(job, house)
+    assert {f.code for f in outcome.findings} == {"file-vanished", "file-moving"}
+    assert opened()["files"]["name"].to_pylist() == ["3"]
+    monkeypatch.setattr(receive, "_keep", keep)
+    assert balance(run(job, house), "alpha").kept == 1
+    assert opened()["files"]["name"].to_pylist() == ["3", "2"]
+    assert opened().verify() == []
+
+
+def test_a_large_file_is_read_twice_and_never_whole(sites, job, house, monkeypatch, opened):
+    monkeypatch.setattr(receive, "WHOLE", 100)
+    sites(alpha={"1": image(1)})
+    run(job, house)
+    assert opened().verify(sources=True) == []
+
+
+def test_one_lease_at_a_time(job, house):
+    with house.ledger.holding("imaging/ct"), pytest.raises(Conflict, match="holds the lease"):
+        run(job, house)
+
+
+def test_a_ledger_that_is_lost_is_learnt_from_the_store(sites, job, house, tmp_path):
+    from catchment.core.ledger import Ledger
+
+    sites(alpha={"1": image(1)})
+    run(job, house)
+    with Ledger.open(f"sqlite:///{tmp_path}/new.db") as ledger:
+        again = run(job, replace(house, ledger=ledger))
+        assert (again.state, again.snapshot.number) == ("unchanged", 1)
+
+
+def test_a_store_that_fails_leaves_nothing_half_visible(sites, job, house, monkeypatch):
+    sites(alpha={"1": image(1)})
+
+    def fail(*_):
+        raise Unavailable("the disk is full", kind="disk-full")
+
+    monkeypatch.setattr("catchment.imaging.shelf.Shelf.add", fail)
+    with pytest.raises(Unavailable):
+        run(job, house)
+    assert house.ledger.latest("imaging/ct") is None
+    assert house.ledger.runs("imaging/ct")[0].error["kind"] == "disk-full"
+
+
+MARKS = st.sets(st.text(max_size=4), max_size=30)
+
+
+@given(MARKS, MARKS)
+def test_what_was_seen_is_known_and_nothing_else(seen, asked):
+    known = Seen([mark(name, 1, "") for name in seen])
+    lacks = known.lacks(b"".join(mark(name, 1, "") for name in sorted(asked)))
+    assert [not one for one in lacks] == [name in seen for name in sorted(asked)]
+
+
+def test_marks_that_begin_alike_are_told_apart():
+    known = Seen([bytes(8) + bytes([n]) * 8 for n in range(3)])
+    assert list(known.lacks(bytes(8) + b"\1" * 8 + bytes(8) + b"\7" * 8)) == [False, True]
+
+
+DIGESTS = st.sampled_from("abcdef")
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.tuples(DIGESTS, st.sampled_from(["u", "v", ""])), max_size=12),
+    st.dictionaries(DIGESTS, st.sampled_from(list(State)), max_size=4),
+)
+def test_the_decision_keeps_its_promises(files, before):
+    """One state each; no UID is published twice; a duplicate is one of what was there."""
+    uid_of = {d: dict(files).get(d, "u") for d in "abcdef"}
+    known = {d: s for d, s in before.items() if s != State.DUPLICATE}
+    came = [Came("s", digest, None) for digest, _ in files]
+    new = unknown(came, known)
+    assert set(new) == {d for d, _ in files} - known.keys()
+    uids = {d: uid_of[d] for d in new if uid_of[d]}
+    refused = {d: "bad" for d in new if not uid_of[d]}
+    claims = [Claim(uid_of[d] or "u", d, s) for d, s in known.items()]
+    made = decide(came, known, uids, refused, claims)
+    assert len(made.fates) == len(files)
+    firsts = set()
+    for (digest, _), fate in zip(files, made.fates, strict=True):
+        again = digest in known or digest in firsts
+        assert (fate.state == State.DUPLICATE) == again
+        firsts.add(digest)
+        if not again:
+            assert (fate == Fate(State.QUARANTINED, "bad")) == (digest in refused)
+    published = {d for d, s in known.items() if s == State.INGESTED} - set(made.withdraw) | set(
+        made.ingest
+    )
+    claimants = {}
+    for digest in known.keys() | uids.keys():
+        if digest in uids or known.get(digest) in (State.INGESTED, State.CONFLICT):
+            claimants.setdefault(uid_of[digest] or "u", set()).add(digest)
+    for those in claimants.values():
+        assert len(those) == 1 or not those & published
+
+
+def test_what_could_not_be_read_is_quarantined():
+    made = decide([Came("s", None, "name-unusable")], (), {}, {}, ())
+    assert made.fates == [Fate(State.QUARANTINED, "name-unusable")]

@@ -105,9 +105,11 @@ def test_kinds_have_their_own_files_and_numbers(job):
     put(job, "a_error.ndjson", b"2\n")
     put(job, "b_error.ndjson.gz", gzip.compress(b"33\n"))
     put(job, "error.ndjson", b"44\n")  # the suffix is "_error.ndjson"
+    put(job, "_error.ndjson", b"5\n")
+    put(job, ".ndjson", b"6\n")
     job.finish()
     drain(job)
-    assert outputs(job) == {"C_0001.ndjson": b"44\n1\n", "C_0001_error.ndjson": b"33\n2\n"}
+    assert outputs(job) == {"C_0001.ndjson": b"44\n6\n1\n", "C_0001_error.ndjson": b"33\n5\n2\n"}
 
 
 @pytest.mark.parametrize(
@@ -174,7 +176,8 @@ def test_a_late_or_needless_start_ends_at_once(tmp_path):
     assert names(job) == ["C_0001.ndjson"]
 
 
-def test_one_aggregator_at_a_time(job):
+def test_one_aggregator_at_a_time(job, monkeypatch):
+    monkeypatch.setattr("catchment.exports.journal.PATIENCE_SECONDS", 0.1)
     with Aggregator(job, "C"), pytest.raises(Conflict) as error:
         aggregate(job, "C")
     assert error.value.kind == "aggregator-running"
@@ -248,13 +251,14 @@ def test_what_is_not_a_part_is_never_removed(job, name):
     assert outputs(job) == {"C_0001.ndjson": b"1\n", "away": b"precious"}
 
 
-def test_links_and_folders_are_not_followed(job, tmp_path):
+def test_links_and_folders_are_not_followed(job, tmp_path, caplog):
     (tmp_path / "secret.ndjson").write_bytes(b"secret\n")
     (job.finished_path / "link.ndjson").symlink_to(tmp_path / "secret.ndjson")
     (job.finished_path / "folder.ndjson").mkdir()
     job.finish()
     with pytest.raises(Invalid, match="and 1 more part"):
         aggregate(job, "C")
+    assert "'link.ndjson' in the folder" in caplog.text or "'folder.ndjson' in" in caplog.text
     assert not outputs(job)
     assert (tmp_path / "secret.ndjson").exists()
 
@@ -369,6 +373,43 @@ def test_a_part_that_comes_after_the_done_signal_is_not_lost(job):
     assert outputs(job) == {"C_0001.ndjson": b"1\n"}
 
 
+def test_the_name_of_a_part_that_was_empty_may_come_again(job):
+    with Aggregator(job, "C", Rules(1, 0)) as aggregator:
+        for name in ("a.ndjson", "a_error.ndjson"):
+            put(job, name, b"")
+            assert aggregator.step() is None
+            put(job, name, b"1\n")
+            assert aggregator.step().count == 1
+            put(job, name, b"2\n")
+            assert aggregator.step().count == 1
+        put(job, "a.ndjson", b"")
+        job.finish()
+        assert aggregator.run(threading.Event())
+    assert [data for _, data in sorted(outputs(job).items())] == [b"1\n", b"1\n", b"2\n", b"2\n"]
+
+
+def test_many_aggregators_at_once(job):
+    """One of them does the work; the others are refused, or find nothing to do."""
+    lines = [f"{i}\n".encode() for i in range(60)]
+    for i, text in enumerate(lines):
+        put(job, f"{i}.ndjson", text)
+    job.finish()
+
+    def one(_):
+        try:
+            return aggregate(job, "C", Rules(8, 1))
+        except Conflict as error:
+            assert error.kind == "aggregator-running"
+            return 0
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(one, range(200)))
+    assert lines_out(job) == dict.fromkeys(lines, 1)
+    assert sorted(made)[:-1] == [0] * 199
+    assert made.count(len(outputs(job))) == 1
+    assert not job.journal_path.exists()
+
+
 def test_empty_parts_are_removed(job):
     put(job, "a.ndjson", b"")
     put(job, "b.ndjson.gz", gzip.compress(b""))
@@ -439,7 +480,7 @@ def test_a_lock_that_was_removed_just_now_is_no_lock(job, monkeypatch):
     put(job, "a.ndjson", b"1\n")
     job.finish()
     assert aggregate(job, "C") == 1
-    assert len(calls) == 2
+    assert calls.count(fcntl.LOCK_EX | fcntl.LOCK_NB) == 2
 
 
 def test_missing_folder_of_finished_files_is_waited_for(tmp_path):

@@ -6,21 +6,41 @@ import errno
 import gzip
 import os
 from collections import Counter
+from concurrent.futures import Executor, Future
 from pathlib import Path
 
 import pytest
 
 from catchment.core.errors import CatchmentError
-from catchment.exports.aggregator import aggregate
+from catchment.exports.aggregator import Aggregator, aggregate
 from catchment.exports.directories import JobDirectories
 from catchment.exports.model import Codec, Rules
 from catchment.exports.stream import RecordStream
 from catchment.testing.exports import line, lines_left, lines_out, outputs, put
 
-pytestmark = pytest.mark.usefixtures("no_sync")
+pytestmark = pytest.mark.usefixtures("no_sync", "in_order")
 
 EFFECTS = ("open", "write", "fsync", "link", "rename", "unlink", "mkdir", "rmdir")
 READS = ("open", "scandir", "stat", "listdir", "pread")
+
+
+class Inline(Executor):
+    """Does at once what a thread would do, so that the n-th operation is always the same one."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def submit(self, work, /, *args):
+        work(*args)
+        done = Future()
+        done.set_result(None)
+        return done
+
+
+@pytest.fixture
+def in_order(monkeypatch):
+    """Parts are removed before the next output is written."""
+    monkeypatch.setattr("catchment.exports.journal.ThreadPoolExecutor", Inline)
 
 
 class Killed(BaseException):
@@ -139,6 +159,39 @@ def test_any_operation_fails(tmp_path, code, names):
     all_points(tmp_path, names, error, lambda job: aggregate(job, "C", Rules(60)), aftermath)
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_steps_go_on_after_any_operation_has_failed(tmp_path, code):
+    """In the same aggregator: what a failed step did, the journal knows."""
+    expected_files = undisturbed(tmp_path)
+
+    def run(job):
+        failures = []
+        aggregator = Aggregator(job, "C", Rules(60))
+        while not failures:
+            try:
+                with aggregator:
+                    while not aggregator.finish():
+                        try:
+                            aggregator.step()
+                        except CatchmentError as error:
+                            failures.append(error)
+            except CatchmentError as error:
+                failures.append(error)
+            else:
+                break
+        if failures:
+            raise failures[0]
+
+    def aftermath(job, expected, _):
+        nothing_lost(job, expected)
+        aggregate(job, "C", Rules(60))
+        assert lines_out(job) == expected
+        assert outputs(job) == expected_files
+        assert not job.journal_path.exists()
+
+    all_points(tmp_path, EFFECTS, OSError(code, os.strerror(code)), run, aftermath)
+
+
 def test_all_is_on_the_disk_before_what_depends_on_it(tmp_path, monkeypatch):
     """After a power cut only what was synced is sure: file, record and their names, then the link."""
     log = []
@@ -185,10 +238,12 @@ def test_all_is_on_the_disk_before_what_depends_on_it(tmp_path, monkeypatch):
 @pytest.mark.parametrize("error", [None, OSError(errno.ENOSPC, "full")])
 def test_a_stream_is_whole_or_not_there(tmp_path, error):
     def run(job):
+        closed.clear()
         job.set_up()
         with RecordStream(job, unique="s") as stream:
             stream.write("first")
             stream.write("second")
+        closed.append(stream)
         job.finish()
 
     def aftermath(job, expected, raised):
@@ -199,7 +254,9 @@ def test_a_stream_is_whole_or_not_there(tmp_path, error):
             assert raised
         if error:
             assert not any(job.streaming_path.glob("*")), "what failed is discarded"
+            assert arrived.exists() == bool(closed), "what was refused may be sent again"
 
+    closed: list[RecordStream] = []
     for at in range(1, 100):
         job = JobDirectories(tmp_path / str(at), "J")
         with pytest.MonkeyPatch.context() as monkeypatch:

@@ -270,6 +270,30 @@ def test_cancelled_from_elsewhere(server, house):
     assert lines_of(house, is_next) == all_lines(server)
 
 
+def test_progress_by_member_is_seen_from_elsewhere(server, house, monkeypatch):
+    """While the only batch is under way, whoever reaches the ledger sees how far it is."""
+    monkeypatch.setattr("catchment.exports.run.TELL_SECONDS", 0.0)
+    server.delay = 0.05
+    seen = set()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, job_of(server, batch=20), house)
+        while not running.done():
+            with suppress(NotFound):
+                seen.add(jobs.newest(house.ledger, "exports/eob").done)
+            time.sleep(0.02)
+        is_whole(house, running.result(), all_lines(server))
+    assert len(seen) > 3
+    assert seen <= set(range(21))
+
+
+def test_only_the_job_that_is_meant_is_cancelled(server, house):
+    record = house.ledger.start_run("exports/eob", job_of(server).config())
+    with pytest.raises(NotFound) as error:
+        cancel(house.store, house.ledger, "exports/eob", job="another")
+    assert error.value.kind == "no-job"
+    assert cancel(house.store, house.ledger, "exports/eob", job=record.id).state == "cancelled"
+
+
 def test_cancel_does_not_wait_for_ever(server, house):
     house.ledger.start_run("exports/eob", {})
     with house.ledger.holding("exports/eob"), pytest.raises(Unavailable) as error:

@@ -57,12 +57,14 @@ def test_what_passes_is_tried_again_and_the_server_says_when():
             (503, {"Retry-After": soon}, b""),
             (500, {"Retry-After": "soon"}, b""),
             (429, {"Retry-After": "99999"}, b""),
+            (503, {"Retry-After": "\xb2"}, b""),
+            (200, {"Content-Encoding": "gzip"}, b"no gzip"),
         ])  # fmt: skip
         pauses = []
         assert lines(read(FhirSource(server.url, PATIENT), "1", pauses)) == patients(1)
     assert pauses[0] == 7
     assert 25 < pauses[1] <= 30
-    assert pauses[2:] == [0.004, 120]
+    assert pauses[2:] == [0.004, 120, 0.016, 0.032]
 
 
 def test_a_server_that_never_recovers():
@@ -108,7 +110,14 @@ def test_the_token_is_sent_and_never_shown():
 
 
 @pytest.mark.parametrize(
-    "link", ["https://elsewhere.example/fhir/next", "{url}/Patient?patient=1&_count=1000"]
+    "link",
+    [
+        "https://elsewhere.example/fhir/next",
+        "{url}/Patient?patient=1&_count=1000",
+        "http://[::1",
+        "\x00",
+        "ftp://127.0.0.1/",
+    ],
 )
 def test_the_next_page_is_on_the_same_server_and_another_one(link):
     with FhirServer({}) as server:
@@ -131,6 +140,22 @@ def test_an_answer_that_is_no_bundle(body):
         with pytest.raises(Invalid) as error:
             read(FhirSource(server.url, PATIENT), "1")
     assert error.value.kind == "not-a-bundle"
+
+
+@pytest.mark.parametrize("resource", [b"3", b"null", b"[]", b'"x"', b'{"resourceType":7}'])
+@pytest.mark.parametrize("wanted", [PATIENT, None])
+def test_an_entry_that_is_no_resource_hurts_no_other(resource, wanted, folder):
+    (folder / "b.json").write_bytes(bundle([resource, *patients(1)], [], ""))
+    items = read(source_of(folder, wanted), "b.json")
+    assert [item.refused for item in items] == ["not-json", ""]
+    assert lines(items) == patients(1)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1/fhir", "http://", "http://[::1", ""])
+def test_the_url_of_a_server_is_checked_at_once(url):
+    with pytest.raises(Invalid) as error:
+        FhirSource(url, PATIENT)
+    assert error.value.kind == "bad-url"
 
 
 def test_a_page_has_a_bound(monkeypatch):

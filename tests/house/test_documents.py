@@ -27,9 +27,11 @@ SLUG = re.compile(r"[a-z]+[0-9]*(-[a-z0-9]+)+")
 # Text that looks like a kind or a code and is none.
 NOT_SLUGS = {
     "accept-encoding",
+    "if-none-match",
     "if-range",
     "catchment-put",
     "catchment-digest",
+    "catchment-remove",
     "catchment-safe",
     "center-id",
     "content-length",

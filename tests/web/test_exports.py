@@ -165,6 +165,21 @@ def test_cancelling_does_not_wait_for_the_worker(fresh):
     assert client.delete(f"/jobs/{running.id}").status_code == 404
 
 
+def test_only_the_job_itself_is_cancelled(fresh):
+    workspace, _, client = fresh
+    done = capability.run(workspace, "eob").details["job"]
+    config = capability.job(workspace, "eob").config()
+    stopped = workspace.ledger.start_run("exports/eob", config)
+    workspace.ledger.finish_run(stopped.id, "cancelled")
+    running = workspace.ledger.start_run("exports/eob", config)
+    answer = client.delete(f"/jobs/{done}")
+    assert answer.status_code == 409
+    assert answer.json()["issue"][0]["code"] == "conflict"
+    assert client.delete(f"/jobs/{stopped.id}").status_code == 404
+    assert workspace.ledger.run(running.id).state == "running"
+    assert client.get(f"/jobs/{done}").status_code == 200
+
+
 @pytest.mark.parametrize(
     ("header", "status"),
     [
@@ -272,6 +287,26 @@ def test_ranges(client, job, asked, start, end):
     assert again == part
     changed, again = raw(client, url, Range=asked, **{"If-Range": '"other"'})
     assert (changed.status_code, again) == (200, data)
+
+
+def test_what_a_client_knows_is_not_sent_again(client, job):
+    url = f"/jobs/{job}/{client_file(client, job)}"
+    whole, data = raw(client, url)
+    etag = whole.headers["ETag"]
+    for known, status in ((etag, 304), (f'"x", W/{etag}', 304), ("*", 304), ('"x"', 200)):
+        answer, body = raw(client, url, **{"If-None-Match": known})
+        assert (answer.status_code, body) == (status, b"" if status == 304 else data)
+        assert answer.headers["ETag"] == etag
+
+
+def test_head(client, job):
+    url = f"/jobs/{job}/{client_file(client, job)}"
+    for headers in ({}, {"Accept-Encoding": "gzip"}, {"Range": "bytes=1-3"}):
+        asked, _ = raw(client, url, **headers)
+        told = client.head(url, headers={"Accept-Encoding": "", **headers})
+        assert told.status_code == asked.status_code
+        assert told.headers == asked.headers
+        assert not told.content
 
 
 @pytest.mark.parametrize("asked", ["bytes=999999-", "bytes=-0"])

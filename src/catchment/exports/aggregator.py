@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+from catchment.core.errors import Unavailable
 from catchment.core.progress import Event, Progress, silent
 from catchment.exports import layout
 from catchment.exports.combine import Combiner, Made
@@ -22,6 +23,8 @@ from catchment.exports.parts import PartFolder
 from catchment.exports.plan import plan, ready
 
 logger = logging.getLogger(__name__)
+
+_WARNINGS = 10  # parts that are told of one by one
 
 
 class Aggregator:
@@ -54,16 +57,20 @@ class Aggregator:
         self._contract = layout.check(contract, "contract")
         self._rules = rules or Rules()
         self._codec = codec
+        self._published = published
         self._progress = progress
-        self._parts = PartFolder(directories.finished_path)
-        self._journal = Journal(directories, self._parts, published)
-        self._inventory = Inventory(directories, self._parts, self._rules.max_bytes, self._journal)
-        self._combiner = Combiner()
-        self._plans: dict[Kind, Iterator[list[Piece]]] = {}
-        self._numbers = dict.fromkeys(Kind, 0)
         self._bytes = 0
 
     def __enter__(self) -> Self:
+        self._parts = PartFolder(self._directories.finished_path)
+        self._journal = Journal(self._directories, self._parts, self._published)
+        self._inventory = Inventory(
+            self._directories, self._parts, self._rules.max_bytes, self._journal
+        )
+        self._combiner = Combiner()
+        self._plans: dict[Kind, Iterator[list[Piece]]] = {}
+        self._numbers = dict.fromkeys(Kind, 0)
+        self._failed = False  # a step, whose effects only the journal knows
         try:
             with told(f"job {self._directories.job} cannot be read"):
                 self._parts.open()
@@ -95,8 +102,18 @@ class Aggregator:
         While workers stream, the start rule decides; when they are done, all that is left goes out.
 
         Raises:
-            Invalid, Unavailable: the output could not be written; the parts are as they were.
+            Invalid, Unavailable: the output could not be written; its parts are as they were.
+                The next step takes the job up as a new aggregator would.
         """
+        if self._failed:
+            self.__exit__()
+            self.__enter__()
+        self._failed = True
+        output = self._step()
+        self._failed = False
+        return output
+
+    def _step(self) -> Output | None:
         if self._inventory.look():
             self._plans.clear()
         for kind in Kind:
@@ -149,11 +166,14 @@ class Aggregator:
     def check(self) -> None:
         """Raise if a part could not be combined or removed. The outputs that were made stand.
 
-        The error is that of the first such part; each of them is still in ``finished``.
+        The error is that of the first such part, warnings tell of more; all are in ``finished``.
         """
+        self._journal.settle()
         problems = [*self._inventory.problems.values(), *self._journal.stuck.values()]
         if problems:
             first = problems[0]
+            for problem in problems[1:_WARNINGS]:
+                logger.warning("%s", problem.message)
             more = f" (and {len(problems) - 1} more parts)" if problems[1:] else ""
             raise type(first)(first.message + more, kind=first.kind, hint=first.hint)
 
@@ -171,7 +191,12 @@ class Aggregator:
         name = layout.output_name(self._contract, number, kind, self._codec)
         temporary = self._journal.temporary(name)
         try:
-            made = self._write(temporary, pieces)
+            try:
+                made = self._write(temporary, pieces)
+            except Unavailable as error:
+                if error.kind != "disk-full" or not self._journal.settle():
+                    raise
+                made = self._write(temporary, pieces)  # in the room that other parts gave free
         except BaseException:
             temporary.unlink(missing_ok=True)
             if not self._inventory.set_aside(kind, pieces):

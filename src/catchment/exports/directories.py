@@ -58,7 +58,8 @@ class JobDirectories:
             # First of all `streaming`: without it an aggregator takes the job for done.
             self.streaming_path.mkdir(parents=True, exist_ok=True)
             self.finished_path.mkdir(exist_ok=True)
-            sync(self.job_path)
+            for folder in (self.job_path, self.job_path.parent):
+                sync(folder)
 
     def finish(self, *, discard: bool = False) -> None:
         """Tell the aggregator that all data is written, by removing ``streaming``.
@@ -91,7 +92,11 @@ class JobDirectories:
             return not self.streaming_path.exists()
 
     def promote(self, name: str) -> None:
-        """Move a whole file from ``streaming`` to ``finished``, durably."""
+        """Move a whole file from ``streaming`` to ``finished``, durably; or leave it there."""
         with told(f"{name} cannot be moved to {self.finished}"):
-            (self.streaming_path / name).rename(self.finished_path / name)
-            sync(self.finished_path)
+            moved = (self.streaming_path / name).rename(self.finished_path / name)
+            try:
+                sync(self.finished_path)
+            except OSError:
+                moved.rename(self.streaming_path / name)
+                raise

@@ -69,6 +69,9 @@ def serve(
         "Vary": "Accept-Encoding",
         "Expires": format_datetime(expires.astimezone(UTC), usegmt=True),
     }
+    known = request.get("if-none-match", "").replace("W/", "").split(",")
+    if {etag, "*"} & {item.strip() for item in known}:
+        return Reply(304, headers)
     if sent is not Codec.NONE:
         headers["Content-Encoding"] = _ENCODING[sent]
     if sent is not stored and sent is not Codec.NONE:

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 
 from catchment.core.errors import CatchmentError, Invalid, NotFound, Unavailable
+from catchment.core.names import shown
 from catchment.exports.sources import MAX_TEXT, Item, Pause, Reader, items_of, read_bundle
 
 RETRIES = 6
@@ -48,6 +49,15 @@ class FhirSource:
     authority: str | None = None
     retries: int = RETRIES
     timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Invalid (kind ``bad-url``) where the URL is none that can be asked."""
+        url = _url(self.url)
+        if url is None or url.scheme not in ("http", "https") or not url.host:
+            raise Invalid(
+                f"not the URL of a FHIR server: expected https://host/path, got {shown(self.url)}",
+                kind="bad-url",
+            )
 
     def members(self) -> None:
         """A search does not know for whom."""
@@ -96,10 +106,10 @@ class FhirSource:
             seen.add(url)
             bundle = read_bundle(self._get(client, pause, url))
             yield from items_of(bundle, self.resource_type)
-            url = base.join(bundle.next) if bundle.next else None
-            if url is not None and (url in seen or _origin(url) != _origin(base)):
+            url = _url(bundle.next, base) if bundle.next else None
+            if bundle.next and (url is None or url in seen or _origin(url) != _origin(base)):
                 raise Invalid(
-                    "the server's next page is one it gave before, or on another server",
+                    "the server's next page is one it gave before, on another server, or no URL",
                     kind="bad-next-page",
                 )
 
@@ -114,7 +124,7 @@ class FhirSource:
                     wanted = _retry_after(response)
                     if response.status_code not in _AGAIN:
                         raise error
-            except httpx.TransportError as failed:
+            except httpx.RequestError as failed:
                 error = Unavailable(
                     f"the server did not answer ({type(failed).__name__})", kind="source-down"
                 )
@@ -149,12 +159,19 @@ def _refused(response: httpx.Response) -> CatchmentError:
 def _retry_after(response: httpx.Response) -> float:
     """Seconds that the server asks to wait for (RFC 9110, section 10.2.3)."""
     value = response.headers.get("Retry-After", "")
-    if value.isdigit():
+    if value.isascii() and value.isdigit():
         return float(value)
     try:
         return (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
     except (TypeError, ValueError):
         return 0.0
+
+
+def _url(text: str, base: httpx.URL | None = None) -> httpx.URL | None:
+    try:
+        return base.join(text) if base else httpx.URL(text)
+    except (httpx.InvalidURL, ValueError):
+        return None
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

@@ -71,6 +71,9 @@ class Inventory:
         done = self._directories.done  # first: what is finished before that must not be missed
         arrived = self._watch.names()
         late = time.monotonic() - self._looked > LOOK_SECONDS
+        if arrived == set() and not late and not done:
+            return False
+        self._journal.settle()  # first: what is removed now must not be taken for new
         names = self._list() if arrived is None or late or done else arrived
         if done:
             for name in [*self.problems, *self._journal.stuck]:
@@ -104,8 +107,7 @@ class Inventory:
             rest.remove(piece)
             if not rest:
                 del self._pieces[kind][piece.part]
-                if piece.part not in self._journal.stuck:
-                    del self._identities[piece.part]
+                del self._identities[piece.part]
 
     def set_aside(self, kind: Kind, pieces: Sequence[Piece]) -> bool:
         """Whether a part is not what it was when it was measured; it becomes a problem."""
@@ -149,8 +151,8 @@ class Inventory:
         if pieces:
             self._pieces[kind][name] = pieces
             self.totals[kind] += sum(piece.size for piece in pieces)
-        else:  # empty, or used up
-            self._journal.remove(name, identity)
+        elif self._journal.remove(name, identity):  # it was empty, or used up
+            del self._identities[name]
 
     def _is_same(self, part: str) -> bool:
         try:

@@ -11,14 +11,21 @@ The steps of making an output are
 After a crash, a temporary file that is not linked to its output is thrown away with its record,
 and the parts are whole; for one that is, the remaining steps are made again. A part that cannot
 be removed stays used for as long as it lies there. Records go all at once, when the job is done.
+
+Threads remove the parts of one output while the next one is written: to remove a small file takes
+longer than to copy it, most of it in waiting for the file system.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +39,8 @@ FORMAT = 1
 _LOCK = "lock"
 _RECORD = ".json"
 _TEMPORARY = ".tmp"
+_REMOVERS = 4  # threads
+PATIENCE_SECONDS = 1.0  # for the lock: that of a killed process may outlive it by a moment
 
 
 class Use(NamedTuple):
@@ -54,7 +63,8 @@ class Journal:
 
     Attributes:
         outputs: every output of the job that is on record, in order of name.
-        stuck: parts that are used up and could not be removed, with the reason.
+        stuck: parts that are used up and could not be removed, with the reason; :meth:`settle`
+            before you look.
     """
 
     def __init__(
@@ -68,6 +78,8 @@ class Journal:
         self._folder = directories.journal_path
         self._parts = parts
         self._lock = -1
+        self._removers = ThreadPoolExecutor(_REMOVERS, thread_name_prefix="catchment-remove")
+        self._removals: list[Future[None]] = []  # until they end, `stuck` and `_used` are theirs
         self._used: dict[str, tuple[Identity, list[Span]]] = {}
         self.outputs: list[Output] = []
         self.stuck: dict[str, CatchmentError] = {}
@@ -115,8 +127,8 @@ class Journal:
         known, spans = self._used.get(part, (identity, []))
         return spans if known == identity else []
 
-    def remove(self, part: str, identity: Identity) -> None:
-        """Remove a part that is used up, or note that it is stuck."""
+    def remove(self, part: str, identity: Identity) -> bool:
+        """Remove a part that is used up; False if that cannot be done, and it is stuck."""
         try:
             if Identity.of(self._parts.stat(part)) == identity:
                 self._parts.remove(part)
@@ -124,46 +136,72 @@ class Journal:
             pass
         except OSError as error:
             self.stuck[part] = failure(error, f"{part} is combined, but cannot be removed")
-            return
+            return False
         self.stuck.pop(part, None)
         self._used.pop(part, None)
+        return True
+
+    def settle(self) -> bool:
+        """Wait until the parts of the last output are removed, or stuck; False if they were."""
+        removals, self._removals = self._removals, []
+        wait(removals)
+        for removal in removals:
+            removal.result()
+        return bool(removals)
 
     def close(self) -> None:
         """Give the job free."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        try:
+            self.settle()
+        finally:
+            self._removers.shutdown()
+            if self._lock >= 0:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)  # a child may have a copy of it
+                os.close(self._lock)
+                self._lock = -1
 
     def forget(self) -> None:
         """Remove the records of a job that is done; the lock goes last."""
-        for path in self._folder.iterdir():
-            if path.name != _LOCK:
-                path.unlink()
-        (self._folder / _LOCK).unlink()
-        self._folder.rmdir()
+        for path in sorted(self._folder.iterdir(), key=lambda path: path.name == _LOCK):
+            path.unlink()
+        try:
+            self._folder.rmdir()
+        except OSError as error:
+            # Another aggregator came just now. It finds nothing to do, and removes the folder.
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                raise
         self.close()
 
     def _take(self) -> int:
         """The lock, held; it is given back when this process ends, however that comes."""
         path = self._folder / _LOCK
+        end = time.monotonic() + PATIENCE_SECONDS
         while True:
-            self._folder.mkdir(exist_ok=True)
-            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            with suppress(FileExistsError):
+                self._folder.mkdir()
+            lock = -1
             try:
+                lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if path.exists() and path.stat().st_ino == os.fstat(lock).st_ino:
+                if os.path.samestat(path.stat(), os.fstat(lock)):
                     return lock
+            except FileNotFoundError:
+                pass
             except BlockingIOError:
-                os.close(lock)
-                raise Conflict(
-                    f"job {self._directories.job}: another aggregator is at work",
-                    kind="aggregator-running",
-                    hint="wait for it to end, or stop it",
-                ) from None
+                if time.monotonic() > end:
+                    os.close(lock)
+                    raise Conflict(
+                        f"job {self._directories.job}: another aggregator is at work",
+                        kind="aggregator-running",
+                        hint="wait for it to end, or stop it",
+                    ) from None
+                time.sleep(PATIENCE_SECONDS / 50)
             except BaseException:
-                os.close(lock)
+                if lock >= 0:
+                    os.close(lock)
                 raise
-            os.close(lock)  # the one before finished the job and removed its lock just now
+            if lock >= 0:
+                os.close(lock)  # the one before finished the job and removed its lock just now
 
     def _finish(self, output: Output, uses: Sequence[Use]) -> None:
         temporary = self.temporary(output.name)
@@ -172,10 +210,18 @@ class Journal:
             self._published(output)
             temporary.unlink()
         self.outputs.append(output)
+        self.settle()
         for use in uses:
             self._used.setdefault(use.part, (use.identity, []))[1].append(use.span)
-            if use.last:
-                self.remove(use.part, use.identity)
+        last = [use for use in uses if use.last]
+        self._removals = [
+            self._removers.submit(self._remove, last[start::_REMOVERS])
+            for start in range(min(_REMOVERS, len(last)))
+        ]
+
+    def _remove(self, uses: Sequence[Use]) -> None:
+        for use in uses:
+            self.remove(use.part, use.identity)
 
     def _is_linked(self, name: str) -> bool:
         target = self._directories.job_path / name

@@ -33,7 +33,6 @@ SUFFIX = {Kind.DATA: ".ndjson", Kind.ERROR: "_error.ndjson"}
 STORED = {Codec.NONE: "", Codec.GZIP: ".gz", Codec.ZSTD: ".zst"}
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-_PART = re.compile(r".+?(?P<error>_error)?\.ndjson(\.gz)?", re.DOTALL)
 
 
 def check(name: str, what: str) -> str:
@@ -63,10 +62,8 @@ def part_name(unique: str, kind: Kind) -> str:
 
 def kind_of(part: str) -> Kind | None:
     """What a finished part holds, told by its suffix; None for a file that is not a part."""
-    match = _PART.fullmatch(part)
-    if match is None:
-        return None
-    return Kind.ERROR if match["error"] else Kind.DATA
+    stem = part.removesuffix(".gz")
+    return next((kind for kind in (Kind.ERROR, Kind.DATA) if stem.endswith(SUFFIX[kind])), None)
 
 
 def is_gzip(part: str) -> bool:
@@ -81,7 +78,7 @@ def output_name(contract: str, number: int, kind: Kind, codec: Codec = Codec.NON
 
 def output_number(name: str, contract: str, kind: Kind) -> int | None:
     """The number in an output's name, whatever its codec; None for any other name."""
-    pattern = rf"{re.escape(contract)}_(\d{{4,}}){re.escape(SUFFIX[kind])}(\.gz|\.zst)?"
+    pattern = rf"{re.escape(contract)}_([0-9]{{4,}}){re.escape(SUFFIX[kind])}(\.gz|\.zst)?"
     match = re.fullmatch(pattern, name)
     return int(match[1]) if match else None
 

@@ -78,9 +78,12 @@ class PartFolder:
 
     def read(self, part: str) -> io.RawIOBase:
         """The part's bytes, uncompressed."""
-        if layout.is_gzip(part):
-            return cast("io.RawIOBase", igzip.IGzipFile(self.path / part))  # type: ignore[no-untyped-call]
-        return io.FileIO(os.open(part, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._descriptor))
+        file = io.FileIO(self._open(part))
+        if not layout.is_gzip(part):
+            return file
+        unzipped = igzip.IGzipFile(fileobj=file)  # type: ignore[no-untyped-call]
+        unzipped.myfileobj = file  # to be closed with it
+        return cast("io.RawIOBase", unzipped)
 
     def chunks(self, part: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
         """Bytes of the part from ``start``, at most ``size`` of them.
@@ -129,8 +132,11 @@ class PartFolder:
     def _last(self, part: str, size: int) -> bytes:
         if layout.is_gzip(part):
             return next(self.chunks(part, size - 1))
-        file = os.open(part, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._descriptor)
+        file = self._open(part)
         try:
             return os.pread(file, 1, size - 1)
         finally:
             os.close(file)
+
+    def _open(self, part: str) -> int:
+        return os.open(part, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._descriptor)

@@ -35,6 +35,7 @@ from catchment.exports.model import Kind
 from catchment.exports.packer import Packer
 
 BEAT_SECONDS = 0.5  # between two looks at what the ledger says of the job
+TELL_SECONDS = 2.0  # between two times that the ledger is told how many members are done
 _PATIENCE_SECONDS = 90.0  # for a worker that was told to stop
 
 
@@ -67,18 +68,26 @@ def run(job: Job, house: House) -> Snapshot:
 
 
 def cancel(
-    store: Store, ledger: Ledger, aggregate: str, *, patience: float = _PATIENCE_SECONDS
+    store: Store,
+    ledger: Ledger,
+    aggregate: str,
+    *,
+    job: str | None = None,
+    patience: float = _PATIENCE_SECONDS,
 ) -> Run:
     """Cancel the open job: its worker stops, and nothing of the job is left.
 
-    ``patience`` is how many seconds the worker is waited for.
+    ``job`` is its id, where only this one is meant; ``patience`` is how many seconds the worker is
+    waited for.
 
     Raises:
-        NotFound: kind ``no-job``: no job is open.
+        NotFound: kind ``no-job``: no job is open, or another one.
         Conflict: kind ``run-finished``: it ended just now.
         Unavailable: kind ``worker-busy``: it is cancelled, but its worker does not stop.
     """
     for running in ledger.runs(aggregate, state="running", limit=1):
+        if job not in (None, running.id):
+            break
         record = ledger.finish_run(running.id, "cancelled")
         end = time.monotonic() + patience
         while True:
@@ -218,11 +227,16 @@ class _Work:
             before = self.members
 
             def look() -> None:
+                done = told = before
+                at = time.monotonic()
                 while not over.wait(BEAT_SECONDS):
                     with suppress(FileNotFoundError):
-                        ticks = before + path.stat().st_size
-                        self._tell("members", max(ticks, self.members), "members")
+                        done = max(before + path.stat().st_size, self.members)
+                        self._tell("members", done, "members")
                     with suppress(CatchmentError):
+                        if done != told and time.monotonic() - at > TELL_SECONDS:
+                            self.house.ledger.record(self.record.id, self._progress(done))
+                            told, at = done, time.monotonic()
                         if self.house.ledger.run(self.record.id).state != "running":
                             self.ended.set()
                             path.unlink(missing_ok=True)
@@ -273,6 +287,13 @@ class _Work:
             run=self.record.id,
         )
         return ledger.publish(publication, self.lease)
+
+    def _progress(self, done: int) -> Account:
+        """What the ledger is told while members are read; it balances only at the end."""
+        account = Account()
+        label = self.job.source.resource_type or "records"
+        account[Line(self.job.contract, label, "members")].received = done
+        return account
 
     def _account(self) -> Account:
         """Members, and lines of each kind: what came, what stands in the outputs, and the rest."""

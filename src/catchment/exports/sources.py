@@ -125,7 +125,11 @@ def items_of(bundle: Bundle, resource_type: str | None) -> Iterator[Item]:
         data = bytes(entry.resource)
         if not data:
             continue
-        found = _resource.decode(data).resourceType
+        try:
+            found = _resource.decode(data).resourceType
+        except msgspec.MsgspecError:
+            yield refusal("not-json", "a resource is not an object, or its type is not a text")
+            continue
         if b"\n" in data or b"\r" in data:
             data = msgspec.json.format(data, indent=-1)
         if found == "OperationOutcome" and resource_type != found:

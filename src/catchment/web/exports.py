@@ -4,7 +4,7 @@
 
     GET    /jobs/{job}          202 with X-Progress while it runs, then 200 with the manifest
     DELETE /jobs/{job}          cancels it
-    GET    /jobs/{job}/{file}   an output: ranges, Accept-Encoding
+    GET    /jobs/{job}/{file}   an output: ranges, Accept-Encoding, If-None-Match
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from catchment.core.errors import CatchmentError, NotFound, Unavailable
+from catchment.core.errors import CatchmentError, Conflict, NotFound, Unavailable
 from catchment.core.workspace import Workspace
 from catchment.exports import download, jobs, manifest
 from catchment.exports import run as runs
@@ -108,9 +108,17 @@ class _Api:
         return JSONResponse(document, headers={"Expires": format_datetime(until, usegmt=True)})
 
     def cancel(self, request: Request) -> Response:
-        status = self._status(request)
+        status, workspace = self._status(request), self._workspace
+        if status.state == "published":
+            raise Conflict(
+                f"job {status.job} is published: its files are served until "
+                f"{self._expires(status):%Y-%m-%d %H:%M}Z",
+                kind="run-finished",
+            )
         with suppress(Unavailable):  # its worker stops by itself, and tidies up
-            runs.cancel(self._workspace.store, self._workspace.ledger, status.aggregate, patience=0)
+            runs.cancel(
+                workspace.store, workspace.ledger, status.aggregate, job=status.job, patience=0
+            )
         return Response(status_code=202)
 
     def file(self, request: Request) -> Response:
@@ -118,7 +126,8 @@ class _Api:
         until = self._expires(status)
         output = download.find(status, request.path_params["file"], until, self._clock())
         reply = download.serve(self._workspace.store, status, output, until, request.headers)
-        return StreamingResponse(iter(reply.body), reply.status, dict(reply.headers))
+        body = () if request.method == "HEAD" else reply.body
+        return StreamingResponse(iter(body), reply.status, dict(reply.headers))
 
     def _status(self, request: Request) -> Status:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")

@@ -29,6 +29,7 @@ GROUPS = {
     "exports": "Streamed records become NDJSON files of bounded size.",
     "studies": "Sites upload data packages; they are merged, and released.",
     "imaging": "DICOM of many providers becomes joinable tables and images.",
+    "flows": "The workspace under Dagster.",
 }
 # The same for commands: those of catchment.cli.workspace, or of the module that is named here.
 MODULES = {"serve": "serve", "upload": "upload"}

@@ -69,6 +69,20 @@ class Capability(Protocol):
         """
         ...
 
+    def sites(self, workspace: Workspace, name: str) -> Mapping[str, str]:
+        """What each site has to give now, as a short text that changes when it does.
+
+        Costs a listing; nothing is read of what is listed, and nothing is written.
+        """
+        ...
+
+    def verify(self, workspace: Workspace, name: str) -> Sequence[str]:
+        """What is wrong with the objects and the account of the latest snapshot; empty if nothing.
+
+        NotFound (kind ``no-snapshot``) where nothing is published yet.
+        """
+        ...
+
 
 def load(name: str) -> Capability:
     """The capability of a name in :data:`NAMES`."""

@@ -2,7 +2,8 @@
 
 ``CATCHMENT_<TABLE>__<KEY>`` in the environment sets a key of a table (two underscores between
 parts): ``CATCHMENT_WORKSPACE__STORE``, ``CATCHMENT_TABLES__NACC__STRICT``. An argument wins over
-the environment, which wins over the file. A key that nobody knows is an error, never ignored.
+the environment, which wins over the file. ``CATCHMENT_ENV=prod`` lays ``catchment.prod.toml`` over
+the file, for what differs there. A key that nobody knows is an error, never ignored.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ from catchment.core.sections import (
 
 FILE = "catchment.toml"
 ENVIRONMENT = "CATCHMENT_"
+WHERE = "CATCHMENT_ENV"
+LOCAL = "local"  # the environment that needs no file of its own
 SHOWN_SECRET = "***"  # noqa: S105 - what stands in a secret's place
 
 
@@ -87,6 +90,7 @@ class Settings(Section):
         Invalid (kind ``bad-settings``) names every problem, a line each, with file and line.
         """
         file, text, tree = ("settings", "", {}) if path is None else _read(path)
+        overlay = _overlay(path, environment)
         here = Path.cwd()
         root = here if path is None else path.absolute().parent
         values: dict[str, Any] = {}
@@ -94,6 +98,7 @@ class Settings(Section):
         for layer, origin, base in (
             ([("workspace.store", "data")], "default", root),
             (_flatten(tree), file, root),
+            (_flatten(_read(overlay)[2]), overlay.name, root) if overlay else ((), file, root),
             (_variables(environment), "environment", here),
             ((overrides or {}).items(), "argument", here),
         ):
@@ -148,6 +153,21 @@ def _read(path: Path) -> tuple[str, str, dict[str, Any]]:
             kind="bad-settings",
             hint=f"mend {path}, or write a new one with: catchment init",
         ) from None
+
+
+def _overlay(path: Path | None, environment: Mapping[str, str]) -> Path | None:
+    """The file beside the workspace's own that ``CATCHMENT_ENV`` names; it must be there."""
+    name = environment.get(WHERE, "")
+    if path is None or name in {"", LOCAL}:
+        return None
+    overlay = path.parent / f"{path.stem}.{name}.toml"
+    if not re.fullmatch(r"[a-z0-9-]+", name) or not overlay.is_file():
+        raise Invalid(
+            f"{WHERE} is {name!r}, and there is no {path.stem}.{name}.toml beside {path.name}",
+            kind="bad-settings",
+            hint=f"write what differs there into such a file, or unset {WHERE}",
+        )
+    return overlay
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

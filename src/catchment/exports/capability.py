@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -13,7 +15,7 @@ from catchment.core.progress import Progress, silent
 from catchment.core.provenance import NAME
 from catchment.core.sections import ExportsSettings
 from catchment.core.workspace import Workspace
-from catchment.exports import layout
+from catchment.exports import jobs, layout
 from catchment.exports import run as runs
 from catchment.exports.fhir import FhirSource
 from catchment.exports.job import House, Job, read_members
@@ -75,6 +77,24 @@ def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
         except Conflict:
             continue
         yield from (stat.key for stat in found if stat.modified <= youngest)
+
+
+def sites(workspace: Workspace, name: str) -> dict[str, str]:
+    """Digest of the job's contract, members and source; a server does not tell what it has."""
+    wanted = job(workspace, name)
+    told = json.dumps(wanted.config(), sort_keys=True)
+    return {wanted.contract: f"sha256:{hashlib.sha256(told.encode()).hexdigest()}"}
+
+
+def verify(workspace: Workspace, name: str) -> list[str]:
+    """What is wrong with the latest published job; see :func:`jobs.verify`."""
+    ledger = workspace.ledger_to_read()
+    latest = ledger.latest(f"exports/{name}")
+    if latest is None:
+        raise NotFound(
+            f"exports/{name} has no snapshot yet", kind="no-snapshot", hint="catchment exports run"
+        )
+    return jobs.verify(workspace.store, ledger, jobs.status(ledger, latest.run))
 
 
 def house(workspace: Workspace, progress: Progress = silent) -> House:

@@ -17,9 +17,11 @@ from catchment.tables import layout
 from catchment.tables import run as runs
 from catchment.tables.centers import read_centers, select_centers
 from catchment.tables.criteria import read_criteria
+from catchment.tables.datasets import find_datasets
 from catchment.tables.identifiers import IdentifiersOptions, open_identifiers
 from catchment.tables.job import House, Job
 from catchment.tables.model import Options
+from catchment.tables.snapshot import open_snapshot
 from catchment.tables.sources import MappingSource, Source, TemplateSource
 
 MAX_FILE = 64 * 1024 * 1024  # bytes of a center mapping or of criteria
@@ -86,6 +88,19 @@ def _outputs(workspace: Workspace) -> dict[str, str]:
             else:
                 found[aggregate] = f"{aggregate}/" if workspace.file else ""
     return found
+
+
+def sites(workspace: Workspace, name: str) -> dict[str, str]:
+    """The digest of each center's latest dataset, or why it has none."""
+    wanted = job(workspace, name)
+    found = find_datasets(wanted.centers, wanted.source, fall_back=wanted.options.fall_back)
+    refused = {center: finding.code for center, finding in found.skipped.items()}
+    return refused | {dataset.center.id: dataset.digest for dataset in found.datasets}
+
+
+def verify(workspace: Workspace, name: str) -> list[str]:
+    """What is wrong with the latest snapshot; see :meth:`TableSnapshot.verify`."""
+    return open_snapshot(workspace.store, workspace.ledger_to_read(), name).verify()
 
 
 def house(workspace: Workspace, progress: Progress = silent, *, dry_run: bool = False) -> House:

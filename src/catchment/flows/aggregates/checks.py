@@ -1,0 +1,75 @@
+"""Is what was published right: its account, its objects, its drift, its age?"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+
+from catchment.core.capability import load
+from catchment.core.errors import CatchmentError, NotFound
+from catchment.core.ledger import Ledger, Snapshot
+from catchment.flows import facts
+from catchment.flows.house import House
+
+MOST_DRIFT = 0.05  # share of the columns whose types differ between sites
+MOST_AGE = timedelta(hours=36)  # since the latest run that ended well
+
+
+def make(aggregate: str) -> Sequence[dg.AssetChecksDefinition]:
+    """The checks of ``<capability>/<name>``."""
+    capability, _, name = aggregate.partition("/")
+    key = [capability, name]
+
+    @dg.asset_check(asset=key, description="received = kept + dropped + quarantined", blocking=True)
+    def account_balances(house: House) -> dg.AssetCheckResult:
+        with house.open() as workspace:
+            account = workspace.ledger.account(_latest(workspace.ledger, aggregate).run)
+        try:
+            account.check()
+        except CatchmentError as error:
+            return dg.AssetCheckResult(passed=False, metadata={"wrong": error.message})
+        return dg.AssetCheckResult(passed=True, metadata=facts.of_account(account))
+
+    @dg.asset_check(asset=key, description="Every object has the digest that was published.")
+    def digests_hold(house: House) -> dg.AssetCheckResult:
+        with house.open() as workspace:
+            wrong = list(load(capability).verify(workspace, name))
+        return dg.AssetCheckResult(passed=not wrong, metadata={"wrong": wrong})
+
+    @dg.asset_check(asset=key, description="The latest run that ended well is not long ago.")
+    def fresh(house: House) -> dg.AssetCheckResult:
+        with house.open() as workspace:
+            runs = workspace.ledger.runs(aggregate)
+        ended = [r.finished_at for r in runs if r.finished_at and r.state != "failed"]
+        age = datetime.now(UTC) - max(ended) if ended else timedelta.max
+        seconds = age.total_seconds()
+        return dg.AssetCheckResult(passed=age <= MOST_AGE, metadata={"seconds": seconds})
+
+    @dg.asset_check(asset=key, description="Few columns differ in type between the sites.")
+    def drift_is_small(house: House) -> dg.AssetCheckResult:
+        with house.open() as workspace:
+            shares = _drift(_latest(workspace.ledger, aggregate))
+        passed = all(share <= MOST_DRIFT for share in shares.values())
+        return dg.AssetCheckResult(
+            passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata={"shares": shares}
+        )
+
+    common = [account_balances, digests_hold, fresh]
+    return [*common, drift_is_small] if capability == "tables" else common
+
+
+def _latest(ledger: Ledger, aggregate: str) -> Snapshot:
+    latest = ledger.latest(aggregate)
+    if latest is None:
+        raise NotFound(
+            f"{aggregate} has no snapshot yet",
+            kind="no-snapshot",
+            hint=f"catchment run {aggregate}",
+        )
+    return latest
+
+
+def _drift(snapshot: Snapshot) -> dict[str, float]:
+    """Share of drifted columns of each table."""
+    tables = snapshot.provenance["tables"]
+    return {name: len(t["drift"]) / max(1, len(t["columns"])) for name, t in tables.items()}

@@ -1,0 +1,191 @@
+"""Definitions of a real workspace, run in this process on its embedded parts."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import dagster as dg
+import pytest
+
+from catchment.cli.main import run as call
+from catchment.core.errors import Invalid
+from catchment.core.settings import Settings
+from catchment.core.workspace import Workspace
+from catchment.flows.definitions import build, defs
+from catchment.flows.house import House
+from catchment.testing.centers import change_center
+
+TABLES, CLAIMS = dg.AssetKey(["tables", "main"]), dg.AssetKey(["exports", "claims"])
+
+
+@pytest.fixture
+def found(workspace):
+    return build(House(path=str(workspace)))
+
+
+@pytest.fixture
+def instance():
+    with dg.DagsterInstance.ephemeral() as opened:
+        yield opened
+
+
+def execute(found, job, instance, **options):
+    return found.resolve_job_def(job).execute_in_process(instance=instance, **options)
+
+
+def checks(done):
+    return {(c.asset_key, c.check_name): c for c in done.get_asset_check_evaluations()}
+
+
+def test_definitions_load_from_the_environment(workspace, monkeypatch):
+    monkeypatch.setenv("CATCHMENT_WORKSPACE", str(workspace))
+    loaded = defs()
+    dg.Definitions.validate_loadable(loaded)
+    assert {TABLES, CLAIMS} <= loaded.resolve_asset_graph().get_all_asset_keys()
+
+
+def test_nightly_brings_all_up_to_date_with_every_check_green(found, workspace, instance):
+    done = execute(found, "nightly", instance)
+    assert done.success
+    assert all(c.passed for c in checks(done).values())
+    assert {name for key, name in checks(done) if key == TABLES} == {
+        "account_balances",
+        "digests_hold",
+        "drift_is_small",
+        "fresh",
+    }
+    with Workspace.open(workspace) as opened:
+        snapshot = opened.ledger.latest("tables/main")
+        account = opened.ledger.account(snapshot.run)
+    told = {
+        e.asset_key: e.materialization.metadata for e in done.get_asset_materialization_events()
+    }
+    facts = told[TABLES]
+    assert facts["snapshot"].value == snapshot.number == 1
+    assert facts["bytes"].value == sum(item["size"] for item in snapshot.provenance["objects"])
+    assert facts["seconds"].value > 0
+    rows = {(r.data["site"], r.data["unit"]): r.data for r in facts["account"].records}
+    for line, balance in account:
+        assert rows[line.site, line.unit]["received"] == balance.received
+    image = facts["shares"].value.partition("base64,")[2].removesuffix(")")
+    picture = base64.b64decode(image).decode()
+    assert picture.count("<text") == len({(line.site, line.unit) for line, _ in account})
+    again = execute(found, "nightly", instance)
+    versions = [
+        e.materialization.metadata["state"].value for e in again.get_asset_materialization_events()
+    ]
+    assert versions == ["unchanged", "unchanged"]
+
+
+def test_a_job_of_one_capability(found, instance):
+    done = execute(found, "exports", instance)
+    assert {e.asset_key for e in done.get_asset_materialization_events()} == {CLAIMS}
+
+
+def test_a_damaged_object_fails_its_check(found, workspace, instance):
+    assert execute(found, "tables", instance).success
+    (table,) = workspace.glob("data/tables/main/*/uds/aggregate_result.parquet")
+    data = bytearray(table.read_bytes())
+    data[100] ^= 1
+    table.chmod(0o644)
+    table.write_bytes(data)
+    done = execute(found, "tables", instance)
+    found_wrong = checks(done)[TABLES, "digests_hold"]
+    assert not found_wrong.passed
+    assert "uds" in str(found_wrong.metadata["wrong"].value)
+
+
+def test_drift_above_the_limit_is_a_warning(workspace, tmp_path, made, instance):
+    from catchment.testing.centers import make_centers
+
+    drifted = make_centers(tmp_path / "more", centers=3, columns=8, drift_columns=4, broken=0)
+    text = (workspace / "catchment.toml").read_text()
+    for name in ("datasets", "centers", "identifiers"):
+        text = text.replace(str(getattr(made, name)), str(getattr(drifted, name)))
+    (workspace / "catchment.toml").write_text(text)
+    done = execute(build(House(path=str(workspace))), "tables", instance)
+    drift = checks(done)[TABLES, "drift_is_small"]
+    assert (drift.passed, drift.severity) == (False, dg.AssetCheckSeverity.WARN)
+
+
+def look(found, instance, cursor=None):
+    sensor = found.resolve_sensor_def("tables_main_changed")
+    with dg.build_sensor_context(
+        instance=instance, cursor=cursor, definitions=found, resources=found.resources
+    ) as context:
+        return sensor.evaluate_tick(context)
+
+
+def test_the_sensor_runs_what_changed_and_only_that(found, made, instance):
+    first = look(found, instance)
+    assert len(first.run_requests) == 1
+    (request,) = first.dynamic_partitions_requests
+    assert request.partition_keys == sorted(made.ids)
+    assert {event.partition for event in first.asset_events} == set(made.ids)
+    assert look(found, instance).run_requests[0].run_key == first.run_requests[0].run_key
+    same = look(found, instance, first.cursor)
+    assert not same.run_requests
+    assert "no site" in same.skip_message
+    changed = made.ids[1]
+    change_center(made, changed)
+    news = look(found, instance, first.cursor)
+    assert [event.partition for event in news.asset_events] == [changed]
+    assert news.run_requests[0].run_key != first.run_requests[0].run_key
+    # An event that was missed is caught up: an old cursor sees all that came since.
+    change_center(made, made.ids[2])
+    late = look(found, instance, first.cursor)
+    assert {event.partition for event in late.asset_events} == {changed, made.ids[2]}
+
+
+def test_a_sensor_that_cannot_look_says_why(found, workspace, made, instance):
+    made.centers.unlink()
+    skipped = look(found, instance)
+    assert not skipped.run_requests
+    assert "centers" in skipped.skip_message
+
+
+def test_the_command_checks_and_runs(workspace, capsys, monkeypatch):
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    monkeypatch.setenv("CATCHMENT_WORKSPACE", str(workspace))
+    assert call(["flows", "check", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["jobs"] == ["exports", "nightly", "tables"]
+    assert told["sensors"] == ["exports_claims_changed", "tables_main_changed"]
+    assert call(["flows", "run", "nightly"]) == 0
+    out = capsys.readouterr()
+    assert "materialized tables/main" in out.out
+    assert "DEBUG" not in out.err
+    assert "enabled: false" in (workspace / ".catchment/dagster/dagster.yaml").read_text()
+    assert call(["flows", "run", "daily", "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "no-job"
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+
+
+def test_a_failure_is_told_in_our_words(workspace, made, capsys, monkeypatch):
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    made.centers.write_text("{}")
+    assert call(["-w", str(workspace), "flows", "run", "tables", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["success"] is False
+    assert "Traceback" not in told["steps"][0]["error"]
+    assert "expected" in told["steps"][0]["error"] or "none of" in told["steps"][0]["error"]
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+
+
+def test_the_environment_lays_a_file_over(workspace, monkeypatch):
+    file = workspace / "catchment.toml"
+    (workspace / "catchment.prod.toml").write_text('[workspace]\nstore = "s3://bucket/data"\n')
+    assert Settings.load(file, environment={}).workspace.store.startswith("file://")
+    there = Settings.load(file, environment={"CATCHMENT_ENV": "prod"})
+    assert there.workspace.store == "s3://bucket/data"
+    assert (
+        there.tables["main"]
+        == Settings.load(file, environment={"CATCHMENT_ENV": "local"}).tables["main"]
+    )
+    origins = {key: origin for key, _, origin in there.shown()}
+    assert origins["workspace.store"] == "catchment.prod.toml"
+    for wrong in ("staging", "../x"):
+        with pytest.raises(Invalid) as caught:
+            Settings.load(file, environment={"CATCHMENT_ENV": wrong})
+        assert caught.value.kind == "bad-settings"

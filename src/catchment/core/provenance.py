@@ -7,13 +7,16 @@ next start; a lost ledger is rebuilt from what :func:`read_all` finds.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
-from catchment.core.errors import Conflict, Corrupt, Invalid
+from catchment.core.account import Account
+from catchment.core.errors import Conflict, Corrupt, Invalid, NotFound
 from catchment.core.ledger import Ledger, Snapshot
+from catchment.core.ledger.provenance import SECTION
 from catchment.core.store import Store
 
 NAME = "provenance.json"
@@ -75,3 +78,38 @@ def read_all(store: Store, prefix: str = "") -> Iterator[dict[str, Any]]:
             ) from error
         if isinstance(data, dict) and "catchment" in data:
             yield data
+
+
+def verify(store: Store, snapshot: Snapshot) -> list[str]:
+    """What is wrong with what a snapshot names; empty where all is well.
+
+    Every object must exist with its size and SHA-256, as must the provenance, where it is written
+    already; the account must balance. Reads all of them.
+    """
+    told = snapshot.provenance
+    seal = {"key": snapshot.location + NAME, **_facts([dumps(told)])}
+    wrong = []
+    for item in [*told["objects"], *([seal] if snapshot.sealed else [])]:
+        try:
+            found = _facts(store.stream(item["key"]))
+        except NotFound:
+            wrong.append(f"{item['key']}: missing")
+            continue
+        if any(item[name] != found[name] for name in found):
+            wrong.append(
+                f"{item['key']}: {found['size']} bytes, {found['digest']}; "
+                f"expected {item['size']} bytes, {item['digest']}"
+            )
+    try:
+        Account.from_json(told[SECTION]["account"]).check()
+    except Corrupt as error:
+        wrong.append(error.message)
+    return wrong
+
+
+def _facts(chunks: Iterable[bytes]) -> dict[str, Any]:
+    digest, size = hashlib.sha256(), 0
+    for chunk in chunks:
+        digest.update(chunk)
+        size += len(chunk)
+    return {"size": size, "digest": f"sha256:{digest.hexdigest()}"}

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from catchment.core import provenance
 from catchment.core.account import Account
 from catchment.core.capability import Outcome
-from catchment.core.errors import Conflict
+from catchment.core.errors import Conflict, NotFound
 from catchment.core.ledger import Ledger, Snapshot
 from catchment.core.progress import Progress, silent
 from catchment.core.provenance import NAME
@@ -83,6 +84,26 @@ def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
         except Conflict:
             continue
         yield from (stat.key for stat in found)
+
+
+def sites(workspace: Workspace, name: str) -> dict[str, str]:
+    """The uploads of each site that wait to be processed; of the others nothing is new."""
+    waiting: dict[str, list[str]] = {}
+    for one in scans.arrived(library.house(workspace), name):
+        waiting.setdefault(one.site, []).append(one.transaction)
+    return {site: ",".join(sorted(found)) for site, found in sorted(waiting.items())}
+
+
+def verify(workspace: Workspace, name: str) -> list[str]:
+    """What is wrong with the latest snapshot; see :func:`catchment.core.provenance.verify`."""
+    latest = workspace.ledger_to_read().latest(layout.aggregate(name))
+    if latest is None:
+        raise NotFound(
+            f"studies/{name} has no snapshot yet",
+            kind="no-snapshot",
+            hint=f"catchment run studies/{name}",
+        )
+    return provenance.verify(workspace.store, latest)
 
 
 def _known(ledger: Ledger, study: str) -> set[str]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from catchment.core.account import Account
-from catchment.core.errors import Corrupt, Invalid, NotFound
+from catchment.core.errors import Invalid, NotFound
 from catchment.core.ledger import Ledger, Snapshot
-from catchment.core.provenance import NAME, dumps
+from catchment.core.provenance import verify
 from catchment.core.store import Store
 from catchment.core.store_file import StoreFile
 
@@ -113,37 +112,12 @@ class TableSnapshot(Mapping[str, Table]):
         Every object that the snapshot names must exist with its size and SHA-256, as must its
         provenance; the account must balance, and each table's rows must be the account's kept rows.
         """
-        provenance = dumps(self.record.provenance)
-        digest = f"sha256:{hashlib.sha256(provenance).hexdigest()}"
-        seal = {"key": self.record.location + NAME, "size": len(provenance), "digest": digest}
-        wrong: list[str] = []
-        for item in [*self.record.provenance["objects"], *([seal] if self.record.sealed else [])]:
-            wrong += _compare(self._store, item)
-        account = self.account
-        try:
-            account.check()
-        except Corrupt as error:
-            wrong.append(error.message)
+        wrong, account = verify(self._store, self.record), self.account
         for name, table in self.items():
             kept = account.total("rows", part=name).kept
             if kept != table.rows:
                 wrong.append(f"{table.key}: {table.rows} rows, the account kept {kept}")
         return wrong
-
-
-def _compare(store: Store, item: Mapping[str, Any]) -> list[str]:
-    key = item["key"]
-    digest, size = hashlib.sha256(), 0
-    try:
-        for chunk in store.stream(key):
-            digest.update(chunk)
-            size += len(chunk)
-    except NotFound:
-        return [f"{key}: missing"]
-    found = f"sha256:{digest.hexdigest()}"
-    if (size, found) != (item["size"], item["digest"]):
-        return [f"{key}: {size} bytes, {found}; expected {item['size']} bytes, {item['digest']}"]
-    return []
 
 
 def open_snapshot(

@@ -78,6 +78,37 @@ def test_nightly_brings_all_up_to_date_with_every_check_green(found, workspace, 
     assert versions == ["unchanged", "unchanged"]
 
 
+def test_uploads_and_images_come_along(workspace, instance):
+    import shutil
+
+    from pydicom.data import get_testdata_file
+
+    from catchment.studies import layout
+    from catchment.testing.studies import make_uploads
+
+    clinic = workspace / "clinic"
+    clinic.mkdir()
+    shutil.copy(get_testdata_file("CT_small.dcm"), clinic)
+    with (workspace / "catchment.toml").open("a") as file:
+        file.write("[studies.core]\nmin_cell = 0\n[imaging.main.providers]\nclinic = 'clinic'\n")
+    zips = make_uploads(workspace / "zips", ["alpha", "beta"])
+    with Workspace.open(workspace) as opened:
+        for site, zip_ in zips.items():
+            opened.store.put(layout.staging("core", site, 0, zip_.name), zip_.read_bytes())
+    found = build(House(path=str(workspace)))
+    for name in ("studies_core_changed", "imaging_main_changed"):
+        assert look(found, instance, name=name).run_requests
+    done = execute(found, "nightly", instance)
+    assert done.success
+    assert all(c.passed for c in checks(done).values())
+    keys = {"/".join(e.asset_key.path) for e in done.get_asset_materialization_events()}
+    assert keys == {"tables/main", "exports/claims", "studies/core", "imaging/main"}
+    (clinic / "more.dcm").write_bytes(b"no DICOM")
+    assert look(found, instance, name="imaging_main_changed").run_requests
+    again = execute(found, "nightly", instance)
+    assert all(c.passed for c in checks(again).values())
+
+
 def test_a_job_of_one_capability(found, instance):
     done = execute(found, "exports", instance)
     assert {e.asset_key for e in done.get_asset_materialization_events()} == {CLAIMS}
@@ -109,8 +140,8 @@ def test_drift_above_the_limit_is_a_warning(workspace, tmp_path, made, instance)
     assert (drift.passed, drift.severity) == (False, dg.AssetCheckSeverity.WARN)
 
 
-def look(found, instance, cursor=None):
-    sensor = found.resolve_sensor_def("tables_main_changed")
+def look(found, instance, cursor=None, name="tables_main_changed"):
+    sensor = found.resolve_sensor_def(name)
     with dg.build_sensor_context(
         instance=instance, cursor=cursor, definitions=found, resources=found.resources
     ) as context:

@@ -17,9 +17,9 @@ from catchment.imaging import layout
 from catchment.imaging import run as runs
 from catchment.imaging.job import House
 from catchment.imaging.model import Job, Options, Provider
-from catchment.imaging.receive import read_delivery
+from catchment.imaging.receive import listing, read_delivery
 from catchment.imaging.shelf import parts_of
-from catchment.imaging.snapshot import ImagingSnapshot, LocalParts
+from catchment.imaging.snapshot import ImagingSnapshot, LocalParts, open_snapshot
 from catchment.imaging.warehouse import DuckDBWarehouse, Warehouse
 
 
@@ -91,6 +91,20 @@ def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
         if whole:  # of a ledger that was lost: what its snapshots name is not known
             continue
         yield from (s.key for s in found if s.modified <= youngest)
+
+
+def sites(workspace: Workspace, name: str) -> dict[str, str]:
+    """The digest of each provider's listing."""
+    wanted = job(workspace, name)
+    return {
+        provider.name: listing(workspace.open_store(provider.url), provider)
+        for provider in wanted.providers
+    }
+
+
+def verify(workspace: Workspace, name: str) -> list[str]:
+    """What is wrong with the latest snapshot; see :meth:`ImagingSnapshot.verify`."""
+    return open_snapshot(workspace.store, workspace.ledger_to_read(), name).verify()
 
 
 def _needed(workspace: Workspace, wanted: Job) -> Iterator[str]:

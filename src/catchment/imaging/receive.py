@@ -108,6 +108,14 @@ def _receive_one(job: Job, provider: Provider, house: House) -> list[Finding]:
     ]
 
 
+def listing(source: Store, provider: Provider) -> str:
+    """Digest of what a provider has: names, sizes and etags, in order."""
+    digest = hashlib.sha256()
+    for stat in source.list(provider.prefix):
+        digest.update(mark(stat.key, stat.size, stat.etag))
+    return f"sha256:{digest.hexdigest()}"
+
+
 def _new(source: Store, provider: Provider, seen: Seen) -> Iterator[Stat]:
     """Files of the provider that no delivery has, in order of their names."""
     since = datetime.fromisoformat(provider.since) if provider.since else None

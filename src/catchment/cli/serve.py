@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from catchment.cli.output import Output
-from catchment.core.errors import Invalid
+from catchment.core.errors import Invalid, Unavailable
 
 app = typer.Typer(add_completion=False)
+
+LOG_LEVEL = "CATCHMENT_LOG"  # for worker processes
 
 
 @app.command()
@@ -49,44 +55,65 @@ def serve(
         workspace.ledger.counts()  # settings and schema are well before anybody is let in
         if workspace.file is not None:  # for worker processes, whatever their current folder
             os.environ["CATCHMENT_WORKSPACE"] = str(workspace.file.absolute())
-    _run(output, host, port, tls_cert, tls_key, proxy, workers)
+    options = {
+        "workers": workers,
+        "ssl_certfile": tls_cert,
+        "ssl_keyfile": tls_key,
+        "proxy_headers": proxy is not None,
+        "forwarded_allow_ips": proxy,
+    }
+    with _listening(host, port) as listener:
+        port = listener.getsockname()[1]
+        place = f"[{host}]" if ":" in host else host
+        output.note(f"listening at http{'s' if tls_cert else ''}://{place}:{port}")
+        os.environ[LOG_LEVEL] = logging.getLevelName(logging.root.level)
+        _run(listener, options)
 
 
-def _run(
-    output: Output,
-    host: str,
-    port: int,
-    tls_cert: Path | None,
-    tls_key: Path | None,
-    proxy: str | None,
-    workers: int,
-) -> None:
+def _run(listener: socket.socket, options: dict[str, Any]) -> None:
     try:
         import uvicorn
+        from uvicorn.supervisors import Multiprocess
 
-        import catchment.web.app  # noqa: F401 - is all of it installed?
+        from catchment.web.app import FACTORY
     except ImportError as error:
         raise Invalid(
             f"serving needs {error.name}, which is not installed",
             kind="missing-extra",
             hint="pip install 'catchment[web]'",
         ) from None
-    output.note(f"serving http{'s' if tls_cert else ''}://{host}:{port}; Ctrl-C ends it")
-    uvicorn.run(
-        "catchment.web.app:from_environment",
+    config = uvicorn.Config(
+        FACTORY,
         factory=True,
-        host=host,
-        port=port,
-        workers=workers,
-        ssl_certfile=tls_cert,
-        ssl_keyfile=tls_key,
-        proxy_headers=proxy is not None,
-        forwarded_allow_ips=proxy,
         log_config=None,  # through our own handler
         access_log=False,  # the application logs paths without what was asked
         server_header=False,
         timeout_graceful_shutdown=30,
+        ws="none",
+        **options,
     )
+    server = uvicorn.Server(config)
+    with suppress(KeyboardInterrupt):
+        if config.workers > 1:
+            Multiprocess(config, sockets=[listener]).run()
+        else:
+            server.run(sockets=[listener])
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise Unavailable(
+            f"cannot listen at {host}, port {port}: {error.strerror or error}",
+            kind="cannot-listen",
+            hint="choose another --port, or end the program that has it",
+        ) from None
+    with listener:
+        listener.set_inheritable(True)
+        yield listener
 
 
 def _check_tls(host: str, cert: Path | None, key: Path | None, proxy: str | None) -> None:

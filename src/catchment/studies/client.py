@@ -11,6 +11,7 @@ import json
 import os
 import random
 import time
+import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -148,7 +149,6 @@ class _Sending:
         self._parcel = parcel
         self._base = target.url.rstrip("/")
         self._network = target.network
-        self._user = target.user
         self._memory = memory
         self._deadline = time.monotonic() + patience
         self._progress = progress
@@ -169,9 +169,8 @@ class _Sending:
 
     def _send_once(self) -> None:
         """Ask for a form and send the file; whether it has arrived is asked afterwards."""
-        offer = self._ask()
-        form = offer.json()
-        self._memory.remember(offer.headers["transaction-id"])
+        self._memory.remember()
+        form = self._ask().json()
         try:
             with self._parcel.path.open("rb") as file:
                 counted = _Counted(file, self._parcel.path.stat().st_size, self._progress)
@@ -191,21 +190,17 @@ class _Sending:
         raise _refused(answer)
 
     def _ask(self) -> httpx.Response:
-        user = self._user
-        name = self._parcel.filename
         body = {
             "study": self._parcel.study,
-            "filename": name if name.startswith(f"{user}_") else f"{user}_{name}",
+            "filename": self._parcel.filename,
             "data_package_version": self._parcel.version,
         }
         url = f"{self._base}/{self._network}"
 
-        def ask() -> httpx.Response:
-            known = self._memory.transaction
-            headers = {"transaction-id": known} if known else {}
-            return self._http.post(url, json=body, headers=headers, auth=self._login)
-
-        return self._persist(ask)
+        headers = {"transaction-id": self._memory.transaction}
+        return self._persist(
+            lambda: self._http.post(url, json=body, headers=headers, auth=self._login)
+        )
 
     def _show(self) -> dict[str, Any] | None:
         """What the center says of the upload; None if it knows nothing of it."""
@@ -260,10 +255,12 @@ class _Memory:
         with suppress(OSError):
             self.transaction = layout.check_transaction(self._path.read_text("ascii").strip())
 
-    def remember(self, transaction: str) -> None:
-        self.transaction = layout.check_transaction(transaction)
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(transaction, "ascii")
+    def remember(self) -> None:
+        """Keep it before the center hears of it: a lost answer then loses nothing."""
+        if not self.transaction:
+            self.transaction = str(uuid.uuid4())
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(self.transaction, "ascii")
 
     def forget(self) -> None:
         self.transaction = ""

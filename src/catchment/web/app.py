@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -22,6 +24,7 @@ from catchment.web.guard import Guard
 DESCRIPTION = (
     "Sites upload data packages of studies (`sites`), and dashboards read what they became."
 )
+FACTORY = "catchment.web.app:from_environment"
 _RETRY = {"Retry-After": "60"}
 
 
@@ -74,6 +77,11 @@ def create_app(workspace: Workspace, *, process: bool = True) -> FastAPI:
 
 def from_environment() -> FastAPI:
     """The application of the workspace that ``CATCHMENT_WORKSPACE`` names, for worker processes."""
+    if not logging.root.handlers:  # a process of its own
+        level = os.environ.get("CATCHMENT_LOG", "WARNING")
+        logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+        for handler in logging.root.handlers:
+            handler.addFilter(logging.Filter("catchment"))
     return create_app(Workspace.open())
 
 

@@ -21,7 +21,7 @@ from catchment.core.ledger.ledger import Ledger
 from catchment.core.ledger.schema import upload_files, upload_locks, uploads
 
 IDLE = timedelta(minutes=5)  # after which a later upload may take the lock
-CLAIM = timedelta(seconds=60)  # after which another worker may process what one has claimed
+CLAIM = timedelta(seconds=15)  # after which another worker may process what one has claimed
 _CLAIM = "worker:"
 
 _F = upload_files.c

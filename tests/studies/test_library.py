@@ -2,53 +2,58 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pyarrow.parquet as pq
 import pytest
 
 from catchment.core.errors import NotFound
-from catchment.core.workspace import Workspace
-from catchment.studies import layout, library
+from catchment.studies import library
+from tests.studies.studying import CUBE, DATA, below, package, published, send, send_cube
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "studies"
 SITE = "princeton_plainsboro_teaching_hospital"
 
 
-@pytest.fixture
-def workspace(tmp_path):
-    with Workspace.described(
-        {
-            "workspace.store": (tmp_path / "data").as_uri(),
-            "workspace.ledger": f"sqlite:///{tmp_path}/ledger.db",
-            "executor.kind": "threads",
-            "studies.upload.min_cell": 0,
-        }
-    ) as made:
-        yield made
-
-
-def send(workspace, site, data, *, name="u_upload.zip", transaction="tx-1", study="upload"):
-    key = layout.staging(study, site, 0, name)
-    workspace.store.put(key, data)
-    return library.submit(workspace, site, study, 0, name, key, "u", transaction)
-
-
 @pytest.mark.skipif(not DATA.exists(), reason="the shared sample data is not here")
-def test_the_public_example_becomes_506_rows(workspace):
-    done = send(workspace, SITE, (DATA / "upload.zip").read_bytes())
+def test_the_public_example_becomes_506_rows(space):
+    data = (DATA / "studies" / "upload.zip").read_bytes()
+    done = send(space, SITE, data, study="upload", tx="tx-1")
     assert done.accepted
     assert [one.kind for one in done.files] == ["manifest", "cube", "meta", "meta"]
-    (package,) = library.packages(workspace)
-    assert (package.rows, package.total, package.sites) == (506, 1103, (SITE,))
-    table = pq.read_table(workspace.store.path(package.key))
-    assert list(table.slice(0, 1).to_pylist()[0].values()) == [1103, None, None, None, None]
-    assert library.uploads(workspace, "tx-1", SITE) == [done]
-    assert library.uploads(workspace, "tx-1", "another") == []
-    assert list(workspace.store.list("upload_staging/")) == []
+    assert done.to_json()["files"][1]["state"] == "last_valid"
+    made = package(space, "count_synthea_patient", study="upload")
+    assert (made.rows, made.total, made.sites) == (506, 1103, (SITE,))
+    assert published(space, "count_synthea_patient", study="upload")[:2] == [
+        (1103, None, None, None, None),
+        (1103, None, None, None, SITE),
+    ]
+    assert library.uploads(space, "tx-1", SITE) == [done]
+    assert library.uploads(space, "tx-1", "another") == []
+    assert below(space, "upload_staging/") == []
+    (period,) = library.periods(space)
+    assert (period.earliest_date, period.latest_date) == ("2020-01-01", "2025-01-01")
+    (manifest,) = library.manifests(space)
+    assert (manifest.owner, manifest.content["study_prefix"]) == (SITE, "upload")
+    assert library.studies(space) == ["upload"]
 
 
-def test_nothing_that_arrived_is_nothing_to_submit(workspace):
+def test_nothing_that_arrived_is_nothing_to_submit(space):
     with pytest.raises(NotFound) as error:
-        library.submit(workspace, "a", "upload", 0, "x.zip", "upload_staging/x", "u", "tx-9")
+        library.submit(space, "a", "upload", 0, "x.zip", "upload_staging/x", "u", "tx-9")
     assert error.value.kind == "no-upload"
+
+
+def test_the_same_transaction_again_changes_nothing(space):
+    first = send_cube(space, "a", CUBE, tx="once")
+    number = library.catalog(space, "core").snapshot
+    assert send_cube(space, "a", CUBE, tx="once") == first
+    assert library.catalog(space, "core").snapshot == number
+    key = "upload_staging/core/a/000/core__count.cube.parquet"
+    name = "core__count.cube.parquet"
+    assert library.submit(space, "a", "core", 0, name, key, "u", "once") == first
+
+
+def test_times_tell_what_went_through_which_room(space):
+    send_cube(space, "a", CUBE)
+    send(space, "a", b"no cube", name="core__count.cube.parquet")
+    (times,) = library.times(space)
+    assert (times.site, times.study, times.package, times.version) == ("a", "core", "count", 0)
+    assert times.last_data_update == times.last_aggregation < times.last_error == times.last_upload
+    assert times.deleted is None

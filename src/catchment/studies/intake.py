@@ -29,6 +29,7 @@ _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 _LINES = re.compile(re.escape(route.LINES), re.IGNORECASE)
 _ENCRYPTED = 0x1
+_END = 22  # bytes of a zip without members
 
 
 class Bounds(NamedTuple):
@@ -161,6 +162,8 @@ def _unzip(
     store: Store, key: str, size: int, place: tuple[str, str], bounds: Bounds
 ) -> tuple[Member, ...]:
     study, site = place
+    if size <= _END:
+        raise _empty()
     with io.BufferedReader(StoreFile(store, key, size), CHUNK) as file:
         try:
             archive = zipfile.ZipFile(file)
@@ -187,7 +190,7 @@ def _unzip(
 def _check_names(infos: list[zipfile.ZipInfo], study: str, bounds: Bounds) -> list[route.Route]:
     """The route of each member, all of whose names and declared sizes are well."""
     if not infos:
-        raise _zip("zip-empty", "the zip has no members", "send a zip with the study's files")
+        raise _empty()
     if len(infos) > bounds.members:
         raise _zip(
             "zip-too-large",
@@ -274,6 +277,10 @@ def _keep_copy(store: Store, source: str, target: str) -> None:
 
 def _zip(code: str, message: str, hint: str) -> _Refused:
     return _Refused(Problem(code, message, hint))
+
+
+def _empty() -> _Refused:
+    return _zip("zip-empty", "the zip has no members", "send a zip with the study's files")
 
 
 def _line_level(what: str) -> _Refused:

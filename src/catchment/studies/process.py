@@ -40,6 +40,7 @@ def take_in(house: House, staged: Staged) -> Contribution:
     """Make members of the staged bytes, and remember them; the bytes are removed then."""
     store, ledger = house.store, house.ledger
     layout.check_transaction(staged.transaction)
+    layout.staging(staged.study, staged.site, staged.version, staged.filename)  # names only
     try:
         stat = store.head(staged.key)
     except NotFound:

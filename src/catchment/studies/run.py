@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from catchment.core.errors import CatchmentError, Invalid, NotFound
+from catchment.core.errors import CatchmentError, Conflict, Invalid
 from catchment.core.finding import Finding
 from catchment.core.ledger import Contribution, Lease, Ledger, Publication, Run, Snapshot
 from catchment.core.progress import Event
@@ -67,7 +67,13 @@ def settle(
         return _Run(house, study, again=again).plan_only(wish)
     with house.ledger.holding(aggregate, ttl=LEASE) as lease:
         mend(house, study)
-        return _Run(house, study, again=again).carry_out(wish, lease)
+        while True:
+            try:
+                return _Run(house, study, again=again).carry_out(wish, lease)
+            except Conflict as error:
+                # Its own worker has checked a file meanwhile; what was merged is not merged again.
+                if error.kind != "state-changed":
+                    raise
 
 
 def mend(house: House, study: str) -> None:
@@ -83,7 +89,8 @@ def mend(house: House, study: str) -> None:
 def waiting(ledger: Ledger, study: str) -> list[Contribution]:
     """Contributions that are not decided yet."""
     aggregate = layout.aggregate(study)
-    states = (State.RECEIVED, State.LATEST)
+    # In this order: what becomes the latest meanwhile is passed over, not seen twice.
+    states = (State.LATEST, State.RECEIVED)
     return [one for state in states for one in ledger.contributions(aggregate, state=state.value)]
 
 
@@ -96,7 +103,7 @@ def check_all(
     for one, call in zip(contributions, calls, strict=True):
         try:
             checked.append((one, call()))
-        except (Invalid, NotFound) as error:
+        except Invalid as error:
             checked.append((one, Checked(None, (_as_problem(error),))))
         event = Event(f"studies/{one.meta['study']}: check", "step", len(checked), len(calls))
         house.progress(event._replace(unit="files", message=one.site))
@@ -214,10 +221,13 @@ class _Run:
                     again=self.again,
                 )
             except Invalid as error:
+                known = {p.site: p.source for p in before.merged.parts} if before else {}
                 guilty = [
                     one.id
-                    for (kind, package, number_, _), (one, _) in made.current.items()
-                    if kind == Kind.CUBE and (package, number_) == version
+                    for (kind, package, of, site), (one, _) in made.current.items()
+                    if kind == Kind.CUBE
+                    and (package, of) == version
+                    and known.get(site) != one.digest
                 ]
                 if not guilty:
                     raise

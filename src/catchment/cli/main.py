@@ -30,6 +30,7 @@ GROUPS = {
     "studies": "Sites upload data packages; they are merged, and released.",
     "imaging": "DICOM of many providers becomes joinable tables and images.",
     "flows": "The workspace under Dagster.",
+    "arrays": "Sessions append to a Zarr store that only grows.",
 }
 # The same for commands: those of catchment.cli.workspace, or of the module that is named here.
 MODULES = {"serve": "serve", "upload": "upload"}

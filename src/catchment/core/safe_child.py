@@ -120,6 +120,11 @@ class _WithoutPandas(MetaPathFinder):
             raise ModuleNotFoundError(name, name=name)
 
 
+def with_pandas() -> None:
+    """Let this process load pandas, for tasks whose libraries need it, as xarray does."""
+    sys.meta_path[:] = [one for one in sys.meta_path if not isinstance(one, _WithoutPandas)]
+
+
 def _limit_cpu(seconds: float) -> None:
     """Let SIGXCPU end this process once it has used so many seconds, rounded up."""
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]

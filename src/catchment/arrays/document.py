@@ -1,0 +1,332 @@
+"""The root document of a store: the metadata of all arrays, in the one object that is replaced."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from catchment.arrays import layout
+from catchment.arrays.prepare import CLOCK
+from catchment.arrays.schema import Schema
+from catchment.core.errors import Corrupt, Invalid
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from catchment.arrays.prepare import Prepared
+
+FORMAT = 1
+SECTION = "catchment"
+TARGET = 4 << 20  # bytes of a chunk before compression
+MOST_WINDOWS = 4096  # in a chunk
+CODEC = {"name": "zstd", "configuration": {"level": 0, "checksum": True}}
+
+# Arrays of one dimension that every store of sessions has: type and fill value.
+FACTS: dict[str, tuple[str, Any]] = {
+    "session": ("string", ""),
+    "n_windows": ("int32", 0),
+    "site": ("string", ""),
+    "start": ("float64", "NaN"),
+    "content_hash": ("string", ""),
+    "schema": ("string", ""),
+    "source": ("string", ""),
+    "transform": ("string", ""),
+    "status": ("int8", 0),
+}
+EMPTY = {"string": "", "bool": False, "int64": 0, "float64": "NaN"}
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A root document, whole, as it stands in the store or is about to."""
+
+    root: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Of the bytes of a ``zarr.json``. Invalid (kind ``not-our-store``) if it is another's."""
+        try:
+            root = json.loads(data)
+            if root["attributes"][SECTION]["format"] != FORMAT:
+                raise KeyError
+            root["consolidated_metadata"]["metadata"]
+        except (KeyError, TypeError, ValueError, RecursionError):
+            raise Invalid(
+                "a zarr.json stands there that this program did not write",
+                kind="not-our-store",
+                hint="make a store of its sessions with: catchment arrays rechunk OLD NEW",
+            ) from None
+        return cls(root)
+
+    def dumps(self) -> bytes:
+        """The one byte form: the same document gives the same bytes."""
+        return json.dumps(self.root, separators=(",", ":"), ensure_ascii=False).encode()
+
+    @property
+    def section(self) -> Mapping[str, Any]:
+        """What is ours among the attributes."""
+        found: Mapping[str, Any] = self.root["attributes"][SECTION]
+        return found
+
+    @property
+    def commit(self) -> int:
+        """The number of the commit that it shows."""
+        return int(self.section["commit"])
+
+    @property
+    def family(self) -> int:
+        """How the keys of rows are spelt."""
+        return int(self.section["family"])
+
+    @property
+    def schema(self) -> Schema:
+        """What every session has in common."""
+        return Schema.from_json(self.section["schema"])
+
+    @property
+    def append_dim(self) -> str:
+        """The dimension that grows."""
+        return str(self.section["schema"]["append_dim"])
+
+    @property
+    def chunks(self) -> dict[str, int]:
+        """By dimension, as fixed when the store was made."""
+        return dict(self.section["chunks"])
+
+    @property
+    def arrays(self) -> Mapping[str, Any]:
+        """The metadata of each array."""
+        found: Mapping[str, Any] = self.root["consolidated_metadata"]["metadata"]
+        return found
+
+    @property
+    def size(self) -> int:
+        """Slots that are visible."""
+        return int(self.arrays["session"]["shape"][0])
+
+    def rows(self) -> list[str]:
+        """Arrays that have the append dimension only."""
+        dims = [self.append_dim]
+        return [n for n, meta in self.arrays.items() if meta["dimension_names"] == dims]
+
+    def slotted(self) -> list[str]:
+        """Arrays with a chunk, or several, for each session."""
+        first, rows = self.append_dim, set(self.rows())
+        return [
+            name
+            for name, meta in self.arrays.items()
+            if meta["dimension_names"][:1] == [first] and name not in rows
+        ]
+
+    def grown(
+        self, *, commit: int, size: int, ragged: Mapping[str, int], family: int | None = None
+    ) -> Self:
+        """The document that shows more slots, longer sessions, rows under other keys."""
+        root = deepcopy(dict(self.root))
+        section = root["attributes"][SECTION]
+        section["commit"] = commit
+        if family is not None:
+            section["family"] = family
+        rows = set(self.rows())
+        for name, meta in root["consolidated_metadata"]["metadata"].items():
+            for axis, dim in enumerate(meta["dimension_names"]):
+                if dim == self.append_dim:
+                    meta["shape"][axis] = size
+                elif dim in ragged:
+                    meta["shape"][axis] = max(meta["shape"][axis], ragged[dim])
+            if family is not None and name in rows:
+                meta["chunk_key_encoding"] = layout.key_encoding(family)
+        return type(self)(root)
+
+
+def first(prepared: Prepared, chunks: Mapping[str, int] | None) -> tuple[Document, dict[str, Any]]:
+    """The document of a new store, of no session yet, and its small objects: the labels' values.
+
+    The objects are base64 by key, so that a commit record can hold them.
+    """
+    schema = prepared.schema
+    dims = _chunks(prepared, chunks or {})
+    arrays: dict[str, Any] = {}
+    for name, (dtype, fill) in FACTS.items():
+        fill = schema.fingerprint if name == "schema" else fill  # noqa: PLW2901 - never changes
+        if name == "transform":
+            fill = prepared.row.transform  # noqa: PLW2901 - what is filled needs no chunk
+        arrays[name] = _array(
+            dtype, [schema.append_dim], [0], [layout.ROWS], fill, _fact_attributes(name)
+        )
+    for name, variable in prepared.variables.items():
+        described = schema.variables[name]
+        own = [str(dim) for dim in variable.dims]
+        shape = [0 if d in schema.ragged else schema.sizes[d] for d in own]
+        chunk = [dims.get(d, max(1, s)) for d, s in zip(own, shape, strict=True)]
+        arrays[name] = _array(
+            described["dtype"], [schema.append_dim, *own], [0, *shape], [1, *chunk],
+            _fill(described["dtype"]), _attributes(variable.attrs),
+        )  # fmt: skip
+    for name in prepared.row.values:
+        dtype = schema.variables[name]["dtype"]
+        arrays[name] = _array(dtype, [schema.append_dim], [0], [layout.ROWS], EMPTY[dtype], {})
+    objects: dict[str, Any] = {}
+    for name, variable in prepared.labels.items():
+        meta, data = _label(name, variable, schema)
+        arrays[name] = meta
+        objects |= {key: base64.b64encode(value).decode() for key, value in data.items()}
+    attributes = {
+        SECTION: {
+            "format": FORMAT,
+            "commit": -1,
+            "family": 0,
+            "schema": schema.to_json(),
+            "fingerprint": schema.fingerprint,
+            "chunks": dims,
+        },
+        "coordinates": " ".join(name for name in ("n_windows", CLOCK) if name in arrays),
+    }
+    root = {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": attributes,
+        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": arrays},
+    }
+    return Document(root), objects
+
+
+def _chunks(prepared: Prepared, wanted: Mapping[str, int]) -> dict[str, int]:
+    """Positions in a chunk along each ragged dimension, and along others where asked for."""
+    schema = prepared.schema
+    known = {*schema.ragged, *schema.sizes}
+    for dim, size in wanted.items():
+        if dim == schema.append_dim and size == 1:
+            continue
+        if dim not in known or size < 1:
+            raise Invalid(
+                f"chunks: expected positive sizes for {', '.join(sorted(known)) or 'no dimension'},"
+                f" got {dim}={size}",
+                kind="bad-chunks",
+                hint=f"along {schema.append_dim} a chunk is one session",
+            )
+    chosen = {dim: min(size, schema.sizes.get(dim, size)) for dim, size in wanted.items()}
+    chosen.pop(schema.append_dim, None)
+    for dim in schema.ragged:
+        rows = [
+            math.prod(schema.sizes[str(d)] for d in v.dims if str(d) not in schema.ragged)
+            * v.dtype.itemsize
+            for v in prepared.variables.values()
+            if dim in v.dims
+        ]
+        lazily = [v.chunksizes[dim][0] for v in prepared.variables.values() if dim in v.chunksizes]
+        if lazily and dim not in chosen:
+            chosen[dim] = max(1, *lazily)
+        if rows and dim not in chosen:
+            present = max(1, prepared.ragged_sizes.get(dim, 1))
+            power = 1 << (present - 1).bit_length()
+            chosen[dim] = max(1, min(TARGET // max(rows), max(64, power), MOST_WINDOWS))
+    return chosen
+
+
+def check_chunks(document: Document, chunks: Mapping[str, int] | None) -> None:
+    """Invalid (kind ``chunks-fixed``) if other chunks are asked for than the store has."""
+    sizes = document.schema.sizes
+    have = {document.append_dim: 1, **sizes, **document.chunks}
+    for dim, size in (chunks or {}).items():
+        fixed = have.get(dim)
+        if fixed is not None and min(size, sizes.get(dim, size)) != fixed:
+            raise Invalid(
+                f"the store has chunks of {fixed} along {dim}, got {size}",
+                kind="chunks-fixed",
+                hint=f"catchment arrays rechunk STORE NEW-STORE --chunks {dim}={size}",
+            )
+
+
+def _array(  # noqa: PLR0917 - the fields of the format
+    dtype: str,
+    dims: Iterable[str],
+    shape: list[int],
+    chunk: list[int],
+    fill: Any,
+    attributes: Mapping[str, Any],
+) -> dict[str, Any]:
+    serializer: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
+    if dtype == "string":
+        serializer = {"name": "vlen-utf8", "configuration": {}}
+    elif dtype in ("int8", "uint8", "bool"):
+        serializer = {"name": "bytes"}
+    return {
+        "shape": shape,
+        "data_type": dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+        "chunk_key_encoding": layout.key_encoding(0),
+        "fill_value": fill,
+        "codecs": [serializer, CODEC],
+        "attributes": dict(attributes),
+        "dimension_names": list(dims),
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
+
+
+def _fill(dtype: str) -> Any:
+    if dtype == "string":
+        return ""
+    if dtype == "bool":
+        return False
+    if dtype.startswith("complex"):
+        return ["NaN", "NaN"]
+    return "NaN" if dtype.startswith("float") else 0
+
+
+def _fact_attributes(name: str) -> dict[str, Any]:
+    if name == "start":
+        return {"units": "ms", "epoch": "1970-01-01T00:00:00Z"}
+    if name == "status":
+        return {
+            "flag_values": [0, 1, 2, 3],
+            "flag_meanings": "present replaced withdrawn abandoned",
+        }
+    return {}
+
+
+def _attributes(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    """A variable's attributes that JSON can say."""
+    plain = {}
+    for name, value in attrs.items():
+        item = value.tolist() if hasattr(value, "tolist") else value
+        try:
+            plain[str(name)] = json.loads(json.dumps(item, allow_nan=False))
+        except (TypeError, ValueError):
+            continue
+    return plain
+
+
+def _label(name: str, variable: Any, schema: Schema) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Metadata and objects of labels, made by Zarr itself in memory."""
+    import numpy as np
+
+    from catchment.arrays.zarr_store import encode
+
+    described = schema.labels[name]
+    values: np.ndarray = np.asarray(variable.values)
+    if described["dtype"] == "string":
+        values = np.array([str(v) for v in described["values"]], dtype=object)
+    shape = list(values.shape)
+    dtype = described["dtype"]
+    meta = _array(dtype, described["dims"], shape, [max(1, s) for s in shape], _fill(dtype),
+                  _attributes(variable.attrs))  # fmt: skip
+    return meta, encode(name, meta, values)
+
+
+def objects(record: Mapping[str, Any]) -> Iterable[tuple[str, bytes]]:
+    """The small objects that a commit record holds, by key."""
+    for key, data in record.get("objects", {}).items():
+        yield key, base64.b64decode(data)
+
+
+def corrupt(message: str) -> Corrupt:
+    """The error of a store that contradicts itself."""
+    return Corrupt(message, kind="store-contradicts", hint="catchment arrays verify STORE --repair")

@@ -1,0 +1,72 @@
+"""Datasets in files, as commands take them: NetCDF, or a Zarr store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from catchment.arrays.zarr_store import CoreStore
+from catchment.core.errors import Invalid, NotFound
+from catchment.core.safe import Limits, SafePool
+from catchment.core.safe_child import with_pandas
+from catchment.core.store import open_store
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+NETCDF = (".nc", ".nc4", ".cdf", ".h5", ".hdf5")
+
+
+@contextmanager
+def dataset(
+    url: str, limits: Limits | None = None, *, group: str = "", **options: str
+) -> Iterator[xr.Dataset]:
+    """The dataset at a URL.
+
+    NetCDF is read whole by a child process under limits; Zarr lazily, chunk by chunk. ``group`` is
+    a leaf of a tree.
+
+    Raises:
+        NotFound: if there is nothing.
+        Invalid: kind ``bad-dataset`` if it is no dataset; those of readers that die.
+    """
+    folder, _, name = url.rstrip("/").rpartition("/")
+    if name.endswith(NETCDF):
+        path = open_store(folder, **options).path(name)
+        if path is None:
+            raise NotFound(f"there is no file {name}", hint="name a file on this machine")
+        with SafePool(1, **(limits or Limits())._asdict()) as pool:
+            yield pool.submit(_load, str(path), group).result()
+        return
+    import xarray as xr
+
+    try:
+        found = xr.open_zarr(CoreStore(open_store(url, **options)), group=group or None)
+    except (FileNotFoundError, KeyError):
+        raise NotFound(
+            f"there is no Zarr store at {url}", hint="name a .nc file or a Zarr store"
+        ) from None
+    except (TypeError, ValueError) as error:
+        raise Invalid(
+            f"{name} cannot be read as a dataset ({type(error).__name__})",
+            kind="bad-dataset",
+            hint="it must open in xarray.open_zarr",
+        ) from None
+    yield found
+
+
+def _load(path: str, group: str) -> Any:
+    """A NetCDF file in memory; runs in a child process."""
+    with_pandas()
+    import xarray as xr
+
+    try:
+        with xr.open_dataset(path, group=group or None) as found:
+            return found.load()
+    except (OSError, TypeError, ValueError) as error:
+        raise Invalid(
+            f"the file cannot be read as NetCDF ({type(error).__name__})",
+            kind="bad-dataset",
+            hint="it must open in xarray.open_dataset",
+        ) from None

@@ -1,0 +1,186 @@
+"""Claims and commits of a store: create-only objects, so that of two writers one is first.
+
+A claim says whose a slot is before its chunks are written; a commit record says what became
+visible. Both are written once and never changed or deleted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from catchment.arrays import layout
+from catchment.arrays.document import Document, corrupt
+from catchment.arrays.model import Row
+from catchment.core.errors import Conflict, NotFound
+from catchment.core.store import Store
+
+CREATE = "create"
+
+_active: set[str] = set()  # tokens of appends that this process is at
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who claims slots: a process, and one append or run of it.
+
+    Attributes:
+        boot: of the machine since its last start.
+        started: when the process began, in ticks since the machine did.
+        active: tokens of what else the process was at.
+    """
+
+    host: str
+    boot: str
+    pid: int
+    started: str
+    token: str
+    active: frozenset[str] = frozenset()
+
+    def to_json(self) -> dict[str, Any]:
+        """What a claim says of its holder."""
+        return {name: getattr(self, name) for name in ("host", "boot", "pid", "started", "token")}
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A slot of ours.
+
+    Attributes:
+        resumed: an earlier writer of the same session and content began it; what it wrote stays.
+        taken: an earlier writer of something else died at it; what it wrote is in the way.
+    """
+
+    slot: int
+    attempt: int
+    resumed: bool = False
+    taken: bool = False
+
+
+@contextmanager
+def holding() -> Iterator[Holder]:
+    """A holder for the length of a block. Afterwards its claims that came to nothing are free."""
+    token, pid = secrets.token_hex(8), os.getpid()
+    active = frozenset(_active)
+    _active.add(token)
+    try:
+        yield Holder(socket.gethostname(), _boot(), pid, _started(pid), token, active)
+    finally:
+        _active.discard(token)
+
+
+def take(
+    store: Store, document: Document, row: Row, holder: Holder, *, avoid: frozenset[int]
+) -> Claim:
+    """Claim the first slot behind the visible ones that is free, ours already, or a dead one's.
+
+    ``avoid`` are slots that the same commit fills with other sessions.
+    """
+    slot = document.size
+    while slot in avoid or (claim := _try(store, slot, row, holder)) is None:
+        slot += 1
+    return claim
+
+
+def _try(store: Store, slot: int, row: Row, holder: Holder) -> Claim | None:
+    earlier, attempt = None, 0
+    while (found := _read(store, layout.claim(slot, attempt))) is not None:
+        earlier, attempt = found, attempt + 1
+    same = False
+    if earlier is not None:
+        theirs = earlier["row"]
+        same = (theirs["session"], theirs["content_hash"]) == (row.session, row.content_hash)
+        ours = earlier["holder"]["token"] == holder.token
+        if not (same if ours else _is_dead(earlier["holder"], holder)):
+            return None
+    record = {"slot": slot, "holder": holder.to_json(), "row": row.to_json(), "at": _now()}
+    try:
+        store.put(layout.claim(slot, attempt), _dumps(record))
+    except Conflict:
+        return None
+    return Claim(slot, attempt, resumed=same, taken=earlier is not None and not same)
+
+
+def commit(store: Store, number: int, record: Mapping[str, Any]) -> bool:
+    """Make commit ``number``, if nobody was first."""
+    try:
+        store.put(layout.log(number), _dumps({"number": number, "at": _now(), **record}))
+    except Conflict:
+        return False
+    return True
+
+
+def since(store: Store, number: int) -> Iterator[dict[str, Any]]:
+    """The records after a commit, in order."""
+    while (record := _read(store, layout.log(number + 1))) is not None:
+        number += 1
+        if record.get("number") != number:
+            raise corrupt(f"{layout.log(number)} says that it is commit {record.get('number')}")
+        yield record
+
+
+def after(document: Document | None, record: Mapping[str, Any]) -> Document:
+    """The document once a record is applied."""
+    if record["kind"] == CREATE:
+        return Document(record["document"]).grown(commit=0, size=0, ragged={})
+    if document is None:
+        raise corrupt(f"commit {record['number']} stands before the one that makes the store")
+    return document.grown(
+        commit=record["number"],
+        size=record["size"],
+        ragged=record["ragged"],
+        family=record.get("family"),
+    )
+
+
+def _read(store: Store, key: str) -> dict[str, Any] | None:
+    try:
+        data = store.read(key)
+    except NotFound:
+        return None
+    try:
+        return json.loads(data)  # type: ignore[no-any-return]
+    except ValueError:
+        raise corrupt(f"{key} cannot be read") from None
+
+
+def _dumps(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _now() -> str:
+    return datetime.fromtimestamp(time.time(), UTC).isoformat()
+
+
+def _is_dead(them: Mapping[str, Any], us: Holder) -> bool:
+    """It was a process of our machine, and is no more. Of others nobody knows: they are alive."""
+    if (them["host"], them["boot"]) != (us.host, us.boot) or not us.boot:
+        return False
+    if (them["pid"], them["started"]) == (us.pid, us.started):
+        return them["token"] not in us.active  # an append of this process that failed
+    gone: bool = _started(them["pid"]) != them["started"]
+    return gone
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """When a process began, in ticks since the machine did; empty if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""

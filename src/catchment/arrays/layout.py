@@ -1,0 +1,67 @@
+"""The only place that spells the keys of a store of sessions.
+
+Below the URL of one store, which is a Zarr group of format 3::
+
+    zarr.json                         the root: metadata of all arrays; replacing it is a commit
+    <array>/c/<slot>/<i>/<j>          a chunk; slots are never used twice
+    <array>/c/<k>                     rows of ROWS sessions, of an array of one dimension
+    _catchment/log/0000000042.json    commit 42, create-only: the truth that the root follows from
+    _catchment/slots/0000000007.000.json   claim of slot 7, create-only: the journal of its append
+
+Arrays have no metadata of their own beside the root's: two documents could not change at once.
+"""
+
+from __future__ import annotations
+
+import re
+
+ROOT = "zarr.json"
+PRIVATE = "_catchment"
+ROWS = 128  # sessions in a chunk of an array of one dimension
+FAMILIES = 3  # ways to spell the keys of rows, so that one root replaces them all at once
+
+_VARIABLE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,62}")
+_CLAIM = re.compile(r"(\d{10})\.(\d{3})\.json")
+
+
+def is_variable(name: object) -> bool:
+    """Whether an array may be called so."""
+    return isinstance(name, str) and _VARIABLE.fullmatch(name) is not None
+
+
+def log(number: int) -> str:
+    """A commit's record."""
+    return f"{PRIVATE}/log/{number:010}.json"
+
+
+def claims() -> str:
+    """All claims."""
+    return f"{PRIVATE}/slots/"
+
+
+def claim(slot: int, attempt: int) -> str:
+    """An attempt to fill a slot; the greatest attempt has the slot."""
+    return f"{claims()}{slot:010}.{attempt:03}.json"
+
+
+def parse_claim(name: str) -> tuple[int, int] | None:
+    """Slot and attempt of a claim's name; None for any other name."""
+    match = _CLAIM.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def slot_prefix(array: str, slot: int) -> str:
+    """The chunks of a slot in an array."""
+    return f"{array}/c/{slot}/"
+
+
+def key_encoding(family: int) -> dict[str, object]:
+    """How Zarr shall spell the keys of rows: ``c/0``, ``c.0`` or ``0``."""
+    if family % FAMILIES == 2:
+        return {"name": "v2", "configuration": {"separator": "/"}}
+    return {"name": "default", "configuration": {"separator": "/."[family % FAMILIES]}}
+
+
+def row_key(array: str, chunk: int, family: int) -> str:
+    """A chunk of rows, as :func:`key_encoding` makes Zarr spell it."""
+    return f"{array}/" + ("c/{}", "c.{}", "{}")[family % FAMILIES].format(chunk)

@@ -1,0 +1,391 @@
+"""A stacked store at work: it stages sessions, commits them one after another, withdraws them."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Self
+
+from catchment.arrays import chunks as chunking
+from catchment.arrays import document as documenting
+from catchment.arrays import journal, layout, plan, rows
+from catchment.arrays.chunks import Written
+from catchment.arrays.document import Document
+from catchment.arrays.journal import Claim, Holder
+from catchment.arrays.model import Decision, Entry, OnConflict, Outcome, Row, Status, Step
+from catchment.arrays.prepare import Prepared
+from catchment.core.errors import Conflict, Corrupt, NotFound
+from catchment.core.finding import Finding, Severity
+from catchment.core.ledger import Lease, Ledger
+from catchment.core.progress import Progress, silent
+from catchment.core.store import Store
+
+LEASE = timedelta(seconds=60)
+PATIENCE = 120.0  # seconds to wait for another writer
+ATTEMPTS = 20  # commits lost to writers that our ledger does not know
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A session whose chunks are written, and which no reader sees yet.
+
+    Attributes:
+        earlier: the slot that it takes the place of.
+    """
+
+    claim: Claim
+    row: Row
+    ragged: Mapping[str, int]
+    written: Written
+    earlier: int | None = None
+
+
+class Stack:
+    """One store of sessions: a Zarr group that only grows.
+
+    Args:
+        store: the store, opened at the group itself.
+        ledger: holds the lease of writers; None: commits alone keep writers apart, which is as
+            safe, and slower where many write.
+        name: of the lease's aggregate.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger | None = None,
+        name: str = "",
+        *,
+        lease: timedelta = LEASE,
+        patience: float = PATIENCE,
+        progress: Progress = silent,
+    ) -> None:
+        self.store = store
+        self.progress = progress
+        self._ledger = ledger
+        self._name = name or f"arrays@{store.url}"
+        self._ttl = lease
+        self._patience = patience
+        self._held: Lease | None = None
+        self._entries: list[Entry] = []
+        self._entries_at: int | None = None  # the commit that they are of
+
+    # Looking
+
+    def published(self) -> Document | None:
+        """The document that readers see; None where there is no store."""
+        try:
+            return Document.parse(self.store.read(layout.ROOT))
+        except NotFound:
+            return None
+
+    def look(self) -> tuple[Document | None, list[dict[str, Any]]]:
+        """The document of the last commit, and the records that the root does not show yet."""
+        document = self.published()
+        behind = list(journal.since(self.store, document.commit if document else -1))
+        for record in behind:
+            document = journal.after(document, record)
+        return document, behind
+
+    def entries(self, document: Document) -> list[Entry]:
+        """What stands in every slot of a document that is published."""
+        if self._entries_at != document.commit:
+            # Rows of slots change with tombstones only, which this process learns from records.
+            self._entries = rows.read(self.store, document)
+            self._entries_at = document.commit
+        return self._entries
+
+    # Writing
+
+    @contextmanager
+    def writing(self) -> Iterator[Self]:
+        """Hold the store's lease over many writes; waits for another writer's end."""
+        with ExitStack() as stack:
+            if self._ledger is not None and self._held is None:
+                self._held = self._acquire(stack, self._ledger)
+                stack.callback(setattr, self, "_held", None)
+            yield self
+
+    def _acquire(self, stack: ExitStack, ledger: Ledger) -> Lease:
+        end = time.monotonic() + self._patience
+        while True:
+            try:
+                return stack.enter_context(ledger.holding(self._name, ttl=self._ttl))
+            except Conflict as error:
+                if error.kind != "lease-held" or time.monotonic() > end:
+                    raise
+            time.sleep(random.uniform(0.02, 0.1))  # noqa: S311 - only spreads writers out
+
+    def append(
+        self,
+        sessions: Sequence[Prepared],
+        *,
+        chunks: Mapping[str, int] | None = None,
+        on_conflict: OnConflict = "error",
+        dry_run: bool = False,
+        findings: Iterable[Finding] = (),
+    ) -> Outcome:
+        """Append the sessions: all of them are visible afterwards, or none.
+
+        Raises:
+            Conflict: kind ``session-differs``; ``lease-held`` while another writer is at work;
+                ``commits-lost`` where writers that our ledger does not know are always first.
+            Invalid: kind ``chunks-fixed`` or ``bad-chunks``.
+        """
+        found = list(findings)
+        if dry_run:
+            document, _ = self.look()
+            return self._planned(document, sessions, chunks, on_conflict, found)[0]
+        with self.writing(), journal.holding() as holder:
+            written = Written()
+            for _ in range(ATTEMPTS):
+                document = self.heal()
+                outcome, steps = self._planned(document, sessions, chunks, on_conflict, found)
+                if outcome.refused:
+                    return outcome
+                if (error := plan.conflict(outcome.steps)) is not None:
+                    raise error
+                if not steps:
+                    return replace(outcome, written_bytes=written.stored)
+                document = document or self.make(sessions[0], chunks)
+                staged: list[Staged] = []
+                for one, step in steps:
+                    avoid = frozenset(s.claim.slot for s in staged)
+                    staged.append(
+                        self.stage(document, one, holder, avoid=avoid, earlier=step.earlier)
+                    )
+                written.stored += sum(s.written.stored for s in staged)
+                written.resumed += sum(s.written.resumed for s in staged)
+                committed = self.commit(document, staged)
+                if committed is not None:
+                    return self._told(outcome, staged, committed, written)
+            raise Conflict(
+                f"{self.store.url}: other writers were first {ATTEMPTS} times",
+                kind="commits-lost",
+                hint="run the same command again, with the ledger that the other writers use",
+            )
+
+    def make(self, sample: Prepared, chunks: Mapping[str, int] | None = None) -> Document:
+        """Make a store for sessions like this one; or the one that another made first."""
+        document, objects = documenting.first(sample, chunks)
+        record = {"kind": journal.CREATE, "document": document.root, "objects": objects,
+                  "size": 0, "ragged": {}}  # fmt: skip
+        journal.commit(self.store, 0, record)
+        found = self.heal()
+        assert found is not None  # noqa: S101 - it stands there now
+        return found
+
+    def stage(
+        self,
+        document: Document,
+        prepared: Prepared,
+        holder: Holder,
+        *,
+        avoid: frozenset[int] = frozenset(),
+        earlier: int | None = None,
+    ) -> Staged:
+        """Claim a slot and write all chunks of a session there; nobody sees them yet."""
+        claim = journal.take(self.store, document, prepared.row, holder, avoid=avoid)
+        written = chunking.write(self.store, document, claim, prepared, self.progress)
+        return Staged(claim, prepared.row, prepared.ragged_sizes, written, earlier)
+
+    def commit(self, document: Document, staged: Sequence[Staged]) -> Document | None:
+        """Make staged sessions visible, in one step; None where another writer was first.
+
+        Slots below them that nobody committed are given up: their writers died, or will find out.
+        """
+        if any(s.claim.slot < document.size for s in staged):
+            return None
+        ours = {s.claim.slot: s for s in staged}
+        size = max(ours) + 1
+        tombstones = {
+            slot: Status.ABANDONED for slot in range(document.size, size) if slot not in ours
+        } | {s.earlier: Status.REPLACED for s in staged if s.earlier is not None}
+        ragged: dict[str, int] = {}
+        for one in staged:
+            for dim, length in one.ragged.items():
+                ragged[dim] = max(length, ragged.get(dim, 0))
+        record = {
+            "kind": "append",
+            "rows": {str(slot): s.row.to_json() for slot, s in sorted(ours.items())},
+            "tombstones": {str(slot): int(status) for slot, status in sorted(tombstones.items())},
+            "size": size,
+            "ragged": ragged,
+        }
+        return self._record(document, record)
+
+    def tombstone(self, document: Document, slots: Iterable[int], kind: str) -> Document | None:
+        """Put tombstones where sessions were; None where another writer was first."""
+        record = {
+            "kind": kind,
+            "tombstones": {str(slot): int(Status.WITHDRAWN) for slot in sorted(slots)},
+            "size": document.size,
+            "ragged": {},
+        }
+        return self._record(document, record)
+
+    def heal(self) -> Document | None:
+        """Show in the root what was committed and not shown; the document that readers now see."""
+        document = self.published()
+        for record in journal.since(self.store, document.commit if document else -1):
+            document = self._show(document, record)
+        return document
+
+    def _record(self, document: Document, record: dict[str, Any]) -> Document | None:
+        fence = self._held.fence if self._held else None
+        shown = any(int(slot) < document.size for slot in record["tombstones"])
+        if shown:  # rows that readers see change: all rows are written anew, under other keys
+            record["family"] = (document.family + 1) % layout.FAMILIES
+        if not journal.commit(self.store, document.commit + 1, {"fence": fence, **record}):
+            return None
+        record["number"] = document.commit + 1
+        done = self._show(document, record)
+        # A writer that slept since may have put an older root over ours, or we over a newer one.
+        for later in journal.since(self.store, done.commit):
+            self._show(done, later)
+        return done
+
+    def _show(self, document: Document | None, record: Mapping[str, Any]) -> Document:
+        """Write what a commit record says into the arrays of rows, then into the root."""
+        made = journal.after(document, record)
+        if record["kind"] == journal.CREATE:
+            for key, data in documenting.objects(record):
+                self.store.put(key, data, mode="overwrite")
+            return made
+        assert document is not None  # noqa: S101 - after() looked
+        changed = rows.changes(record)
+        entries = self.known(document)
+        entries += [changed[slot] for slot in range(document.size, made.size)]
+        with chunking.puts(self.store) as (put, delete):
+            if record.get("family") is None:
+                rows.write(put, self.store, made, changed)
+            else:
+                for slot, entry in changed.items():
+                    entries[slot] = entry
+                rows.write_all(put, delete, made, entries)
+        self.store.put(layout.ROOT, made.dumps(), mode="overwrite")
+        self._entries, self._entries_at = entries, made.commit
+        return made
+
+    def known(self, document: Document) -> list[Entry]:
+        """What stands in every slot, from the rows; where they are not right, from the commits."""
+        try:
+            return list(self.entries(document))
+        except Corrupt:
+            return self.replay(document.commit)
+
+    def restore(self) -> Document:
+        """Write all rows and the root anew, from the records of all commits. Hold the lease."""
+        document: Document | None = None
+        for record in journal.since(self.store, -1):
+            document = journal.after(document, record)
+        if document is None:
+            raise Corrupt(
+                f"{self.store.url} has no commits", kind="store-contradicts",
+                hint="restore the store from a backup",
+            )  # fmt: skip
+        entries = self.replay(document.commit)
+        with chunking.puts(self.store) as (put, delete):
+            rows.write_all(put, delete, document, entries)
+        self.store.put(layout.ROOT, document.dumps(), mode="overwrite")
+        self._entries, self._entries_at = entries, document.commit
+        return document
+
+    def replay(self, until: int) -> list[Entry]:
+        """The rows after a commit, from the records of all commits up to it."""
+        entries: list[Entry] = []
+        for record in journal.since(self.store, -1):
+            changed = rows.changes(record)
+            entries += [changed[slot] for slot in range(len(entries), record["size"])]
+            for slot, entry in changed.items():
+                entries[slot] = entry
+            if record["number"] == until:
+                break
+        return entries
+
+    def _planned(
+        self,
+        document: Document | None,
+        sessions: Sequence[Prepared],
+        chunks: Mapping[str, int] | None,
+        on_conflict: OnConflict,
+        found: list[Finding],
+    ) -> tuple[Outcome, list[tuple[Prepared, Step]]]:
+        findings = list(found)
+        known: dict[str, Entry] = {}
+        if document is None and sessions:
+            documenting.first(sessions[0], chunks)  # says what is wrong with the chunks
+            findings += plan.check_schema(sessions[0].schema, sessions[1:])
+        elif document is not None:
+            documenting.check_chunks(document, chunks)
+            findings += plan.check_schema(document.schema, sessions)
+            known = plan.present(self.known(document) if document.commit else [])
+        refused = any(f.severity is Severity.ERROR for f in findings)
+        made = plan.steps(sessions, known, document.size if document else 0, on_conflict)
+        if refused:
+            made = [replace(step, decision=Decision.REFUSE, slot=None) for step in made]
+        outcome = Outcome(
+            self.store.url, document.commit if document else None, made, findings, dry_run=True
+        )
+        todo = [
+            (one, step)
+            for one, step in zip(sessions, made, strict=True)
+            if step.decision in (Decision.APPEND, Decision.REPLACE)
+        ]
+        return outcome if refused or todo else replace(outcome, dry_run=False), todo
+
+    def _told(
+        self, outcome: Outcome, staged: Sequence[Staged], document: Document, written: Written
+    ) -> Outcome:
+        slots = {s.row.session: s.claim.slot for s in staged}
+        steps = [
+            replace(step, slot=slots[step.session])
+            if step.decision in (Decision.APPEND, Decision.REPLACE)
+            else step
+            for step in outcome.steps
+        ]
+        return replace(
+            outcome,
+            commit=document.commit,
+            steps=steps,
+            dry_run=False,
+            written_bytes=written.stored,
+            resumed_chunks=written.resumed,
+        )
+
+
+def withdraw(stack: Stack, session: str) -> tuple[Entry, int]:
+    """Delete a session's chunks and leave a tombstone; its entry, and how many chunks there were.
+
+    NotFound (kind ``no-session``) if the store has no such session. Content that it had before a
+    replacement is deleted too.
+    """
+    with stack.writing():
+        for _ in range(ATTEMPTS):
+            document = stack.heal()
+            entries = stack.entries(document) if document and document.commit else []
+            entry = plan.present(entries).get(session)
+            if entry is None or document is None:
+                raise NotFound(
+                    f"{stack.store.url} has no session {session!r}",
+                    kind="no-session",
+                    hint=f"catchment arrays list {stack.store.url}",
+                )
+            gone = sorted({entry.slot, *_earlier(stack, session)})
+            if (made := stack.tombstone(document, gone, "withdraw")) is not None:
+                return entry, sum(chunking.clear(stack.store, made, slot) for slot in gone)
+        raise Conflict(
+            f"{stack.store.url}: other writers were first {ATTEMPTS} times", kind="commits-lost"
+        )
+
+
+def _earlier(stack: Stack, session: str) -> Iterator[int]:
+    """Slots that the session had before it was replaced."""
+    for record in journal.since(stack.store, -1):
+        for slot, row in record.get("rows", {}).items():
+            if row["session"] == session:
+                yield int(slot)

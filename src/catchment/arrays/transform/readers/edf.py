@@ -1,0 +1,78 @@
+"""EDF, EDF+ and BDF, read by edfio: EEG of one rate; what is no EEG is left out and told."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from catchment.arrays.transform.model import Recording, Signal
+from catchment.arrays.transform.readers import no_signal
+
+# Channels that carry codes instead of potentials.
+CODES = re.compile(r"(status|trig(ger)?|stim|sti ?\d*|marker|events?|annotations?)", re.IGNORECASE)
+_SCALE = {"uv": 1.0, "µv": 1.0, "μv": 1.0, "mv": 1e3, "v": 1e6, "nv": 1e-3}
+
+
+def read(path: str, options: Mapping[str, Any]) -> Recording:
+    """Channels of the most frequent rate, in µV; the header has no zone, so UTC is assumed."""
+    import edfio
+
+    wanted = options.get("eeg_channels")
+    opened: Any = (edfio.read_bdf if path.lower().endswith(".bdf") else edfio.read_edf)(path)
+    found = [s for s in opened.signals if not CODES.fullmatch(s.label.strip())]
+    left = len(opened.signals) - len(found)
+    if wanted is not None:
+        by_label = {s.label.strip(): s for s in found}
+        found = [by_label[label] for label in wanted if label in by_label]
+    if not found:
+        raise no_signal("all channels carry codes, or none is wanted")
+    rate = Counter(s.sampling_frequency for s in found).most_common(1)[0][0]
+    other = [s for s in found if s.sampling_frequency != rate]
+    found = [s for s in found if s.sampling_frequency == rate]
+    findings = []
+    if other or left:
+        findings.append(
+            (
+                "channels-left-out",
+                "edf",
+                f"{left} channels carry codes, {len(other)} have another rate than {rate:g} Hz",
+                "send them as a recording of their own, if they matter",
+            )
+        )
+    units = {s.physical_dimension.strip().lower() for s in found}
+    scale = {s.label: _SCALE.get(s.physical_dimension.strip().lower(), 1.0) for s in found}
+    known = units <= _SCALE.keys()
+    values = np.stack([np.asarray(s.data, "float64") * scale[s.label] for s in found], axis=1)
+    start = _start(opened)
+    times = np.arange(len(values)) * (1000.0 / rate) + (0.0 if start is None else start)
+    unit = "uV" if known else ", ".join(sorted(units))
+    signal = Signal(values, times, float(rate), [s.label.strip() for s in found], unit)
+    if start is None:
+        return Recording(eeg=signal, findings=[*findings, clock_unknown("edf")])
+    return Recording(eeg=signal, start=start, findings=findings)
+
+
+def clock_unknown(where: str) -> tuple[str, str, str, str]:
+    """What to tell of a recording whose start nobody knows."""
+    return (
+        "clock-unknown",
+        where,
+        "the file does not tell when it began: timestamps are ms of its own clock",
+        "set the start in the device, or in the file's header",
+    )
+
+
+def _start(opened: Any) -> float | None:
+    """Milliseconds since 1970; None for headers that hide it."""
+    try:
+        moment = datetime.combine(opened.startdate, opened.starttime, UTC)
+    except (AttributeError, TypeError, ValueError):
+        return None
+    except Exception:  # noqa: BLE001 - edfio has an exception of its own for anonymized headers
+        return None
+    return moment.timestamp() * 1000

@@ -1,0 +1,109 @@
+"""XDF, read by pyxdf: one stream of EEG, one of fNIRS, on one clock."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from catchment.arrays.transform.model import Recording, Signal
+from catchment.arrays.transform.readers import no_signal, unreadable
+from catchment.arrays.transform.readers.edf import clock_unknown
+from catchment.core.errors import Invalid
+
+EEG = {"eeg"}
+FNIRS = {"nirs", "fnirs"}
+_UNITS = {"microvolts": 1.0, "uv": 1.0, "µv": 1.0, "millivolts": 1e3, "mv": 1e3, "volts": 1e6}
+
+
+def read(path: str, options: Mapping[str, Any]) -> Recording:
+    """Streams by their type; clocks are aligned and jitter is taken away by pyxdf."""
+    import pyxdf
+
+    logging.getLogger("pyxdf").setLevel(logging.CRITICAL)  # it would tell values
+    streams, header = pyxdf.load_xdf(path)
+    eeg = _choose(streams, EEG, options.get("eeg_stream"))
+    fnirs = _choose(streams, FNIRS, options.get("fnirs_stream"))
+    signals = [_signal(stream) for stream in (eeg, fnirs)]
+    firsts = [s.times[0] for s in signals if s is not None]
+    if not firsts:
+        raise no_signal(f"none of {len(streams)} streams holds samples of EEG or fNIRS")
+    start = _start(header)
+    findings = []
+    if start is None:
+        findings.append(clock_unknown("xdf"))
+    else:  # the streams' clock began whenever a computer did
+        offset = start - min(firsts)
+        signals = [s and Signal(s.values, s.times + offset, s.rate, s.labels, s.units)
+                   for s in signals]  # fmt: skip
+    if start is None:
+        return Recording(signals[0], signals[1], findings=findings)
+    return Recording(signals[0], signals[1], start, findings=findings)
+
+
+def _choose(streams: list[Any], types: set[str], name: str | None) -> Any:
+    """The stream of a type that has samples; by name where there are several."""
+    found = [
+        stream
+        for stream in streams
+        if _info(stream, "type").lower() in types
+        and isinstance(stream["time_series"], np.ndarray)
+        and stream["time_series"].size
+        and (name is None or _info(stream, "name") == name)
+    ]
+    if len(found) > 1:
+        raise Invalid(
+            f"{len(found)} streams are of type {'/'.join(sorted(types))}",
+            kind="streams-ambiguous",
+            hint="name the one that is meant in the transform's options: eeg_stream, fnirs_stream",
+        )
+    return found[0] if found else None
+
+
+def _signal(stream: Any) -> Signal | None:
+    if stream is None:
+        return None
+    values = np.asarray(stream["time_series"])
+    values = values.reshape(len(values), -1).astype("float64")  # a scalar series has one channel
+    times = np.asarray(stream["time_stamps"], "float64").reshape(-1) * 1000
+    if len(times) != len(values) or not np.isfinite(times).all():
+        raise unreadable(f"XDF: {len(times)} times for {len(values)} samples")
+    rate = float(_info(stream, "nominal_srate") or 0)
+    if rate <= 0:
+        raise no_signal("its stream has no nominal rate")
+    labels, units = _channels(stream, values.shape[1])
+    scale = {_UNITS.get(unit.lower()) for unit in units}
+    if len(scale) == 1 and (factor := scale.pop()) is not None:
+        return Signal(values * factor, times, rate, labels, "uV")
+    unit = units[0] if len(set(units)) == 1 else ""
+    return Signal(values, times, rate, labels, unit or "1")
+
+
+def _channels(stream: Any, count: int) -> tuple[list[str], list[str]]:
+    """Labels and units, as the stream's description has them; numbers where it has none."""
+    try:
+        described = stream["info"]["desc"][0]["channels"][0]["channel"]
+        labels = [str(one["label"][0]) for one in described]
+        units = [str((one.get("unit") or [""])[0]) for one in described]
+    except (IndexError, KeyError, TypeError):
+        labels, units = [], []
+    if len(labels) != count:
+        return [f"ch{number + 1:02}" for number in range(count)], [""] * count
+    return labels, units
+
+
+def _info(stream: Any, name: str) -> str:
+    value = stream["info"].get(name) or [""]
+    return str(value[0] or "")
+
+
+def _start(header: Any) -> float | None:
+    told = (header.get("info", {}).get("datetime") or [None])[0]
+    try:
+        moment = datetime.fromisoformat(str(told))
+    except ValueError:
+        return None
+    return moment.timestamp() * 1000 if moment.tzinfo else None

@@ -1,0 +1,209 @@
+"""Where datasets of transforms go: at once, or staged by a worker for a coordinator to commit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from catchment.arrays import plan
+from catchment.arrays.document import check_chunks
+from catchment.arrays.journal import Holder
+from catchment.arrays.model import Decision, OnConflict, Step
+from catchment.arrays.prepare import Facts, Prepared, prepare
+from catchment.arrays.schema import differences
+from catchment.arrays.stack import Stack, Staged
+from catchment.arrays.transform.model import Session
+from catchment.core.errors import Invalid
+from catchment.core.finding import Finding, Severity
+from catchment.core.store import Store, open_store
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+SUFFIX = ".zarr"
+
+
+def below(store: Store, key: str) -> Store:
+    """The store at a key of another, reached in the same way."""
+    return open_store(f"{store.url.rstrip('/')}/{key}", **getattr(store, "options", {}))
+
+
+class Refused(Invalid):
+    """A dataset that cannot be appended; its findings say why."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        worst = next(f for f in findings if f.severity is Severity.ERROR)
+        super().__init__(f"{worst.where}: {worst.message}", kind=worst.code, hint=worst.hint)
+        self.findings = tuple(findings)
+
+
+@dataclass(frozen=True, slots=True)
+class Partitioning:
+    """How sessions that go to one store key are divided among stores.
+
+    Attributes:
+        period: ``month`` or ``year`` of the recording's start; empty: none.
+        schema: sessions of another schema get a store of their own; else they are refused.
+        max_sessions: of one store; the next ones go to another. 0: no end.
+    """
+
+    period: str = ""
+    schema: bool = True
+    max_sessions: int = 0
+
+    def key(self, store_key: str, start: float) -> str:
+        """The key of the store for a time."""
+        if not self.period:
+            return store_key
+        known = start == start  # noqa: PLR0124 - not NaN
+        moment = datetime.fromtimestamp(start / 1000, UTC) if known else None
+        name = "undated" if moment is None else f"{moment:%Y}"
+        if moment is not None and self.period == "month":
+            name = f"{moment:%Y-%m}"
+        return with_part(store_key, name)
+
+
+def with_part(store_key: str, part: str) -> str:
+    """``windows.zarr`` becomes ``windows.<part>.zarr``."""
+    return f"{store_key.removesuffix(SUFFIX)}.{part}{SUFFIX}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What a worker did with one dataset.
+
+    Attributes:
+        key: of the store that it went to.
+        staged: its chunks, which the coordinator makes visible; None where there is nothing to do.
+        windows: positions that came.
+    """
+
+    key: str
+    step: Step
+    staged: Staged | None
+    windows: int
+    raw_bytes: int
+
+
+@dataclass
+class StagingSink:
+    """Stages datasets in a worker; the coordinator holds the lease and commits."""
+
+    destination: Store
+    holder: Holder
+    transform: str
+    partitioning: Partitioning
+    on_conflict: OnConflict
+    dry_run: bool = False
+    sent: list[Sent] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    def append(
+        self,
+        dataset: xr.Dataset,
+        store_key: str,
+        append_dim: str,
+        chunks: Mapping[str, int] | None,
+        session: Session | None,
+    ) -> str:
+        """Stage every session of the dataset; Refused if one cannot be kept."""
+        facts = Facts(transform=self.transform)
+        if session is not None:
+            facts = replace(facts, session=session.id, site=session.site, source=session.id)
+        sessions, found = prepare(dataset, append_dim=append_dim, facts=facts)
+        if any(f.severity is Severity.ERROR for f in found):
+            raise Refused(found)
+        self.findings += found
+        for one in sessions:
+            self._send(one, self.partitioning.key(store_key, one.row.start), chunks)
+        return f"{self.destination.url}/{store_key}"
+
+    def _send(self, one: Prepared, key: str, chunks: Mapping[str, int] | None) -> None:
+        key, stack = self._place(one, key)
+        document, _ = stack.look()
+        if document is None and not self.dry_run:
+            document = stack.make(one, chunks)
+        if document is not None:
+            check_chunks(document, chunks)
+        known = plan.present(stack.known(document)) if document and document.commit else {}
+        size = document.size if document else 0
+        (step,) = plan.steps([one], known, size, self.on_conflict)
+        if (error := plan.conflict([step])) is not None:
+            raise error
+        staged = None
+        todo = step.decision in (Decision.APPEND, Decision.REPLACE)
+        if todo and document is not None and not self.dry_run:
+            staged = stack.stage(document, one, self.holder, earlier=step.earlier)
+            step = replace(step, slot=staged.claim.slot)
+        self.sent.append(Sent(key, step, staged, one.row.n_windows, one.raw_bytes))
+
+    def _place(self, one: Prepared, key: str) -> tuple[str, Stack]:
+        """The store for a session: that of the key, of its schema, or the next when it is full."""
+        stack = Stack(below(self.destination, key))
+        document, _ = stack.look()
+        if document is not None and document.schema.fingerprint != one.schema.fingerprint:
+            reasons = list(differences(document.schema, one.schema))
+            if not self.partitioning.schema:
+                raise Refused(list(plan.check_schema(document.schema, [one])))
+            base, key = key, with_part(key, one.schema.fingerprint[:8])
+            told = "; ".join(f"{where}: {text} [{code}]" for code, where, text in reasons[:4])
+            more = f" and {len(reasons) - 4} more" if len(reasons) > 4 else ""
+            self.findings.append(
+                Finding(
+                    one.row.site,
+                    Severity.WARNING,
+                    "own-partition",
+                    one.row.session,
+                    f"does not go with {base}, so it joins {key}: {told}{more}",
+                    "bring channels, rates and units into line, if it shall join the others",
+                )
+            )
+            stack = Stack(below(self.destination, key))
+            document, _ = stack.look()
+        number = 1
+        first = key
+        while (
+            self.partitioning.max_sessions
+            and document is not None
+            and document.size >= self.partitioning.max_sessions
+            and one.row.session not in plan.present(stack.known(document))
+        ):
+            number += 1
+            key = with_part(first, f"{number:04}")
+            stack = Stack(below(self.destination, key))
+            document, _ = stack.look()
+        return key, stack
+
+
+@dataclass
+class DirectSink:
+    """Appends at once, for transforms that are called by hand."""
+
+    destination: Store
+    transform: str
+    on_conflict: OnConflict = "error"
+
+    def append(
+        self,
+        dataset: xr.Dataset,
+        store_key: str,
+        append_dim: str,
+        chunks: Mapping[str, int] | None,
+        session: Session | None,
+    ) -> str:
+        """Append the dataset; Refused if it cannot be kept."""
+        from catchment.arrays import api
+
+        store = below(self.destination, store_key)
+        facts: dict[str, Any] = {}
+        if session is not None:
+            facts = {"session": session.id, "site": session.site}
+        outcome = api.append(
+            dataset, store, append_dim=append_dim, chunks=chunks, on_conflict=self.on_conflict,
+            transform=self.transform, **facts,
+        )  # fmt: skip
+        if outcome.refused:
+            raise Refused(outcome.findings)
+        return store.url

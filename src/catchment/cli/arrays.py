@@ -1,0 +1,326 @@
+"""``catchment arrays``: sessions append to a Zarr store that only grows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from catchment.cli.output import Output, findings, table
+from catchment.core.errors import Invalid, NotFound
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from catchment.core.workspace import Workspace
+
+app = typer.Typer(help="Sessions append to a Zarr store that only grows.", no_args_is_help=True)
+
+Target = Annotated[
+    str, typer.Argument(metavar="STORE", help="Folder or URL of the store: s3://bucket/name.zarr.")
+]
+OnConflict = Annotated[
+    Literal["error", "skip", "replace"],
+    typer.Option("--on-conflict", help="For a session that is there with other content."),
+]
+Chunks = Annotated[
+    list[str] | None,
+    typer.Option("--chunks", metavar="DIM=N", help="Size of chunks along a dimension; repeat it."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
+
+
+@app.command()
+def append(
+    ctx: typer.Context,
+    source: Annotated[
+        str, typer.Argument(metavar="FILE", help="Dataset: a NetCDF file or a Zarr store.")
+    ],
+    store: Target,
+    append_dim: Annotated[
+        str, typer.Option("--append-dim", metavar="D", help="Dimension that grows.")
+    ] = "session",
+    session: Annotated[
+        str | None,
+        typer.Option("--session", metavar="ID", help="Id, where the dataset does not say it."),
+    ] = None,
+    site: Annotated[
+        str | None, typer.Option("--site", metavar="NAME", help="Who contributed it.")
+    ] = None,
+    group: Annotated[
+        str, typer.Option("--group", metavar="PATH", help="A leaf of a tree of datasets.")
+    ] = "",
+    on_conflict: OnConflict = "error",
+    chunks: Chunks = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Append the sessions of a dataset. Needs no workspace.
+
+    Readers see all of it or none, at any instant. The same a second time changes nothing. Exit
+    code 1 if the dataset does not go with the store: the findings say why, nothing is written.
+    """
+    from catchment.arrays import api, files
+
+    out: Output = ctx.obj
+    with (
+        _settings(out) as workspace,
+        out.progress() as progress,
+        files.dataset(
+            api.url_of(source), workspace.limits, group=group, **workspace.settings.s3.options()
+        ) as found,
+    ):
+        outcome = api.append(
+            found,
+            store,
+            append_dim=append_dim,
+            chunks=_sizes(chunks),
+            on_conflict=on_conflict,
+            dry_run=dry_run,
+            session=session,
+            site=site,
+            progress=progress,
+            **workspace.settings.s3.options(),
+        )
+    out.result(outcome.to_json(), _show_outcome)
+    if outcome.refused:
+        raise typer.Exit(1)
+
+
+@app.command(name="list")
+def list_(
+    ctx: typer.Context,
+    store: Target,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also what was replaced, withdrawn or given up.")
+    ] = False,
+) -> None:
+    """The sessions of a store."""
+    from catchment.arrays import read
+    from catchment.arrays.model import Status
+
+    out: Output = ctx.obj
+    with _stack(out, store) as stack:
+        document, entries = read.entries(stack.store)
+    shown = [e.to_json() for e in entries if everything or e.status is Status.PRESENT]
+    out.result({"store": stack.store.url, "commit": document.commit, "sessions": shown}, _show_list)
+
+
+@app.command()
+def show(
+    ctx: typer.Context,
+    store: Target,
+    session: Annotated[
+        str | None, typer.Option("--session", metavar="ID", help="One session, not the store.")
+    ] = None,
+    plot: Annotated[
+        str | None, typer.Option("--plot", metavar="FILE", help="Draw the session: .png or .svg.")
+    ] = None,
+) -> None:
+    """The schema of a store, or one session of it."""
+    from catchment.arrays import plots, read
+
+    out: Output = ctx.obj
+    with _stack(out, store) as stack:
+        document, entries = read.entries(stack.store)
+        if session is None:
+            out.result(_described(stack.store.url, document, entries), _show_store)
+            return
+        one = read.session(read.dataset(stack.store), session)
+        entry = next(e for e in entries if e.row.session == session)
+        told = entry.to_json() | {"variables": _variables(one), "plot": plot}
+        if plot is not None:
+            plots.save(one, plot)
+    out.result(told, _show_session)
+
+
+@app.command()
+def verify(
+    ctx: typer.Context,
+    store: Target,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Write root and rows anew from the commits.")
+    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not read the sessions.")] = False,
+) -> None:
+    """Compare a store with its commits, and sessions with their digests. Exit code 1 for faults."""
+    from catchment.arrays.verify import verify as look
+
+    out: Output = ctx.obj
+    with _stack(out, store, writes=repair) as stack, out.progress() as progress:
+        verdict = look(stack, repair=repair, quick=quick, progress=progress)
+    out.result(verdict.to_json() | {"store": stack.store.url}, _show_verdict)
+    if verdict.wrong:
+        raise typer.Exit(1)
+
+
+@app.command()
+def withdraw(
+    ctx: typer.Context,
+    store: Target,
+    session: Annotated[str, typer.Argument(metavar="SESSION", help="Its id in the store.")],
+    dry_run: DryRun = False,
+) -> None:
+    """Delete a session's chunks, those that it had before a replacement too; a tombstone stays."""
+    from catchment.arrays import read
+    from catchment.arrays.plan import present
+    from catchment.arrays.stack import withdraw as take_out
+
+    out: Output = ctx.obj
+    with _stack(out, store, writes=not dry_run) as stack:
+        if dry_run:
+            entry, chunks = present(read.entries(stack.store)[1]).get(session), 0
+            if entry is None:
+                raise NotFound(
+                    f"{stack.store.url} has no session {session!r}",
+                    kind="no-session",
+                    hint=f"catchment arrays list {store}",
+                )
+        else:
+            entry, chunks = take_out(stack, session)
+    told = {"store": stack.store.url, "dry_run": dry_run, "chunks": chunks, **entry.to_json()}
+    out.result(
+        told,
+        lambda t: [
+            f"dry run: {t['session']} would be withdrawn from slot {t['slot']}"
+            if t["dry_run"]
+            else f"{t['session']} is withdrawn: {t['chunks']:,} chunks deleted"
+        ],
+    )
+
+
+@contextmanager
+def _settings(out: Output) -> Iterator[Workspace]:
+    """The workspace, for what its settings say of S3 and of readers; without one, the defaults."""
+    from catchment.core.workspace import Workspace
+
+    try:
+        workspace = Workspace.open(out.workspace)
+    except NotFound:
+        if out.workspace is not None:
+            raise
+        workspace = Workspace.described({})
+    with workspace:
+        yield workspace
+
+
+@contextmanager
+def _stack(out: Output, store: str, *, writes: bool = False) -> Iterator[Any]:
+    """The store, with the ledger of its writers where something is to be written."""
+    from catchment.arrays import api
+    from catchment.arrays.stack import Stack
+    from catchment.core.store import open_store
+
+    with _settings(out) as workspace:
+        options = workspace.settings.s3.options()
+        if writes:
+            with api.opened(open_store(api.url_of(store), **options)) as stack:
+                yield stack
+        else:
+            yield Stack(open_store(api.url_of(store), **options))
+
+
+def _sizes(chunks: list[str] | None) -> dict[str, int] | None:
+    """``DIM=N`` as a mapping."""
+    sizes = {}
+    for text in chunks or ():
+        dim, _, number = text.partition("=")
+        if not number.isdigit():
+            raise Invalid(
+                f"expected DIM=N, got {text!r}", kind="bad-chunks", hint="--chunks time=128"
+            )
+        sizes[dim] = int(number)
+    return sizes or None
+
+
+def _described(url: str, document: Any, entries: list[Any]) -> dict[str, Any]:
+    from catchment.arrays.plan import present
+
+    sessions = present(entries)
+    return {
+        "store": url,
+        "commit": document.commit,
+        "fingerprint": document.schema.fingerprint,
+        "append_dim": document.append_dim,
+        "chunks": document.chunks,
+        "sessions": len(sessions),
+        "windows": sum(entry.row.n_windows for entry in sessions.values()),
+        "variables": [
+            {
+                "name": name,
+                "type": meta["data_type"],
+                "dims": meta["dimension_names"],
+                "shape": meta["shape"],
+                "attributes": meta["attributes"],
+            }
+            for name, meta in document.arrays.items()
+        ],
+    }
+
+
+def _variables(one: Any) -> list[dict[str, Any]]:
+    return [
+        {"name": str(n), "type": str(v.dtype), "dims": list(v.dims), "shape": list(v.shape)}
+        for n, v in one.variables.items()
+        if v.ndim
+    ]
+
+
+def _show_outcome(data: dict[str, Any]) -> Iterator[str | Table]:
+    yield from findings(data["findings"])
+    yield table(
+        "",
+        ("session", "what", "slot", "windows", "bytes"),
+        (
+            (s["session"], s["decision"], s["slot"], s["windows"], s["raw_bytes"])
+            for s in data["steps"]
+        ),
+    )
+    if data["dry_run"]:
+        yield "dry run: nothing was written"
+    elif data["commit"] is not None:
+        yield f"{data['store']} at commit {data['commit']}, {data['written_bytes']:,} bytes written"
+
+
+def _show_list(data: dict[str, Any]) -> Iterator[str | Table]:
+    yield table(
+        f"{data['store']} at commit {data['commit']}",
+        ("slot", "session", "windows", "site", "status", "content"),
+        (
+            (s["slot"], s["session"], s["n_windows"], s["site"], s["status"],
+             s["content_hash"].removeprefix("sha256:")[:12])
+            for s in data["sessions"]
+        ),
+    )  # fmt: skip
+
+
+def _show_store(data: dict[str, Any]) -> Iterator[str | Table]:
+    yield f"{data['store']} at commit {data['commit']}, schema {data['fingerprint']}"
+    yield f"{data['sessions']:,} sessions, {data['windows']:,} windows, along {data['append_dim']}"
+    yield _arrays(data["variables"])
+
+
+def _show_session(data: dict[str, Any]) -> Iterator[str | Table]:
+    yield f"{data['session']} in slot {data['slot']}: {data['n_windows']:,} windows"
+    yield f"content {data['content_hash']}"
+    yield _arrays(data["variables"])
+    if data["plot"]:
+        yield f"drawn to {data['plot']}"
+
+
+def _arrays(variables: list[dict[str, Any]]) -> Table:
+    return table(
+        "",
+        ("array", "type", "dimensions", "shape"),
+        ((v["name"], v["type"], v["dims"], v["shape"]) for v in variables),
+    )
+
+
+def _show_verdict(data: dict[str, Any]) -> Iterator[str]:
+    yield from data["wrong"]
+    yield from data["notes"]
+    if data["repaired"]:
+        yield "root and rows were written anew from the commits"
+    if not data["wrong"]:
+        yield f"{data['sessions']:,} sessions, {data['windows']:,} windows: all is well"

@@ -1,0 +1,163 @@
+"""kill -9 at random instants, and many writers at once: each session once, and whole."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+import warnings
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+import xarray as xr
+
+from catchment.arrays import api, layout, read
+from catchment.arrays.stack import Stack
+from catchment.arrays.verify import verify
+from catchment.core.ledger import Ledger
+from catchment.core.store import open_store
+from catchment.testing.arrays import make_session, same
+
+QUICK, SOAK = 20, 200
+WRITERS, SESSIONS = 4, 8
+
+# Children come from one process that has everything loaded: they start in milliseconds.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    ["catchment.arrays.api", "catchment.testing.arrays", "catchment.core.store_local", "zarr"]
+)
+
+
+def session(number):
+    """Ragged; made anew wherever it is needed."""
+    return make_session(f"s{number:03}", windows=3 + number % 5, channels=2, samples=20)
+
+
+def stack_of(url, ledger, options=None):
+    return Stack(open_store(url, **(options or {})), ledger, "arrays/x", lease=timedelta(seconds=1))
+
+
+def work(url, ledger_url, numbers):
+    """Append sessions, as one command after the other would."""
+    with Ledger.open(ledger_url) as ledger:
+        for number in numbers:
+            assert not api.append(session(number), stack_of(url, ledger)).refused
+
+
+def looks(folder):
+    """What anybody sees at this instant; each session that is shown is whole."""
+    if not (folder / layout.ROOT).exists():
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = xr.open_zarr(folder)
+        names = found["session"].values.tolist()
+        for name in names:
+            if not name.startswith("~"):
+                one = found.sel(session=name)
+                one = one.isel(time=slice(int(one["n_windows"])))
+                assert same(one.load(), session(int(name[1:]))), name
+    return [name for name in names if not name.startswith("~")]
+
+
+def killed(target, arguments, seconds):
+    """Run in a child; whether it was killed before it ended. Its exit code must say all else."""
+    child = CONTEXT.Process(target=target, args=arguments)
+    child.start()
+    child.join(seconds)
+    if child.is_alive():
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        return True
+    assert child.exitcode == 0, "it failed, and not of our doing"
+    return False
+
+
+def kill_writers(tmp_path, kills, seed):
+    chance = random.Random(seed)
+    folder, ledger_url = tmp_path / "x.zarr", f"sqlite:///{tmp_path}/ledger.db"
+    done, total, seen = 0, 6, []
+    killed(work, (folder.as_uri(), ledger_url, ()), None)  # the fork server is up
+    while done < kills:
+        numbers = list(range(total))
+        if chance.random() < 0.3:
+            chance.shuffle(numbers)
+        done += killed(work, (folder.as_uri(), ledger_url, numbers), chance.uniform(0.01, 0.8))
+        now = looks(folder)
+        assert now[: len(seen)] == seen  # what was shown stays, in its order
+        assert len(set(now)) == len(now)
+        seen = now
+        total = len(now) + 6
+    assert not killed(work, (folder.as_uri(), ledger_url, range(total)), None)
+    assert sorted(looks(folder)) == [f"s{number:03}" for number in range(total)]
+    with Ledger.open(ledger_url) as ledger:
+        assert verify(stack_of(folder.as_uri(), ledger)).wrong == []
+
+
+def test_killed_writers(tmp_path):
+    kill_writers(tmp_path, QUICK, 1)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("seed", [11, 12])
+def test_many_killed_writers(tmp_path, seed):
+    kill_writers(tmp_path, SOAK, seed)
+
+
+def send(url, ledger_url, options, numbers):
+    """Each session twice, as an acknowledgement that was lost makes one do."""
+    with Ledger.open(ledger_url) as ledger:
+        for number in numbers:
+            for _ in range(2):
+                outcome = api.append(session(number), stack_of(url, ledger, options))
+                assert not outcome.refused
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("where", ["local", "s3"])
+def test_writers_at_once(tmp_path, request, where):
+    if where == "s3":
+        server = request.getfixturevalue("moto")
+        url, options = server.store().url, server.options
+    else:
+        url, options = (tmp_path / "x.zarr").as_uri(), {}
+    ledger_url = f"sqlite:///{tmp_path}/ledger.db"
+    share = [range(w * SESSIONS, (w + 1) * SESSIONS) for w in range(WRITERS)]
+    children = [
+        CONTEXT.Process(target=send, args=(url, ledger_url, options, numbers)) for numbers in share
+    ]
+    for child in children:
+        child.start()
+    while any(child.is_alive() for child in children):
+        if where == "local":
+            looks(tmp_path / "x.zarr")
+        time.sleep(0.2)
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    stack = stack_of(url, None, options)
+    verdict = verify(stack)
+    assert (verdict.wrong, verdict.sessions) == ([], WRITERS * SESSIONS)
+    present = Counter(e.row.session for e in read.entries(stack.store)[1])
+    assert present == Counter(f"s{number:03}" for number in range(WRITERS * SESSIONS))
+
+
+def test_writers_that_share_no_ledger(tmp_path):
+    """Commits alone keep them apart: slots that lost are given up, no session is lost or doubled."""
+    url = (tmp_path / "x.zarr").as_uri()
+    children = [
+        CONTEXT.Process(target=send, args=(url, f"sqlite:///{tmp_path}/{w}.db", {}, range(4)))
+        for w in range(3)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    verdict = verify(stack_of(url, None))
+    assert (verdict.wrong, verdict.sessions) == ([], 4)
+    assert sorted(looks(tmp_path / "x.zarr")) == [f"s{number:03}" for number in range(4)]

@@ -11,9 +11,11 @@ import xarray as xr
 
 import catchment.arrays
 from catchment.arrays import api, journal, layout, read, rows
+from catchment.arrays.content import CLOCK
 from catchment.arrays.document import Document
+from catchment.arrays.look import Facts
 from catchment.arrays.model import Decision, Row, Status
-from catchment.arrays.prepare import CLOCK, Facts, prepare
+from catchment.arrays.prepare import prepare
 from catchment.arrays.stack import Stack, withdraw
 from catchment.arrays.verify import orphans, verify
 from catchment.core.errors import Conflict, Corrupt, Invalid, NotFound
@@ -359,7 +361,7 @@ def test_chunks_of_a_new_store_are_those_of_the_dataset(store):
 
 def test_large_variables_are_written_piece_by_piece(store, monkeypatch):
     monkeypatch.setattr("catchment.arrays.chunks._AT_ONCE", 1000)
-    monkeypatch.setattr("catchment.arrays.prepare.BLOCK", 700)
+    monkeypatch.setattr("catchment.arrays.content.BLOCK", 700)
     events = []
     session = make_session("a", windows=90).chunk({"time": 40})
     put(Stack(store, progress=events.append), session, chunks={"time": 8})

@@ -44,6 +44,7 @@ NOT_SLUGS = {
     "transaction-id",
     "utf-8",
     "utf-8-sig",
+    "vlen-utf8",
 }
 
 

@@ -8,8 +8,9 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from catchment.arrays.look import Facts
 from catchment.arrays.model import OnConflict, Outcome
-from catchment.arrays.prepare import RAGGED, Facts, prepare
+from catchment.arrays.prepare import RAGGED, prepare
 from catchment.arrays.stack import Stack
 from catchment.core.progress import Progress, silent
 from catchment.core.store import Store, open_store

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from catchment.arrays import layout
+from catchment.arrays.content import blocks
 from catchment.arrays.document import Document
 from catchment.arrays.journal import Claim
-from catchment.arrays.prepare import Prepared, blocks
+from catchment.arrays.prepare import Prepared
 from catchment.arrays.zarr_store import CoreStore, documents, open_array
 from catchment.core.errors import NotFound
 from catchment.core.progress import Event, Progress, silent

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from catchment.arrays import layout
-from catchment.arrays.prepare import CLOCK
+from catchment.arrays.content import CLOCK
 from catchment.arrays.schema import Schema
 from catchment.core.errors import Corrupt, Invalid
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catchment.arrays.prepare import CLOCK
+from catchment.arrays.content import CLOCK
 from catchment.core.errors import Invalid
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from catchment.arrays import layout
+from catchment.arrays.content import trimmed
 from catchment.arrays.document import Document
 from catchment.arrays.model import Entry, Status
-from catchment.arrays.prepare import trimmed
 from catchment.core.errors import NotFound
 from catchment.core.store import Store
 

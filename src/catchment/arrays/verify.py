@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from catchment.arrays import journal, layout, read, rows
+from catchment.arrays.content import digest, trimmed
 from catchment.arrays.document import Document
 from catchment.arrays.model import Entry, Status
-from catchment.arrays.prepare import digest, trimmed
 from catchment.arrays.stack import Stack
 from catchment.core.errors import CatchmentError, Corrupt
 from catchment.core.progress import Event, Progress, silent

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from catchment.arrays import plan
 from catchment.arrays.document import check_chunks
 from catchment.arrays.journal import Holder
+from catchment.arrays.look import Facts
 from catchment.arrays.model import Decision, OnConflict, Step
-from catchment.arrays.prepare import Facts, Prepared, prepare
+from catchment.arrays.prepare import Prepared, prepare
 from catchment.arrays.schema import differences
 from catchment.arrays.stack import Stack, Staged
 from catchment.arrays.transform.model import Session

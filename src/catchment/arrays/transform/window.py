@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from catchment.arrays.prepare import CLOCK_ATTRIBUTES
+from catchment.arrays.content import CLOCK_ATTRIBUTES
 from catchment.arrays.transform import signals
 from catchment.arrays.transform.base import BaseTransform
 from catchment.arrays.transform.model import Recording, Session, TransformResult

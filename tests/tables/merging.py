@@ -41,7 +41,7 @@ class Inline(Executor):
 class File:
     """A file of a site, and the numbers of the rows that leave."""
 
-    data: bytes
+    data: bytes = field(repr=False)
     removed: Sequence[int] = ()
     site: str = "alpha"
 

@@ -45,15 +45,23 @@ class Part(NamedTuple):
         room = BATCH_BYTES
         for index in chosen:
             if batch and needs[index] > room:
-                yield batch, self._only(batch)
+                yield batch, self.only(batch)
                 batch, room = [], BATCH_BYTES
             batch.append(index)
             room -= needs[index]
-        yield batch, self._only(batch)
+        yield batch, self.only(batch)
 
-    def _only(self, chosen: Sequence[int]) -> Part:
+    def only(self, chosen: Sequence[int]) -> Part:
+        """Some of the columns."""
         columns = Columns(self.columns[index] for index in chosen)
         return self._replace(columns=columns, group=self.columns.choose(self.group, chosen))
+
+    def read(self) -> bytes:
+        """The chunks, one behind the other."""
+        return b"".join(
+            self.store.read(self.key, start=start, length=length)
+            for start, length in self.group.extents()
+        )
 
     def decode(self) -> pa.Table:
         """The rows.
@@ -65,12 +73,8 @@ class Part(NamedTuple):
         ``lossy-cast`` for an INT96 between two microseconds.
         """
         group = self.group
-        data = [
-            self.store.read(self.key, start=start, length=length)
-            for start, length in group.extents()
-        ]
         footer = assemble(self.columns, [group.moved(len(MAGIC))])
-        file = b"".join([MAGIC, *data, footer])
+        file = b"".join([MAGIC, self.read(), footer])
         try:
             table = self._read(file, "us")
             table.validate(full=True)  # pyarrow believes what a damaged page says of a dictionary

@@ -156,13 +156,13 @@ def merge_table(
     """
     if not len(unified.schema) + len(constants):
         raise Invalid("expected a table with columns, got none", kind="no-columns")
-    merge = _Merge(unified.schema, constants, store, staging)
-    for item in inputs:
-        if isinstance(item, Fresh):
-            merge.add_fresh(item)
-        else:
-            merge.add_kept(item)
-    with merge.rewriting(executor, progress):
+    merge = _Merge(unified.schema, constants, store, staging, executor)
+    with merge.rewriting(progress):
+        for item in inputs:
+            if isinstance(item, Fresh):
+                merge.add_fresh(item)
+            else:
+                merge.add_kept(item)
         return merge.compose(table, removed)
 
 
@@ -192,15 +192,21 @@ class _Rows:
 
 
 class _Merge:
-    """A merge at work: all is planned, then rewritten, and composed as it is done."""
+    """A merge at work: all is planned, rewritten meanwhile, and composed as it is done."""
 
     def __init__(
-        self, unified: pa.Schema, constants: Mapping[str, str], store: Store, staging: str
+        self,
+        unified: pa.Schema,
+        constants: Mapping[str, str],
+        store: Store,
+        staging: str,
+        executor: Executor,
     ) -> None:
         self.unified = unified
         self.constants = constants
         self.store = store
         self.staging = staging
+        self.executor = executor
         names = [pa.field(name, pa.string()) for name in constants]
         self.table = Target(pa.schema([*unified, *names]))
         self.rows: list[_Rows] = []
@@ -216,7 +222,7 @@ class _Merge:
         return Target(pa.schema([*self.unified, *removed_fields(self.unified.names)]))
 
     def add_fresh(self, item: Fresh) -> None:
-        """Plan an input that is read from its source."""
+        """Plan an input that is read from its source, and begin to rewrite it."""
         footer = item.footer
         match = self._matcher.fresh(footer)
         rows = _Rows(match, item.vouched)
@@ -242,12 +248,14 @@ class _Merge:
                     part=batch,
                     have=pa.schema([footer.schema.field(column) for column in chosen]),
                     want=pa.schema([self.unified.field(column) for column in columns]),
+                    same=tuple(match.same[columns].tolist()),
                     removed=gone.rows - first,
                     staging=self.store,
                     stay=f"{name}.stay" if stay else None,
                     leave=f"{name}.leave" if leave else None,
                 )
                 rows.jobs.append(_Job(task, columns, stay, leave))
+                self._futures.append(self.executor.submit(rewrite, task))
                 self._tasks += 1
             first += group.rows
         self.rows.append(rows)
@@ -269,18 +277,14 @@ class _Merge:
         self.rows.append(rows)
 
     @contextmanager
-    def rewriting(self, executor: Executor, progress: Progress) -> Iterator[None]:
-        """Within: all tasks are at work, and :meth:`_done` waits for those of each input."""
+    def rewriting(self, progress: Progress) -> Iterator[None]:
+        """Within: tasks are at work, and :meth:`_done` waits for those of each input."""
         self._progress = progress
-        self._futures = deque(
-            executor.submit(rewrite, job.task) for rows in self.rows for job in rows.jobs
-        )
-        self._tell("start")
         try:
             yield
         except BaseException as error:
             running = [future for future in self._futures if not future.cancel()]
-            if isinstance(error, InputFailed):
+            if isinstance(error, CatchmentError):
                 wait(running)  # or they write after the caller has cleaned up
             raise
         self._tell("done")
@@ -313,6 +317,7 @@ class _Merge:
 
     def compose(self, table: str, removed: str) -> Merged:
         """Write both files."""
+        self._tell("start")
         composed, groups = self.table.compose(self.store, table, self._done())
         leave = [block for rows in self.rows for block in rows.leave]
         gone: Composed | None = None

@@ -13,7 +13,7 @@ import pyarrow as pa
 from catchment.core.errors import Corrupt
 from catchment.tables.footer import Group
 
-ENGINE = f"1, pyarrow {pa.__version__}"  # what decides the bytes of a table besides its inputs
+ENGINE = f"2, pyarrow {pa.__version__}"  # what decides the bytes of a table besides its inputs
 
 _ARRAYS = ("ends", "start", "length", "size", "slots", "offsets")
 

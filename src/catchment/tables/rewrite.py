@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +19,15 @@ from catchment.core.names import shown
 from catchment.core.store import Store
 from catchment.tables.decode import Part
 from catchment.tables.fill import booleans, numbers
-from catchment.tables.footer import Group
+from catchment.tables.footer import Group, join
 from catchment.tables.parse import parse_file
+from catchment.tables.thin import Thinned, thin
 from catchment.tables.thrift import Ints
-from catchment.tables.types import plain
+from catchment.tables.types import leaves, plain
 
 _STRONG = frozenset({2, 4, 6})  # gzip, brotli, zstd: who took their time shall not get snappy
+
+_WIDTHS = {"INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}  # bytes of a value
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,7 @@ class Task:
         part: where they are.
         have: their plain types at the site.
         want: their types in the table.
+        same: which of them the table stores as the site does.
         removed: rows of the row group that leave the table.
         staging: where to write.
         stay: key for the rows that stay; None if they are not asked for.
@@ -42,42 +48,75 @@ class Task:
     part: Part
     have: pa.Schema
     want: pa.Schema
+    same: tuple[bool, ...]
     removed: Ints
     staging: Store
     stay: str | None
     leave: str | None
 
 
+class _Made(NamedTuple):
+    """Some columns, ascending; the bytes that their chunks are in, and the row group of these."""
+
+    columns: Sequence[int]
+    data: bytes | memoryview
+    group: Group
+
+
 def rewrite(task: Task) -> tuple[Group | None, Group | None]:
-    """Decode, filter, cast and encode; the row groups of the objects for both kinds of rows.
+    """Filter, cast and encode; the row groups of the objects for both kinds of rows.
 
     Raises Invalid: kind ``parquet-unreadable``; ``lossy-cast`` where a value does not fit the
     table's type.
     """
-    table = task.part.decode()
-    columns = [
-        _conform(column, have, want, task.part.key)
-        for column, have, want in zip(table.columns, task.have, task.want, strict=True)
-    ]
-    fields = [
-        pa.field(want.name, column.type, want.nullable)
-        for column, want in zip(columns, task.want, strict=True)
-    ]
-    table = pa.Table.from_arrays(columns, schema=pa.schema(fields))
-    compression = "zstd" if task.part.group.codec() in _STRONG else "snappy"
-    stays = np.ones(table.num_rows, np.bool_)
-    stays[task.removed] = False
-    groups: list[Group | None] = []
-    for key, rows in ((task.stay, stays), (task.leave, ~stays)):
-        if key is None:
-            groups.append(None)
-            continue
-        some = table if rows.all() else _only_used(table.filter(booleans(rows)))
-        data, group = write(some, compression)
-        task.staging.put(key, memoryview(data), mode="overwrite", durable=False)
-        groups.append(group)
+    stay: list[_Made] = []
+    leave: list[_Made] = []
+    thinned = _thinned(task)
+    if thinned:
+        stay.append(_Made(thinned.chosen, *thinned.stay))
+        leave.append(_Made(thinned.chosen, *thinned.leave))
+    rest = sorted(set(range(len(task.want))).difference(thinned.chosen if thinned else ()))
+    if rest:
+        table = _decoded(task, rest)
+        stays = np.ones(table.num_rows, np.bool_)
+        stays[task.removed] = False
+        for key, rows, made in ((task.stay, stays, stay), (task.leave, ~stays, leave)):
+            if key is not None:
+                some = table if rows.all() else _only_used(table.filter(booleans(rows)))
+                made.append(_encoded(task, rest, some))
+    groups = _put(task, task.stay, stay), _put(task, task.leave, leave)
     pa.default_memory_pool().release_unused()  # two workers share a bounded memory
-    return groups[0], groups[1]
+    return groups
+
+
+def _thinned(task: Task) -> Thinned | None:
+    """What needs no decoder: columns that only lose some rows."""
+    if task.stay is None or task.leave is None:
+        return None
+    same = [number for number, is_same in enumerate(task.same) if is_same]
+    try:
+        return thin(task.part, same, task.want.types, task.removed)
+    except (pa.ArrowException, OSError, ValueError):
+        return None  # the decoder tells what is wrong
+
+
+def _put(task: Task, key: str | None, made: Sequence[_Made]) -> Group | None:
+    """Write the chunks of all columns, one behind the other: the row group that they are."""
+    if key is None:
+        return None
+    owner = {column: number for number, one in enumerate(made) for column in one.columns}
+    widths = [leaves(field.type) for field in task.want]
+    taken = [0] * len(made)  # chunks
+    pieces, groups = [], []
+    for number, run in groupby(range(len(widths)), owner.__getitem__):
+        _, data, group = made[number]
+        first = taken[number]
+        after = taken[number] = first + sum(widths[column] for column in run)
+        end = int(group.start[after - 1] + group.length[after - 1])
+        pieces.append(memoryview(data)[int(group.start[first]) : end])
+        groups.append(group.pick(slice(first, after)))
+    task.staging.put(key, pieces, mode="overwrite", durable=False)
+    return join(groups).moved(0)
 
 
 def _only_used(table: pa.Table) -> pa.Table:
@@ -97,15 +136,55 @@ def _only_used(table: pa.Table) -> pa.Table:
     return table
 
 
-def write(table: pa.Table, compression: str = "snappy") -> tuple[pa.Buffer, Group]:
+def _encoded(task: Task, chosen: Sequence[int], table: pa.Table) -> _Made:
+    """Columns of a task, encoded."""
+    part = task.part
+    strong = part.group.codec() in _STRONG
+    dictionaries = _repeating(part, chosen, table.column_names)
+    data, group = write(table, "zstd" if strong else "snappy", dictionaries=dictionaries)
+    return _Made(chosen, memoryview(data), group)
+
+
+def _repeating(part: Part, chosen: Sequence[int], names: Sequence[str]) -> bool | list[str]:
+    """Columns that shall be dictionaries: all but numbers that are no smaller as one."""
+    found = []
+    for name, number in zip(names, chosen, strict=True):
+        column, first = part.columns[number], part.columns.first[number]
+        if len(column.elements) > 1:
+            return True  # names would have to be those of leaves
+        kind, length, *_ = column.leaves[0]
+        width = _WIDTHS.get(kind, length)
+        if not width or part.group.size[first] < width * part.group.rows:
+            found.append(name)
+    return found
+
+
+def write(
+    table: pa.Table, compression: str = "snappy", *, dictionaries: bool | list[str] = True
+) -> tuple[pa.Buffer, Group]:
     """A Parquet file with the rows, at least one, as a row group; and that row group."""
     sink = pa.BufferOutputStream()
     pq.write_table(
-        table, sink, row_group_size=table.num_rows, compression=compression, store_schema=False
+        table,
+        sink,
+        row_group_size=table.num_rows,
+        compression=compression,
+        use_dictionary=dictionaries,
+        store_schema=False,
     )
     data = sink.getvalue()
     (group,) = parse_file(data).groups
     return data, group
+
+
+def _decoded(task: Task, chosen: Sequence[int]) -> pa.Table:
+    """All rows of some columns, in the types of the table."""
+    fields, columns = [], []
+    for number, column in zip(chosen, task.part.only(chosen).decode().columns, strict=True):
+        want = task.want.field(number)
+        columns.append(_conform(column, task.have.field(number), want, task.part.key))
+        fields.append(pa.field(want.name, columns[-1].type, want.nullable))
+    return pa.Table.from_arrays(columns, schema=pa.schema(fields))
 
 
 def _conform(column: pa.ChunkedArray, have: pa.Field, want: pa.Field, key: str) -> pa.ChunkedArray:

@@ -114,7 +114,9 @@ def scan(store: Store, key: str, rule: Rule, types: Mapping[str, pa.DataType]) -
     else:
         table = pa.table({"pair": numbers})
     first = _stream(pairs)
-    return _HEADER.pack(FORMAT, len(first)) + first + _stream(table)
+    blob = _HEADER.pack(FORMAT, len(first)) + first + _stream(table)
+    pa.default_memory_pool().release_unused()  # two workers share a bounded memory
+    return blob
 
 
 def read_pairs(blob: Buffer) -> Pairs:

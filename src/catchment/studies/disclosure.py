@@ -1,0 +1,341 @@
+"""Disclosure control: what of a merged cube may be seen, decided once, at its release.
+
+A cell below the minimum cell size is not shown, nor is any cell that would give one away. Three
+rules are applied until nothing changes; the comments name them.
+
+1. No cell that is not shown, and no group of cells that is missing in the cube itself (because a
+   site held it back), is what remains of a sum when all its other parts are shown.
+2. What remains of a shown sum is never below the minimum, be it one cell or several.
+3. No combination of sums, over the whole lattice, fixes a cell that is not shown.
+
+Why that is enough: the counts not shown are all above 0, so a solution of the sums that is near
+the true one is possible too, and by rule 3 there is one that differs in each such cell. Sums
+that do not add up (a person can be in two cells) tell only that a cell is not above its parent;
+where the two are equal, they are taken for known to be equal, which can only hide more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from catchment.core.errors import Invalid
+from catchment.studies.lattice import Flags, Indices, Ints, Lattice, build, encode
+from catchment.studies.nullspace import Equations, determined
+
+MEASURE = "cnt"
+SITE = "site"
+MIN_CELL = 11  # as the Centers for Medicare and Medicaid Services ask
+
+_FEW = 8  # values that may be missing in a relation for one to be worth a look
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What may be seen of a cube.
+
+    Attributes:
+        table: the cube's columns and rows. ``cnt`` is NULL where the cell is suppressed; those
+            rows come last, by their values, so that their place tells nothing.
+        marks: row by row of the table: ``suppressed``, and of a cell over all sites how many of
+            them ``reported`` it, how many of these are ``withheld`` (not shown one by one), and
+            how many are ``absent`` (have no such row: none, or too few to send).
+    """
+
+    table: pa.Table
+    marks: pa.Table
+
+    @property
+    def suppressed(self) -> int:
+        """How many cells are suppressed."""
+        return int(self.table[MEASURE].null_count)
+
+
+def release(
+    cube: pa.Table, *, min_cell: int = MIN_CELL, min_sites: int = 1, sites: int | None = None
+) -> Release:
+    """What may be seen of a merged cube.
+
+    Args:
+        cube: ``cnt``, columns of categories where NULL is rolled up, and ``site`` if there is one.
+        min_cell: counts from 1 to below this are not shown; 0 turns suppression off.
+        min_sites: cells that fewer sites reported are not shown, nor is each one's part of them.
+        sites: how many sites the cube is of; default: as many as it names.
+
+    Raises:
+        Invalid: kind ``bad-cube``, if it is not a cube; ``bad-setting``, below 0.
+    """
+    if min(min_cell, min_sites) < 0:
+        raise Invalid(
+            f"expected min_cell and min_sites of 0 or more, got {min_cell} and {min_sites}",
+            kind="bad-setting",
+        )
+    counts, codes, sizes = encode(cube, MEASURE)
+    lattice = build(counts, codes, sizes)
+    reported = _reported(cube, lattice)
+    hidden = (counts > 0) & (counts < min_cell)
+    if min_sites > 1 and reported is not None:
+        hidden |= _all_sites(cube, lattice, reported) < min_sites
+    if hidden.any() or min_cell > 1:
+        hidden = close(lattice, hidden, min_cell)
+    return _shown(cube, lattice, hidden, reported, sites)
+
+
+def close(lattice: Lattice, hidden: Flags, min_cell: int) -> Flags:
+    """The cells not to show, so that neither these nor what is missing can be found out."""
+    cells = len(lattice.counts)
+    lattice = _with_missing(lattice, min_cell)
+    unknown = np.ones(len(lattice.counts), bool)
+    unknown[:cells] = hidden
+    independent = lattice.independent()
+    fresh = np.flatnonzero(unknown)
+    while True:
+        _peel(lattice, unknown, fresh, min_cell)
+        fresh, exact = _unfix(lattice, unknown, independent)
+        unknown[fresh] = True
+        if not exact:  # as good as it gets: the next answer would name as many again
+            _peel(lattice, unknown, fresh, min_cell)
+        if not (len(fresh) and exact):
+            return unknown[:cells]
+
+
+def _peel(lattice: Lattice, unknown: Flags, fresh: Ints, min_cell: int) -> None:
+    """Rules 1 and 2: add to the unknown cells until every relation of theirs keeps its secret."""
+    counts, rest, parents = lattice.counts, lattice.rest, lattice.parents
+    adds_up = rest >= 0
+    many, total = _tally(lattice, unknown)
+    look = np.flatnonzero(((many > 0) | (rest > 0)) & adds_up)
+    while True:
+        open_parts = many[look] + (rest[look] > 0)
+        lone = (open_parts == 1) & ((many[look] == 1) | (rest[look] < min_cell))
+        remains = total[look] + rest[look]
+        thin = ~unknown[parents[look]] & (remains > 0) & (remains < min_cell)
+        new = np.union1d(
+            _smallest(lattice, unknown, look[lone | thin]), _equals(lattice, unknown, fresh)
+        )
+        if not len(new):
+            return
+        unknown[new] = True
+        fresh = new
+        touched = lattice.relation[new]
+        np.add.at(many, touched[touched >= 0], 1)
+        child = (touched >= 0) & (lattice.codes[new] > 0)
+        amounts = np.broadcast_to(counts[new][:, None], touched.shape)
+        np.add.at(total, touched[child], amounts[child])
+        look = np.unique(touched[touched >= 0])
+        look = look[adds_up[look]]
+
+
+def _tally(lattice: Lattice, unknown: Flags) -> tuple[Ints, Ints]:
+    """Of each relation: how many of its cells are unknown, and what its unknown children sum to."""
+    many = unknown[lattice.parents].astype(np.int64)
+    if not len(many):
+        return many, many.copy()
+    mine = unknown[lattice.children]
+    many += np.add.reduceat(mine.astype(np.int64), lattice.starts[:-1])
+    return many, np.add.reduceat(lattice.counts[lattice.children] * mine, lattice.starts[:-1])
+
+
+def _smallest(lattice: Lattice, unknown: Flags, relations: Ints | Indices) -> Ints:
+    """The smallest shown cell of each relation: a child if there is one, or else the parent."""
+    owner, children = lattice.members(relations)
+    shown = ~unknown[children]
+    owner, children = owner[shown], children[shown]
+    first = np.flatnonzero(np.diff(owner, prepend=-1))
+    without = np.ones(len(relations), bool)
+    without[owner[first]] = False
+    above = lattice.parents[relations[without]]
+    return np.concatenate([children[first], above[~unknown[above]]])
+
+
+def _equals(lattice: Lattice, unknown: Flags, fresh: Ints) -> Ints:
+    """Shown cells that must equal these, where sums do not add up: a parent, or a child."""
+    touched = lattice.relation[fresh]
+    loose = (touched >= 0) & (lattice.rest[touched] < 0)
+    cells, columns = np.nonzero(loose)
+    relations = touched[cells, columns]
+    cells = fresh[cells]
+    below = lattice.codes[cells, columns] > 0
+    above = lattice.parents[relations[below]]
+    owner, children = lattice.members(relations[~below])
+    of = cells[~below][owner]
+    found = np.concatenate(
+        [
+            above[lattice.counts[above] == lattice.counts[cells[below]]],
+            children[lattice.counts[children] == lattice.counts[of]],
+        ]
+    )
+    return np.unique(found[~unknown[found]])
+
+
+def _unfix(lattice: Lattice, unknown: Flags, independent: Flags) -> tuple[Ints, bool]:
+    """Rule 3: cells to hide so that sums combined fix less; none, where they fix no cell.
+
+    And whether that is known exactly: see :func:`determined`.
+    """
+    names = np.flatnonzero(unknown)
+    place = np.cumsum(unknown) - 1
+    many, _ = _tally(lattice, unknown)
+    sums = np.flatnonzero(independent & (many > 0))
+    owner, children = lattice.members(sums)
+    open_ = unknown[children]
+    above = lattice.parents[sums]
+    top = np.flatnonzero(unknown[above])
+    rows = [owner[open_], top]
+    columns = [place[children[open_]], place[above[top]]]
+    signs = [np.ones(int(open_.sum())), -np.ones(len(top))]
+    loose = np.flatnonzero((lattice.rest < 0) & unknown[lattice.parents])
+    owner, children = lattice.members(loose)
+    above = lattice.parents[loose][owner]
+    tight = unknown[children] & (lattice.counts[children] == lattice.counts[above])
+    ties = np.arange(int(tight.sum())) + len(sums)
+    rows += [ties, ties]
+    columns += [place[children[tight]], place[above[tight]]]
+    signs += [np.ones(len(ties)), -np.ones(len(ties))]
+    fixed, exact = determined(
+        Equations(
+            np.concatenate(rows).astype(np.int64),
+            np.concatenate(columns).astype(np.int64),
+            np.concatenate(signs),
+        ),
+        lattice.counts[names],
+    )
+    return _near(lattice, unknown, names[fixed]), exact
+
+
+def _near(lattice: Lattice, unknown: Flags, start: Ints) -> Ints:
+    """The smallest shown cells in the sums of these, or in sums that have a cell in common."""
+    cells = start.astype(np.int32)
+    while len(cells):
+        touched = np.unique(lattice.relation[cells])
+        touched = touched[touched >= 0]
+        found = _smallest(lattice, unknown, touched)
+        if len(found):
+            return np.unique(found).astype(np.int64)
+        wider = np.union1d(lattice.members(touched)[1], lattice.parents[touched])
+        if len(wider) <= len(cells):
+            break
+        cells = wider
+    return start[:0]
+
+
+def _with_missing(lattice: Lattice, min_cell: int) -> Lattice:
+    """With a cell for each that is not there, but whose small count a single sum would tell."""
+    while True:
+        small = np.flatnonzero((lattice.rest > 0) & (lattice.rest < min_cell))
+        codes, counts = _missing(lattice, small)
+        if not len(counts):
+            return lattice
+        lattice = build(
+            np.concatenate([lattice.counts, counts]),
+            np.asfortranarray(np.concatenate([lattice.codes, codes])),
+            lattice.sizes,
+        )
+
+
+def _missing(lattice: Lattice, relations: Ints) -> tuple[Indices, Ints]:
+    """The only cell that can be missing in a relation, of those where it is one; its count."""
+    lengths = np.diff(lattice.starts)[relations]
+    found_codes, found_counts = [lattice.codes[:0]], [lattice.counts[:0]]
+    splits = lattice.codes[lattice.children[lattice.starts[relations]]]
+    above = lattice.codes[lattice.parents[relations]]
+    for column, size in enumerate(lattice.sizes):
+        here = (splits[:, column] > 0) & (above[:, column] == 0) & (size - lengths <= _FEW)
+        chosen = relations[here]
+        owner, children = lattice.members(chosen)
+        there = np.zeros((len(chosen), size), bool)
+        there[owner, lattice.codes[children, column] - 1] = True
+        owner, value = np.nonzero(~there)
+        codes = lattice.codes[lattice.parents[chosen[owner]]]
+        codes[:, column] = value + 1
+        can = _possible(lattice, codes)
+        owner, codes = owner[can], codes[can]
+        only = np.bincount(owner, minlength=len(chosen))[owner] == 1
+        found_codes.append(codes[only])
+        found_counts.append(lattice.rest[chosen[owner[only]]])
+    counts = np.concatenate(found_counts)
+    order = np.argsort(counts, kind="stable")
+    codes, first = np.unique(np.concatenate(found_codes)[order], axis=0, return_index=True)
+    return codes.astype(np.int32), counts[order][first]
+
+
+def _possible(lattice: Lattice, codes: Indices) -> Flags:
+    """Of cells that are not there, whether they can be above 0: no sum is complete without."""
+    can = np.ones(len(codes), bool)
+    for column in range(codes.shape[1]):
+        split = np.flatnonzero(can & (codes[:, column] > 0))
+        above = codes[split]
+        above[:, column] = 0
+        parents = lattice.keys.find(above)
+        there = parents >= 0
+        relations = lattice.relation[parents[there], column]
+        complete = (relations >= 0) & (lattice.rest[relations] == 0)
+        can[split[there]] &= ~complete
+        if not there.all():
+            can[split[~there]] &= _possible(lattice, above[~there])
+    return can
+
+
+def _reported(cube: pa.Table, lattice: Lattice) -> Ints | None:
+    """Of each cell over all sites, how many reported it; 1 of a site's own; None: no sites."""
+    if SITE not in cube.column_names:
+        return None
+    column = [name for name in cube.column_names if name != MEASURE].index(SITE)
+    own = lattice.codes[:, column] > 0
+    relations = lattice.relation[:, column]
+    lengths = np.diff(lattice.starts)[relations] if len(lattice.parents) else relations
+    return np.where(own, 1, np.where(relations >= 0, lengths, 0))
+
+
+def _all_sites(cube: pa.Table, lattice: Lattice, reported: Ints) -> Ints:
+    """Of each cell, how many sites reported the same over all sites."""
+    column = [name for name in cube.column_names if name != MEASURE].index(SITE)
+    relations = lattice.relation[:, column]
+    whole = lattice.parents[relations] if len(lattice.parents) else relations
+    return np.where(relations >= 0, reported[whole], reported)
+
+
+def _shown(
+    cube: pa.Table, lattice: Lattice, hidden: Flags, reported: Ints | None, sites: int | None
+) -> Release:
+    """The table and its marks, the suppressed rows last."""
+    shown, gone = np.flatnonzero(~hidden), np.flatnonzero(hidden)
+    names = [name for name in cube.column_names if name != MEASURE]
+    if len(gone) and names:
+        keys = cube.select(names).take(pa.array(gone))
+        by = [(name, "ascending") for name in names]
+        gone = gone[pc.sort_indices(keys, by).to_numpy()]
+    order = np.concatenate([shown, gone])
+    table = cube
+    if len(gone):
+        table = cube.take(pa.array(order))
+        place = table.column_names.index(MEASURE)
+        measure = pc.if_else(
+            pa.array(hidden[order]), pa.scalar(None, table[MEASURE].type), table[MEASURE]
+        )
+        table = table.set_column(place, table.field(place).with_nullable(True), measure)
+    marks = {"suppressed": pa.array(hidden[order])}
+    if reported is not None:
+        column = names.index(SITE)
+        withheld = _withheld(lattice, hidden, column)
+        own = lattice.codes[:, column] > 0
+        of = lattice.sizes[column] if sites is None else sites
+        absent = np.where(own, 0, np.maximum(of - reported, 0))
+        for name, values in (("reported", reported), ("withheld", withheld), ("absent", absent)):
+            marks[name] = pa.array(values[order].astype(np.int32))
+    return Release(table, pa.table(marks))
+
+
+def _withheld(lattice: Lattice, hidden: Flags, column: int) -> npt.NDArray[np.int64]:
+    """Of each cell over all sites, how many of its parts by site are hidden; of those: 0 or 1."""
+    own = lattice.codes[:, column] > 0
+    counted = hidden.astype(np.int64)
+    if not len(lattice.parents):
+        return np.where(own, counted, 0)
+    parts = np.add.reduceat(counted[lattice.children], lattice.starts[:-1])
+    relations = lattice.relation[:, column]
+    return np.where(own, counted, np.where(relations >= 0, parts[relations], 0))

@@ -1,0 +1,238 @@
+"""A cube as a lattice: which cells add up to which, in arrays.
+
+A *cell* is a row of the cube. A *relation* is a cell, its parent, together with the cells that
+split it by one more column, its children: what one subtraction can be done with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from catchment.core.errors import Invalid
+
+type Ints = npt.NDArray[np.int64]
+type Indices = npt.NDArray[np.int32]
+type Flags = npt.NDArray[np.bool_]
+
+_ROOM = 1 << 62  # keys are 64 bits wide
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Finds cells by their codes."""
+
+    strides: npt.NDArray[np.uint64]
+    own: npt.NDArray[np.uint64]  # the key of each cell
+    keys: npt.NDArray[np.uint64]  # the same, sorted
+    order: Ints  # the cell of each key
+    codes: Indices
+    hashed: bool  # two cells that are not there may then share a key
+
+    def of(self, codes: Indices) -> npt.NDArray[np.uint64]:
+        """The keys that cells with these codes have."""
+        return _keys(codes, self.strides)
+
+    def find(self, codes: Indices) -> Ints:
+        """The cells that have these codes, -1 for those that do not exist."""
+        return self._find(self.of(codes), lambda: codes)
+
+    def above(self, cells: Ints, column: int) -> Ints:
+        """The cells that these become when they are rolled up over a column; -1: not there."""
+        step = self.codes[cells, column].astype(np.uint64) * self.strides[column]
+
+        def codes() -> Indices:
+            wanted = self.codes[cells]
+            wanted[:, column] = 0
+            return wanted
+
+        return self._find(self.own[cells] - step, codes)
+
+    def _find(self, keys: npt.NDArray[np.uint64], codes: Callable[[], Indices]) -> Ints:
+        places = np.searchsorted(self.keys, keys)
+        places[places == len(self.keys)] = 0
+        found = self.order[places]
+        wrong = self.keys[places] != keys
+        if self.hashed:
+            wrong |= (self.codes[found] != codes()).any(axis=1)
+        return np.where(wrong, -1, found)
+
+
+@dataclass(frozen=True, slots=True)
+class Lattice:
+    """The cells and the relations between them.
+
+    Attributes:
+        counts: of each cell.
+        codes: of each cell and column: 0 where it is rolled up, else the number of its value.
+        sizes: of each column, how many values it has.
+        relation: of each cell and column, the relation it is part of, as a child where its code
+            is not 0, else as the parent; -1 where there is none.
+        parents: the parent of each relation.
+        starts: where the children of each relation begin in ``children``, and the end of the last.
+        children: of all relations, within each by rising count.
+        rest: the parent's count less the children's, of each relation: above 0 where cells are
+            missing, below 0 where a person can be in two cells.
+    """
+
+    counts: Ints
+    codes: Indices
+    sizes: tuple[int, ...]
+    keys: Keys
+    relation: Indices
+    parents: Indices
+    starts: Ints
+    children: Indices
+    rest: Ints
+
+    def members(self, relations: npt.NDArray[np.integer[Any]]) -> tuple[Ints, Indices]:
+        """The children of some relations: the place of each one's relation among them, and it."""
+        starts, lengths = self.starts[relations], np.diff(self.starts)[relations]
+        owner = np.repeat(np.arange(len(relations)), lengths)
+        offsets = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return owner, self.children[starts[owner] + offsets]
+
+    def independent(self) -> Flags:
+        """Of each relation that adds up, whether the deeper ones do not already imply it.
+
+        A cell that is split by one column, and each part by another, needs not be split by the
+        other first as well: both orders end at the same cells.
+        """
+        exact: Flags = self.rest == 0
+        needed: Flags = exact.copy()
+        if not len(self.parents):
+            return needed
+        names = np.random.default_rng(0).integers(0, 2**64, len(self.counts), np.uint64)
+        sums = np.add.reduceat(names[self.children], self.starts[:-1])
+        splits = (self.relation >= 0) & (self.codes == 0) & exact[self.relation]
+        first = splits.argmax(axis=1)
+        for column in range(1, len(self.sizes)):
+            cells = np.flatnonzero(splits[:, column] & (first < column))
+            for before in range(column):
+                some = cells[first[cells] == before]
+                one, other = self.relation[some, before], self.relation[some, column]
+                ends = [
+                    self._ends(relations, beyond, exact, sums)
+                    for relations, beyond in ((one, column), (other, before))
+                ]
+                same = ends[0][0] & ends[1][0] & (ends[0][1] == ends[1][1])
+                needed[other[same]] = False
+        return needed
+
+    def _ends(
+        self, relations: Indices, column: int, exact: Flags, sums: npt.NDArray[np.uint64]
+    ) -> tuple[Flags, npt.NDArray[np.uint64]]:
+        """Of relations whose children are split further: whether all add up, and into what."""
+        if not len(relations):
+            return np.zeros(0, bool), sums[:0]
+        owner, children = self.members(relations)
+        further = self.relation[children, column]
+        fine = (further >= 0) & exact[further]
+        first = np.flatnonzero(np.diff(owner, prepend=-1))
+        return np.logical_and.reduceat(fine, first), np.add.reduceat(sums[further], first)
+
+
+def encode(cube: pa.Table, measure: str) -> tuple[Ints, Indices, tuple[int, ...]]:
+    """Counts, codes and sizes of a cube (see :class:`Lattice`).
+
+    Raises:
+        Invalid: kind ``bad-cube``, where a count is missing, negative or not whole.
+    """
+    counts = cube[measure]
+    if not pa.types.is_integer(counts.type) or counts.null_count:
+        raise Invalid(
+            f"expected whole counts in {measure}, got {counts.type} with {counts.null_count} NULL",
+            kind="bad-cube",
+        )
+    if len(counts) and pc.min(counts).as_py() < 0:
+        raise Invalid(f"expected counts of 0 or more in {measure}, got less", kind="bad-cube")
+    names = [name for name in cube.column_names if name != measure]
+    codes = np.zeros((cube.num_rows, len(names)), np.int32, order="F")
+    sizes = []
+    for place, name in enumerate(names):
+        column = cube[name].combine_chunks()
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        column = pc.dictionary_encode(column)
+        codes[:, place] = pc.add(pc.fill_null(column.indices.cast(pa.int32()), -1), 1).to_numpy()
+        sizes.append(len(column.dictionary))
+    return counts.cast(pa.int64()).to_numpy(), codes, tuple(sizes)
+
+
+def index(codes: Indices, sizes: tuple[int, ...]) -> Keys:
+    """What finds cells by their codes; Invalid (kind ``bad-cube``) where two have the same."""
+    total, strides = 1, []
+    for size in sizes:
+        strides.append(min(total, _ROOM))
+        total *= size + 1
+    multipliers = np.array(strides, np.uint64)
+    random = np.random.default_rng(0)
+    while True:
+        if total > _ROOM:
+            multipliers = random.integers(0, 2**64, len(sizes), np.uint64) | np.uint64(1)
+        own = _keys(codes, multipliers)
+        order = np.argsort(own, kind="stable")
+        keys = own[order]
+        same = np.flatnonzero(keys[1:] == keys[:-1])
+        if not len(same):
+            return Keys(multipliers, own, keys, order, codes, total > _ROOM)
+        if (codes[order[same]] == codes[order[same + 1]]).all(axis=1).any():
+            raise Invalid(
+                "expected each combination of values once, got one twice", kind="bad-cube"
+            )
+
+
+def _keys(codes: Indices, strides: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    total = np.zeros(len(codes), np.uint64)
+    for column, stride in enumerate(strides):
+        total += codes[:, column].astype(np.uint64) * stride
+    return total
+
+
+def build(counts: Ints, codes: Indices, sizes: tuple[int, ...]) -> Lattice:
+    """The lattice of cells with these counts and codes."""
+    keys = index(codes, sizes)
+    cells, width = codes.shape
+    relation = np.full((cells, width), -1, np.int32, order="F")
+    rising = np.argsort(counts, kind="stable")
+    parents, lengths, children, rests = [], [], [], []
+    made = 0
+    for column in range(width):
+        split = rising[codes[rising, column] > 0]
+        found = keys.above(split, column)
+        split, found = split[found >= 0], found[found >= 0]
+        order = np.argsort(found, kind="stable")
+        split, found = split[order], found[order]
+        first = np.flatnonzero(np.diff(found, prepend=-1))
+        length = np.diff(first, append=len(found))
+        parent = found[first]
+        number = np.arange(made, made + len(parent), dtype=np.int32)
+        relation[split, column] = np.repeat(number, length)
+        relation[parent, column] = number
+        sums = np.add.reduceat(counts[split], first) if len(first) else counts[:0]
+        parents.append(parent.astype(np.int32))
+        lengths.append(length)
+        children.append(split.astype(np.int32))
+        rests.append(counts[parent] - sums)
+        made += len(parent)
+    return Lattice(
+        counts,
+        codes,
+        sizes,
+        keys,
+        relation,
+        _joined(parents, np.int32),
+        np.concatenate([[0], np.cumsum(_joined(lengths, np.int64))]),
+        _joined(children, np.int32),
+        _joined(rests, np.int64),
+    )
+
+
+def _joined(parts: Sequence[npt.NDArray[Any]], kind: type[np.integer[Any]]) -> npt.NDArray[Any]:
+    return np.concatenate([np.zeros(0, kind), *parts]).astype(kind, copy=False)

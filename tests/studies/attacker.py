@@ -1,0 +1,207 @@
+"""An attacker who knows all that is published, and how cubes are made; its own code throughout.
+
+It knows which sums add up (gender has one value for each patient), that counts are whole and not
+negative, and that a cell is never above its parents. It asks a solver for the least and the most
+that each hidden cell can be; where they are the same, the cell is found out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from itertools import product
+
+import numpy as np
+from scipy.optimize import linprog
+from scipy.sparse import csr_matrix
+
+# ruff: noqa: C901, PLR0912 - one attack, read from top to bottom
+
+type Cell = tuple[object, ...]
+
+
+def cells(table) -> dict[Cell, int | None]:
+    names = [name for name in table.column_names if name != "cnt"]
+    columns = [table[name].to_pylist() for name in names]
+    keys = zip(*columns, strict=True) if names else [() for _ in range(table.num_rows)]
+    return dict(zip(keys, table["cnt"].to_pylist(), strict=True))
+
+
+def groups(cube: dict[Cell, int | None]) -> dict[tuple[Cell, int], list[Cell]]:
+    """Every parent and column, with the cells that split it there."""
+    found = defaultdict(list)
+    for cell in cube:
+        for column, value in enumerate(cell):
+            if value is not None:
+                parent = (*cell[:column], None, *cell[column + 1 :])
+                if parent in cube:
+                    found[parent, column].append(cell)
+    return found
+
+
+def rests(truth: dict[Cell, int]) -> dict[tuple[Cell, int], int]:
+    return {of: truth[of[0]] - sum(truth[c] for c in them) for of, them in groups(truth).items()}
+
+
+def solve(truth, seen, *, absent=False) -> dict[Cell, int]:
+    """The cells that the attacker finds out, each with its count; 0 is no secret where absent.
+
+    With ``absent``, cells that are not listed may be above 0 too, wherever the values allow one.
+    """
+    rest = rests(truth)
+    split = groups(seen)
+    hidden = [cell for cell, count in seen.items() if count is None]
+    if absent:
+        domains = [
+            [None, *sorted({c[d] for c in seen} - {None}, key=str)]
+            for d in range(len(next(iter(seen))))
+        ]
+        hidden += [cell for cell in product(*domains) if cell not in seen]
+        split = groups(dict.fromkeys([*seen, *hidden]))
+    place = {cell: n for n, cell in enumerate(hidden)}
+    equal, below = [], []
+
+    def sums(signed):
+        row, known = defaultdict(int), 0
+        for cell, sign in signed:
+            if cell in place:
+                row[place[cell]] += sign
+            else:
+                known += sign * seen[cell]
+        return dict(row), -known
+
+    for (parent, column), children in split.items():
+        signed = [(parent, -1), *((child, 1) for child in children)]
+        left = rest.get((parent, column))
+        if left is None and parent in truth and not absent:
+            continue
+        if left is None:  # a split of which nothing is listed; of people, if its parent is one
+            equal.append(sums(signed)) if parent not in truth else below.append(sums(signed))
+        elif left == 0 or (left > 0 and absent):
+            equal.append(sums(signed))
+        elif left > 0:
+            below.append(sums(signed))
+        else:
+            below.extend(sums([(parent, -1), (child, 1)]) for child in children)
+    found = {}
+    options = {"bounds": (0, None), "method": "highs"}
+    for name, sums_ in (("eq", equal), ("ub", below)):
+        rows = [(row, known) for row, known in sums_ if row]
+        if rows:
+            options[f"A_{name}"] = csr_matrix(
+                (
+                    [v for row, _ in rows for v in row.values()],
+                    (
+                        [n for n, (row, _) in enumerate(rows) for _ in row],
+                        [k for row, _ in rows for k in row],
+                    ),
+                ),
+                shape=(len(rows), len(hidden)),
+            )
+            options[f"b_{name}"] = [known for _, known in rows]
+    for cell, n in place.items():
+        ends = []
+        for sign in (1, -1):
+            goal = np.zeros(len(hidden))
+            goal[n] = sign
+            answer = linprog(goal, **options)
+            if answer.status == 3:  # without bound
+                ends.append(-math.inf * sign)
+                continue
+            assert answer.status == 0, answer.message
+            ends.append(answer.x[n])
+        if math.isfinite(ends[1]) and math.ceil(ends[0] - 1e-6) == math.floor(ends[1] + 1e-6):
+            value = round(ends[0])
+            if value or cell in seen:
+                found[cell] = value
+    return found
+
+
+def subtract(truth, seen, *, absent=True) -> dict[Cell, int]:
+    """What subtractions and bounds find out, one after another until nothing new is found.
+
+    With ``absent``, also cells that are not listed, where no other cell could hold what is missing.
+    """
+    rest = rests(truth)
+    least = {cell: 0 if count is None else count for cell, count in seen.items()}
+    most = {cell: math.inf if count is None else count for cell, count in seen.items()}
+    split = {of: list(them) for of, them in groups(seen).items()}
+    if absent:
+        candidates = missing(truth, rest)
+        for cell in candidates:
+            least[cell], most[cell] = 0, math.inf
+        wider = groups(dict.fromkeys([*seen, *candidates]))
+        split |= {of: them for of, them in wider.items() if of in rest}
+    changed = set(least)
+
+    def raise_(cell, value):
+        if least[cell] < value <= most[cell]:  # beyond: what it believes contradicts itself
+            least[cell] = value
+            changed.add(cell)
+
+    def lower(cell, value):
+        if least[cell] <= value < most[cell]:
+            most[cell] = value
+            changed.add(cell)
+
+    by_cell = defaultdict(list)
+    for of, them in split.items():
+        for cell in (of[0], *them):
+            by_cell[cell].append(of)
+    while changed:
+        look = {of for cell in changed for of in by_cell[cell]}
+        changed.clear()
+        for of in look:
+            parent, them = of[0], split[of]
+            left = rest.get(of)
+            for child in them:
+                lower(child, most[parent])
+                raise_(parent, least[child])
+            if left is None or left < 0:
+                continue
+            lows = sum(least[c] for c in them)
+            raise_(parent, lows)
+            for child in them:
+                lower(child, most[parent] - (lows - least[child]))
+            if left == 0 or absent:
+                highs = sum(most[c] for c in them)
+                lower(parent, highs)
+                for child in them:
+                    others = (
+                        highs - most[child]
+                        if math.isfinite(highs)
+                        else sum(most[c] for c in them if c != child)
+                    )
+                    if math.isfinite(others):
+                        raise_(child, least[parent] - others)
+    return {
+        cell: least[cell]
+        for cell in least
+        if least[cell] == most[cell] and seen.get(cell) is None and (least[cell] or cell in seen)
+    }
+
+
+def missing(truth, rest) -> list[Cell]:
+    """Cells that are not listed but may be above 0: something is missing in all of their sums."""
+    width = len(next(iter(truth), ()))
+    domains = [sorted({c[d] for c in truth} - {None}, key=str) for d in range(width)]
+    tried: dict[Cell, bool] = {}
+
+    def can(cell: Cell) -> bool:
+        if cell not in tried:
+            tried[cell] = all(
+                rest.get((up, d), 1) != 0
+                if (up := (*cell[:d], None, *cell[d + 1 :])) in truth
+                else can(up)
+                for d in range(width)
+                if cell[d] is not None
+            )
+        return tried[cell]
+
+    for (parent, d), left in rest.items():
+        if left > 0:
+            for value in domains[d]:
+                cell = (*parent[:d], value, *parent[d + 1 :])
+                if cell not in truth:
+                    can(cell)
+    return [cell for cell, ok in tried.items() if ok]

@@ -149,6 +149,7 @@ class _Thinner:
         self.stays = np.ones(group.rows, np.bool_)
         self.stays[removed] = False
         self.rows = group.rows - len(removed)  # that stay
+        self.all = np.ones(self.rows, np.bool_)
         self.structs = Buffer(group.body)
         self.alike = self.structs.structs(np.append(0, group.ends[:-1]))
 
@@ -256,7 +257,7 @@ class _Thinner:
         leave = codes[self.removed].astype(np.int64)
         kept = codes[self.stays]
         if there.all():
-            there = self.stays[self.stays]
+            there = self.all
         else:
             leave[~there[self.removed]] = -1
             there = there[self.stays]

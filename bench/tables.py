@@ -163,7 +163,7 @@ def cold(output: str, flags: Mapping[str, str]) -> None:
 
 def warm_up(executor: Executor) -> None:
     """Start the workers, as they are where a service has them running."""
-    modules = ("duckdb", "catchment.tables.merge")
+    modules = ("duckdb", "catchment.tables.check")
     for future in [executor.submit(import_module, name) for name in modules for _ in range(4)]:
         with suppress(Invalid):  # a module is no result to send; it is loaded all the same
             future.result()

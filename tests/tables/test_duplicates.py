@@ -481,10 +481,11 @@ def test_repeated_hashes_are_found_in_parts(runs, part, shift, spool):
 
 
 def test_no_room_for_the_temporary_file(monkeypatch, tmp_path):
+    blob = blob_of(pa.table({"naccid": [ANNA]}), TransferRule())
     monkeypatch.setattr(duplicates, "SPOOL_BYTES", 1)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     with pytest.raises(Unavailable) as caught:
-        found([(ALPHA, {"naccid": [ANNA]})], TransferRule())
+        find("uds", TransferRule(), [ALPHA], lambda _: blob)
     assert caught.value.kind == "no-scratch-space"
 
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import pickle
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catchment.core.errors import Invalid, NotFound
+from catchment.core.errors import Invalid, NotFound, Unavailable
 from catchment.core.store import Store, open_store
-from catchment.tables import parquet
+from catchment.tables import opinions, parquet
 from catchment.tables.footer import MAGIC
-from catchment.tables.parquet import Footer, Limits, inspect
+from catchment.tables.parquet import Footer, Limits, inspect, vouch
 from catchment.tables.thrift import binary, i64
 from catchment.tables.types import plain, plain_schema
 from catchment.tables.unify import BOUNDS
@@ -278,17 +279,32 @@ def test_old_lz4_is_read_but_not_copied(store: Store) -> None:
     assert look(store, old).recode
 
 
-def test_readers_that_disagree(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("of", ["duckdb_columns", "duckdb_rows", "pyarrow_rows"])
+def test_readers_that_disagree(store: Store, monkeypatch: pytest.MonkeyPatch, of: str) -> None:
     data = Writing().write(TABLE)
-    real = parquet._duckdb
-
-    def other(footer: bytes, query: str) -> int:
-        return real(footer, query) + ("DESCRIBE" in query)
-
+    real = getattr(opinions, of)
     parquet._layout.cache_clear()
-    monkeypatch.setattr(parquet, "_duckdb", other)
+    monkeypatch.setattr(opinions, of, lambda footer: real(footer) + 1)
     refused(store, data, "parquet-disagreement")
     parquet._layout.cache_clear()
+
+
+def test_no_room_to_ask_another_reader(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Writing().write(TABLE)
+    look(store, data)
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    with pytest.raises(Unavailable) as caught:
+        look(store, data)
+    assert caught.value.kind == "no-scratch-space"
+
+
+def test_a_footer_that_changed_is_not_vouched_for(store: Store) -> None:
+    claims = look(store, Writing().write(TABLE)).claims
+    other = Writing().write(TABLE.slice(1))
+    store.put("s/f.parquet", other, mode="overwrite")
+    with pytest.raises(Invalid) as caught:
+        vouch(store, "s/f.parquet", len(other), claims)
+    assert caught.value.kind == "parquet-unreadable"
 
 
 def test_unknown_encodings_and_fields_out_of_order_are_refused(store: Store) -> None:

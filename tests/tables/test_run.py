@@ -623,7 +623,7 @@ class Restless(Watched):
     [
         ("gone", "before", "not-found"),
         ("gone", "after", "not-found"),
-        ("changed", "before", "parquet-unreadable"),  # not the size that the footer was read by
+        ("changed", "before", "file-changed"),
         ("changed", "after", "file-changed"),
     ],
 )

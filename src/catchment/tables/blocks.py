@@ -62,7 +62,7 @@ class Block:
             yield source, group
 
 
-class Target:
+class Target(NamedTuple):
     """A file to be composed.
 
     Attributes:
@@ -70,17 +70,14 @@ class Target:
         columns: how it stores them.
     """
 
-    def __init__(self, schema: pa.Schema) -> None:
-        self.schema = schema
-        self.columns = stored(schema)
+    schema: pa.Schema
+    columns: Columns
 
     def compose(
-        self, store: Store, key: str, blocks: Iterable[Block]
-    ) -> tuple[Composed, list[Group]]:
-        """Write the file, as its blocks come: the object, and its row groups."""
-        groups: list[Group] = []
-        composed = store.compose(key, self._segments(blocks, groups), digest=True)
-        return composed, groups
+        self, store: Store, key: str, blocks: Iterable[Block], groups: list[Group]
+    ) -> Composed:
+        """Write the file as its blocks come; ``groups`` gets each row group once it has a place."""
+        return store.compose(key, self._segments(blocks, groups), digest=True)
 
     def _segments(self, blocks: Iterable[Block], groups: list[Group]) -> Iterator[Segment]:
         """The bytes of the file; its row groups are told on the way."""
@@ -97,7 +94,9 @@ class Target:
 
 
 def stored(schema: pa.Schema) -> Columns:
-    """How our own files store a schema."""
+    """How our own files store a schema; of each column, whatever the others are."""
+    if not len(schema):
+        return Columns()
     sink = pa.BufferOutputStream()
     empty = pa.Table.from_arrays([pa.nulls(0, kind) for kind in schema.types], schema=schema)
     pq.write_table(empty, sink, store_schema=False)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from catchment.core.errors import Conflict, Corrupt, Invalid, NotFound
 from catchment.core.ledger import Snapshot
@@ -22,12 +23,13 @@ from catchment.core.store import Store
 from catchment.tables import composition, layout
 from catchment.tables.composition import Composition, Keys
 from catchment.tables.keys import FORMAT, key_columns, scan
-from catchment.tables.model import Dataset, Rule, SourceFile
-from catchment.tables.parquet import inspect
+from catchment.tables.model import CriteriaRule, Dataset, Rule, SourceFile, TransferRule
+from catchment.tables.parquet import Footer, inspect, read_footer, vouch
 from catchment.tables.plan import Input, Listed, Refused
 from catchment.tables.unify import Unified
 
 Failure = Invalid | NotFound
+WORKERS = 16  # questions to stores at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,58 +74,146 @@ class Memory:
                 found[item["table"]] = known
         return cls(store, snapshot, found)
 
+    def may_hold(self, listed: Listed) -> bool:
+        """Whether the snapshot may hold the very bytes of a file that moved: those of its size."""
+        if self.snapshot is None:
+            return False
+        composed = self.tables.get(listed.table)
+        return composed is None or any(
+            e.center == listed.center.id and e.size == listed.file.size for e in composed.entries
+        )
+
     def keys(self, table: str) -> Keys:
         """The key columns of a remembered table's inputs, in the order of its entries."""
         location = self.snapshot.location if self.snapshot else ""
         return Keys(self.store, layout.keys_key(location, table))
 
 
-def check_files(
-    datasets: Sequence[Dataset], memory: Memory, executor: Executor, progress: Progress
-) -> tuple[list[Input], list[Refused]]:
-    """Every file of the datasets in order of table, ADCID and key; and those that are refused.
+class Read(NamedTuple):
+    """What a worker has found in a file.
 
-    A file that stands as the previous snapshot saw it is not read.
+    Attributes:
+        footer: of the file.
+        keys: for a transfer rule; why they cannot be had; None where they were not asked for.
     """
-    known = {
-        (table, e.center, e.url, e.key, e.size, e.etag): e
-        for table, composed in memory.tables.items()
-        for e in composed.entries
-    }
-    files: list[Listed | Input | Refused] = []
-    for listed in _listed(datasets):
-        file = listed.file
-        place = (listed.center.id, file.store.url, file.key, file.size, file.etag)
-        entry = known.get((listed.table, *place))
-        files.append(Input(listed, entry.digest, entry.rows, entry.schema) if entry else listed)
-    read = iter(read_files([f for f in files if isinstance(f, Listed)], executor, progress))
-    checked = [next(read) if isinstance(f, Listed) else f for f in files]
-    return (
-        [f for f in checked if isinstance(f, Input)],
-        [f for f in checked if isinstance(f, Refused)],
-    )
+
+    footer: Footer
+    keys: bytes | Invalid | None
 
 
-def read_files(
-    files: Sequence[Listed], executor: Executor, progress: Progress
-) -> list[Input | Refused]:
-    """Each file, digest and footer read by the executor, or why it is refused."""
-    work = "tables: check files"
-    read: list[Input | Refused] = []
-    progress(Event(work, "start", 0, len(files), "files"))
-    calls = [(f.file.store, f.file.key, f.file.size) for f in files]
-    for listed, result in zip(files, attempt(executor, inspect, calls), strict=True):
-        if isinstance(result, Failure):
-            read.append(Refused(listed, result))
-        else:
-            read.append(Input(listed, result.digest, result.rows, result.schema, result))
-        progress(Event(work, "step", len(read), len(files), "files", listed.center.id))
-    progress(Event(work, "done", len(files), len(files), "files"))
-    return read
+def read(store: Store, key: str, size: int, rule: TransferRule | None, *, whole: bool) -> Read:
+    """Read a file's footer, its keys where the rule has any, and the ``whole`` file if asked to.
+
+    Its bytes are untrusted: call this in a child process. Errors of :func:`.parquet.inspect`.
+    """
+    footer = inspect(store, key, size) if whole else read_footer(store, key, size)
+    keys: bytes | Invalid | None = None
+    if rule is not None and rule.participant in footer.schema.names:
+        try:
+            keys = scan(store, key, rule, {}, footer)
+        except Invalid as error:
+            keys = error
+    return Read(footer, keys)
 
 
-def check_unmoved(file: SourceFile) -> None:
-    """NotFound, or Invalid (kind ``file-changed``), unless the file is as it was listed."""
+class Reader:
+    """Reads files by the executor: what a plan needs first, the rest while the run goes on.
+
+    The rest, a digest and a second opinion, may come later where it decides nothing: of a file
+    whose bytes the latest snapshot cannot hold.
+
+    Args:
+        rule: of each table that has a transfer rule.
+        later: whether anything may come later.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        executor: Executor,
+        keys: KeyReader,
+        rule: Callable[[str], TransferRule | None],
+        *,
+        later: bool,
+    ) -> None:
+        self._memory = memory
+        self._executor = executor
+        self._keys = keys
+        self._rule = rule
+        self._later = later
+        self._vouched: dict[int, Future[str]] = {}  # by the identity of the listed file
+
+    def check(
+        self, datasets: Sequence[Dataset], progress: Progress
+    ) -> tuple[list[Input], list[Refused]]:
+        """Every file of the datasets in order of table, ADCID and key; and those refused.
+
+        A file that stands as the previous snapshot saw it is not read.
+        """
+        known = {
+            (table, e.center, e.url, e.key, e.size, e.etag): e
+            for table, composed in self._memory.tables.items()
+            for e in composed.entries
+        }
+        files: list[Listed | Input] = []
+        for listed in _listed(datasets):
+            file = listed.file
+            place = (listed.center.id, file.store.url, file.key, file.size, file.etag)
+            entry = known.get((listed.table, *place))
+            files.append(Input(listed, entry.digest, entry.rows, entry.schema) if entry else listed)
+        new = iter(self.read([f for f in files if isinstance(f, Listed)], progress))
+        checked = [next(new) if isinstance(f, Listed) else f for f in files]
+        return (
+            [f for f in checked if isinstance(f, Input)],
+            [f for f in checked if isinstance(f, Refused)],
+        )
+
+    def read(self, files: Sequence[Listed], progress: Progress) -> list[Input | Refused]:
+        """Each file, or why it is refused."""
+        work = "tables: check files"
+        found: list[Input | Refused] = []
+        progress(Event(work, "start", 0, len(files), "files"))
+        later = [self._later and not self._memory.may_hold(f) for f in files]
+        tasks = [
+            partial(
+                read, f.file.store, f.file.key, f.file.size, self._rule(f.table), whole=not unseen
+            )
+            for f, unseen in zip(files, later, strict=True)
+        ]
+        results = attempt(self._executor, tasks)
+        for listed, unseen, result in zip(files, later, results, strict=True):
+            if isinstance(result, Failure):
+                found.append(Refused(listed, result))
+            else:
+                footer, file = result.footer, listed.file
+                if unseen:
+                    self._vouched[id(listed)] = self._executor.submit(
+                        vouch, file.store, file.key, file.size, footer.claims
+                    )
+                if result.keys is not None:
+                    self._keys.keep(listed, result.keys)
+                found.append(Input(listed, footer.digest, footer.rows, footer.schema, footer))
+            progress(Event(work, "step", len(found), len(files), "files", listed.center.id))
+        progress(Event(work, "done", len(files), len(files), "files"))
+        return found
+
+    def vouched(self, item: Input) -> Future[str] | None:
+        """The digest of a file that is to come; it raises what is wrong with the file."""
+        return None if item.digest is not None else self._vouched[id(item.listed)]
+
+    def close(self) -> None:
+        """Give up what has not begun."""
+        for future in self._vouched.values():
+            future.cancel()
+
+
+def check_unmoved(files: Sequence[SourceFile]) -> Iterator[Failure | None]:
+    """For each file None if it is as it was listed; else NotFound, or Invalid ``file-changed``."""
+    with ThreadPoolExecutor(WORKERS) as threads:
+        yield from attempt(threads, [partial(_check_unmoved, file) for file in files])
+
+
+def _check_unmoved(file: SourceFile) -> None:
     stat = file.store.head(file.key)
     if (stat.size, stat.etag) != (file.size, file.etag):
         raise Invalid(
@@ -144,6 +234,21 @@ class KeyReader:
         self._memory = memory
         self._executor = executor
         self._folder = folder
+        self._failed: dict[Path, Invalid] = {}
+
+    def keep(self, listed: Listed, keys: bytes | Invalid) -> None:
+        """Take the keys of a file for a transfer rule, or why there are none, as they are read."""
+        path = self._path(listed, TransferRule(), {})
+        if isinstance(keys, Invalid):
+            self._failed[path] = keys
+        else:
+            path.write_bytes(keys)
+
+    def _path(self, listed: Listed, rule: Rule, types: Mapping[str, str]) -> Path:
+        """Where the keys of a file are kept. Those for a transfer rule need no types."""
+        file, needed = listed.file, types if isinstance(rule, CriteriaRule) else {}
+        identity = [file.store.url, file.key, file.size, file.etag, type(rule).__name__, needed]
+        return self._folder / hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
     def keys(
         self, inputs: Sequence[Input], rule: Rule, unified: Unified
@@ -154,19 +259,23 @@ class KeyReader:
         remembered = self._remembered(inputs[0].listed.table, types)
         sources: list[Callable[[], bytes]] = []
         unread: list[tuple[Input, Path]] = []
+        refused: list[Refused] = []
         for item in inputs:
-            name = hashlib.sha256(json.dumps([item.digest, types]).encode()).hexdigest()
-            path = self._folder / name
+            path = self._path(item.listed, rule, types)
             place = remembered.get((item.center.id, item.digest))
             if place is not None:
                 sources.append(place)
                 continue
             sources.append(path.read_bytes)
-            if not path.exists():
+            if path in self._failed:
+                refused.append(Refused(item.listed, self._failed[path], item.rows))
+            elif not path.exists():
                 unread.append((item, path))
-        calls = [(i.listed.file.store, i.listed.file.key, rule, columns) for i, _ in unread]
-        refused: list[Refused] = []
-        for (item, path), result in zip(unread, attempt(self._executor, scan, calls), strict=True):
+        tasks: list[partial[bytes]] = [
+            partial(scan, i.listed.file.store, i.listed.file.key, rule, columns) for i, _ in unread
+        ]
+        results = attempt(self._executor, tasks)
+        for (item, path), result in zip(unread, results, strict=True):
             if isinstance(result, Failure):
                 refused.append(Refused(item.listed, result, item.rows))
             else:
@@ -175,7 +284,7 @@ class KeyReader:
 
     def _remembered(
         self, table: str, types: Mapping[str, str]
-    ) -> dict[tuple[str, str], Callable[[], bytes]]:
+    ) -> dict[tuple[str, str | None], Callable[[], bytes]]:
         composed = self._memory.tables.get(table)
         if composed is None or composed.key_types != types:
             return {}
@@ -193,15 +302,13 @@ def key_types(rule: Rule, unified: Unified) -> dict[str, str]:
     return {"": f"{FORMAT.decode()} {type(rule).__name__}", **types}
 
 
-def attempt[T](
-    executor: Executor, function: Callable[..., T], calls: Sequence[tuple[Any, ...]]
-) -> Iterator[T | Invalid | NotFound]:
-    """The result of each call in order, or why its input is not usable; other errors are raised."""
-    futures = [executor.submit(function, *call) for call in calls]
+def attempt[T](executor: Executor, tasks: Sequence[partial[T]]) -> Iterator[T | Invalid | NotFound]:
+    """The result of each task in order, or why its input is not usable; other errors are raised."""
+    futures = deque(executor.submit(task.func, *task.args, **task.keywords) for task in tasks)
     try:
-        for future in futures:
+        while futures:
             try:
-                yield future.result()
+                yield futures.popleft().result()  # and forget it
             except (Invalid, NotFound) as error:
                 yield error
     finally:

@@ -13,12 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import ipc
 
 from catchment.core.errors import Corrupt
 from catchment.core.store import Store
 from catchment.core.store_file import StoreFile
+from catchment.tables import fill
 from catchment.tables.model import Fate, Removal
 from catchment.tables.placed import ENGINE
 
@@ -42,6 +44,7 @@ _ENTRIES = pa.schema(
         ("placed", _BLOB),
     ]
 )
+_TEXTS = ("center", "name", "url", "key", "etag", "digest")  # the size stands between them
 _KEYS = pa.schema([("keys", _BLOB)])
 
 
@@ -80,29 +83,36 @@ class Composition:
 
 def dump(composition: Composition) -> bytes:
     """The stored form; equal compositions give equal bytes."""
-    rows: list[dict[str, Any]] = [
-        {
-            "center": e.center,
-            "name": e.name,
-            "url": e.url,
-            "key": e.key,
-            "size": e.size,
-            "etag": e.etag,
-            "digest": e.digest,
-            "rows": e.rows,
-            "schema": e.schema.serialize().to_pybytes(),
-            "removals": [
-                {"fate": r.fate.value, "reason": r.reason, "rows": r.rows} for r in e.removals
-            ],
-            "placed": e.placed,
-        }
-        for e in composition.entries
+    entries = composition.entries
+    removals = [removal for entry in entries for removal in entry.removals]
+    rows = [np.asarray(removal.rows, np.int64) for removal in removals]
+    columns = [
+        *(fill.strings([getattr(e, name) for e in entries]) for name in _TEXTS[:4]),
+        fill.numbers(np.array([e.size for e in entries], np.int64)),
+        *(fill.strings([getattr(e, name) for e in entries]) for name in _TEXTS[4:]),
+        fill.numbers(np.array([e.rows for e in entries], np.int64)),
+        fill.blobs([e.schema.serialize().to_pybytes() for e in entries]),
+        fill.lists(
+            [len(e.removals) for e in entries],
+            pa.StructArray.from_arrays(
+                [
+                    fill.strings([r.fate.value for r in removals]),
+                    fill.strings([r.reason for r in removals]),
+                    fill.lists(
+                        [len(some) for some in rows],
+                        fill.numbers(np.concatenate([np.zeros(0, np.int64), *rows])),
+                    ),
+                ],
+                fields=list(_REMOVAL),
+            ),
+        ),
+        fill.blobs([e.placed for e in entries]),
     ]
     metadata = {
         b"format": FORMAT.encode(),
         b"schema": composition.schema.serialize().to_pybytes(),
     } | {b"key:" + name.encode(): kind.encode() for name, kind in composition.key_types.items()}
-    return b"".join(_file(_ENTRIES.with_metadata(metadata), [rows]))
+    return b"".join(_file(_ENTRIES.with_metadata(metadata), [columns]))
 
 
 def load(data: bytes) -> Composition | None:
@@ -123,7 +133,7 @@ def load(data: bytes) -> Composition | None:
 def dump_keys(blobs: Iterable[bytes]) -> Iterator[bytes]:
     """The stored form of key columns, streamed: a record batch for each input, in order."""
     # They are compressed already.
-    return _file(_KEYS, ([{"keys": blob}] for blob in blobs), compression=None)
+    return _file(_KEYS, ([fill.blobs([blob])] for blob in blobs), compression=None)
 
 
 class Keys:
@@ -167,14 +177,14 @@ def _schema(data: bytes) -> pa.Schema:
 
 def _file(
     schema: pa.Schema,
-    batches: Iterable[Sequence[Mapping[str, Any]]],
+    batches: Iterable[Sequence[pa.Array]],
     compression: str | None = "lz4",
 ) -> Iterator[bytes]:
     sink = io.BytesIO()
-    options = ipc.IpcWriteOptions(compression=compression)
+    options = ipc.IpcWriteOptions(compression=compression, use_threads=False)
     with ipc.new_file(sink, schema, options=options) as writer:
-        for rows in batches:
-            writer.write_batch(pa.RecordBatch.from_pylist(list(rows), schema=schema))
+        for columns in batches:
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
             yield _take(sink)
     yield _take(sink)
 

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from catchment.core.errors import Invalid, Unavailable
 from catchment.core.finding import Finding, Severity
-from catchment.tables.keys import Hashes, Pairs, read_pairs, read_rows
+from catchment.tables import fill
+from catchment.tables.keys import Hashes, Pairs, read_hashes, read_pairs, read_rows
 from catchment.tables.model import (
     Center,
     CriteriaRule,
@@ -159,7 +160,7 @@ def find(
 
     Raises Corrupt for a blob that cannot be read, Unavailable (kind ``no-scratch-space``).
     """
-    rows, names = Rows(_NONE, _NONE, _NONE, _NONE, _NONE), list[str | None]()
+    rows, names = Rows(*[_NONE] * 5), list[str | None]()
     if centers and isinstance(rule, TransferRule):
         rows, names = _find_transferred(centers, blob)
     elif centers and isinstance(rule, CriteriaRule) and rule.criteria:
@@ -317,16 +318,17 @@ def _find_transferred(
     centers: Sequence[Center], blob: Callable[[int], Buffer]
 ) -> tuple[Rows, list[str | None]]:
     files = range(len(centers))
-    shared = _repeated(read_pairs(blob(i)).hashes for i in files)
+    if not len(shared := _repeated(read_hashes(blob(i)) for i in files)):
+        return Rows(*[_NONE] * 5), []
     chosen, numbers, texts = [], [], []
     for i in files:
         pairs = read_pairs(blob(i))
         at = _places(pairs.hashes, shared)
         chosen.append(at)
         numbers.append(_center_numbers(pairs, at, centers[i]))
-        texts.append(pairs.participants.take(at))
+        texts.append(pairs.participants.take(fill.numbers(at)))
     names = pa.chunked_array(texts).combine_chunks().dictionary_encode()
-    name, center = names.indices.to_numpy().astype(np.int64), np.concatenate(numbers)
+    name, center = fill.values(names.indices).astype(np.int64), np.concatenate(numbers)
     apart = _differs(name, center)
     parts, start = [(_NONE,) * 5], 0
     for i in files:
@@ -357,10 +359,10 @@ def _find_repeated(
         pairs = read_pairs(kept)
         center = _center_numbers(pairs, pair, centers[i])
         parts.append((np.full(len(at), i), row.astype(np.int64), low, high, center))
-        texts.append(pairs.participants.take(pair))
+        texts.append(pairs.participants.take(fill.numbers(pair)))
     file, row, low, high, center = (np.concatenate(column) for column in zip(*parts, strict=True))
     names = pa.chunked_array(texts).combine_chunks().dictionary_encode()
-    name = names.indices.fill_null(len(names.dictionary)).to_numpy()
+    name = fill.values(names.indices.fill_null(len(names.dictionary)))
     key = _groups(low, high)
     order = np.lexsort((row, file))
     order = order[_counts(key)[order] > 1]  # not those that only met by half of the hash
@@ -370,7 +372,8 @@ def _find_repeated(
 
 def _center_numbers(pairs: Pairs, at: NDArray[Any], sender: Center) -> NDArray[np.int64]:
     """ADCIDs of some pairs; the sender's where a row gives none."""
-    return np.asarray(pairs.centers.take(at).fill_null(sender.adcid), dtype=np.int64)
+    (own,) = fill.numbers(np.array([sender.adcid], np.int64))
+    return fill.values(pairs.centers.take(fill.numbers(at)).fill_null(own))
 
 
 def _places(values: Hashes, wanted: Hashes) -> NDArray[np.int64]:
@@ -406,7 +409,8 @@ def _repeated(runs: Iterable[Hashes]) -> Hashes:
                     scratch.seek(b[first] * 8)
                     rest = rest[scratch.readinto(rest[: (b[last] - b[first]) * 8]) :]
                 part.sort(kind="stable")  # which merges runs, and these are some
-                found.append(np.unique(part[1:][part[1:] == part[:-1]]))
+                same = np.pad(part[1:] == part[:-1], (1, 0))
+                found.append(part[:-1][same[1:] & ~same[:-1]])
             return np.concatenate(found)
     except OSError as error:
         raise Unavailable(

@@ -24,7 +24,14 @@ def constant(value: str, rows: int) -> pa.ChunkedArray:
     return _repeated(pa.DictionaryArray.from_arrays(indices, strings([value])), rows)
 
 
-# pa.array imports pandas, if it is there, only to see that it was given nothing of it.
+# pa.array and to_numpy import pandas, if it is there, only to see that it is not needed.
+def values(array: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
+    """Integers of an array without nulls; not copied."""
+    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    numbers = np.frombuffer(array.buffers()[1] or b"", str(array.type))
+    return numbers[array.offset : array.offset + len(array)]
+
+
 def numbers(values: NDArray[np.integer[Any]]) -> pa.Array:
     """Integers as an array."""
     kind = pa.from_numpy_dtype(values.dtype)
@@ -39,10 +46,25 @@ def booleans(values: NDArray[np.bool_]) -> pa.Array:
 
 def strings(values: Sequence[str]) -> pa.Array:
     """A few strings as an array."""
-    encoded = [value.encode() for value in values]
-    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
-    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
-    return pa.Array.from_buffers(pa.string(), len(values), buffers)
+    return _joined([value.encode() for value in values], pa.string(), np.int32)
+
+
+def blobs(values: Sequence[bytes]) -> pa.Array:
+    """Bytes as an array of large binaries."""
+    return _joined(values, pa.large_binary(), np.int64)
+
+
+def lists(parts: Sequence[int], values: pa.Array) -> pa.Array:
+    """Lists of so many of the values, one behind the other."""
+    return pa.ListArray.from_arrays(numbers(np.cumsum([0, *parts], dtype=np.int32)), values)
+
+
+def _joined(
+    values: Sequence[bytes], kind: pa.DataType, offset: type[np.signedinteger[Any]]
+) -> pa.Array:
+    ends = np.cumsum([0, *map(len, values)], dtype=offset)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(values))]
+    return pa.Array.from_buffers(kind, len(values), buffers)
 
 
 def _repeated(block: pa.Array, rows: int) -> pa.ChunkedArray:

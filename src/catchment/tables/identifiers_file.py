@@ -61,6 +61,8 @@ def _asked(data: bytes, wanted: Collection[str]) -> list[_Values] | None:
     import pyarrow.compute as pc
     from pyarrow import csv as fast
 
+    from catchment.tables import fill
+
     if b'"' in data:
         return None  # readers differ in what they make of misplaced quotes
     options = fast.ConvertOptions(
@@ -76,7 +78,7 @@ def _asked(data: bytes, wanted: Collection[str]) -> list[_Values] | None:
     for name in table.column_names:
         if not pc.all(pc.match_substring_regex(table[name], _whole(name))).as_py():
             return None
-    table = table.filter(pc.is_in(table["naccid"], pa.array(wanted, pa.string())))
+    table = table.filter(pc.is_in(table["naccid"], fill.strings(sorted(wanted))))
     columns = [table[n].to_pylist() for n in table.column_names]
     return [(*row, "true")[:3] for row in zip(*columns, strict=True)]
 

@@ -37,10 +37,13 @@ from pyarrow import ipc
 from catchment.core.errors import Corrupt, Invalid
 from catchment.core.names import shown
 from catchment.core.store import Store
-from catchment.core.store_file import StoreFile
+from catchment.tables import fill
 from catchment.tables.decode import unreadable
+from catchment.tables.footer import MAGIC, Columns, assemble
 from catchment.tables.model import CriteriaRule, Rule
+from catchment.tables.parquet import Footer, read_footer
 from catchment.tables.rewrite import conform
+from catchment.tables.types import plain
 
 FORMAT = b"keys-001"  # of blobs: a kept blob of another format must be made again
 BATCH_ROWS = 1 << 17  # decoded at a time
@@ -78,7 +81,13 @@ def key_columns(rule: Rule) -> tuple[str, ...]:
     return tuple(dict.fromkeys((rule.participant, rule.center, *_criteria(rule))))
 
 
-def scan(store: Store, key: str, rule: Rule, types: Mapping[str, pa.DataType]) -> bytes:
+def scan(
+    store: Store,
+    key: str,
+    rule: Rule,
+    types: Mapping[str, pa.DataType],
+    footer: Footer | None = None,
+) -> bytes:
     """The blob of one file.
 
     Args:
@@ -86,16 +95,19 @@ def scan(store: Store, key: str, rule: Rule, types: Mapping[str, pa.DataType]) -
         key: of the file.
         rule: whose columns are read; one that the file lacks is null in all its rows.
         types: of the table's columns, unified over its files; only the criteria are looked up.
+        footer: of the file, if it is known.
 
-    Raises Invalid: kind ``parquet-unreadable``; kind ``bad-key-column`` where a key column is there
-    twice, or cannot become the type it is compared in (a center: integers >= 0). NotFound if there
-    is no file.
+    Raises Invalid: kinds of :func:`.parquet.read_footer`; kind ``bad-key-column`` where a key
+    column cannot become the type it is compared in (a center: integers >= 0). NotFound if there is
+    no file.
     """
+    if footer is None:
+        footer = read_footer(store, key, store.head(key).size)
     criteria = _criteria(rule)
     participants = [_codes(pa.nulls(0), pa.large_string(), rule.participant)]
     centers = [_codes(pa.nulls(0), pa.int64(), rule.center)]
     hashes, whole = [np.empty((2, 0), np.uint64)], [np.empty(0, np.bool_)]
-    for batch in _batches(store, key, key_columns(rule)):
+    for batch in _batches(store, key, footer, key_columns(rule)):
         participants.append(
             _codes(_column(batch, rule.participant), pa.large_string(), rule.participant)
         )
@@ -123,14 +135,19 @@ def read_pairs(blob: Buffer) -> Pairs:
     """The pairs of a blob. Corrupt (kind ``keys-unreadable``) unless it is one of this format."""
     table = _read(blob, first=True)
     participants, centers, hashes = (c.combine_chunks() for c in table.columns)
-    return Pairs(participants, centers, hashes.drop_null().to_numpy())
+    return Pairs(participants, centers, fill.values(hashes.drop_null()))
+
+
+def read_hashes(blob: Buffer) -> Hashes:
+    """Those of the pairs; the rest is not decoded. Corrupt as for the pairs."""
+    table = _read(blob, first=True, fields=[Pairs._fields.index("hashes")])
+    return fill.values(table.column("hash").drop_null())
 
 
 def read_rows(blob: Buffer, name: str) -> NDArray[Any]:
     """One column of the rows of a blob; the others are not decoded. Corrupt as for the pairs."""
     table = _read(blob, first=False, fields=[_ROW_COLUMNS.index(name)])
-    column: NDArray[Any] = table.column(name).to_numpy()
-    return column
+    return fill.values(table.column(name))
 
 
 def _criteria(rule: Rule) -> tuple[str, ...]:
@@ -139,7 +156,7 @@ def _criteria(rule: Rule) -> tuple[str, ...]:
 
 def _stream(table: pa.Table) -> bytes:
     sink = io.BytesIO()
-    options = ipc.IpcWriteOptions(compression="zstd")
+    options = ipc.IpcWriteOptions(compression="zstd", use_threads=False)
     with ipc.new_stream(sink, table.schema, options=options) as writer:
         writer.write_table(table)
     return sink.getvalue()
@@ -152,7 +169,7 @@ def _read(blob: Buffer, *, first: bool, fields: Sequence[int] | None = None) -> 
         if form != FORMAT:
             raise ValueError(f"expected format {FORMAT!r}, got {form!r}")
         part = view[_HEADER.size :][:size] if first else view[_HEADER.size + size :]
-        options = ipc.IpcReadOptions(included_fields=fields)
+        options = ipc.IpcReadOptions(included_fields=fields, use_threads=False)
         return ipc.open_stream(pa.py_buffer(part), options=options).read_all()
     except (pa.ArrowException, OSError, ValueError, struct.error) as error:
         raise Corrupt(
@@ -162,33 +179,46 @@ def _read(blob: Buffer, *, first: bool, fields: Sequence[int] | None = None) -> 
         ) from error
 
 
-def _batches(store: Store, key: str, names: Iterable[str]) -> Iterator[pa.RecordBatch]:
-    try:
-        with StoreFile(store, key) as source:
-            reader = pq.ParquetReader()  # a ParquetFile would sort the names of all columns first
-            reader.open(source)
-            metadata = reader.metadata
-            schema = metadata.schema.to_arrow_schema()
-            found = [name for name in names if _is_there(schema, name)]
-            # Strings come as codes: their pages are dictionaries already, nothing is hashed twice.
-            text = [name for name in found if _is_text(schema.field(name).type)]
+def _batches(
+    store: Store, key: str, footer: Footer, names: Iterable[str]
+) -> Iterator[pa.RecordBatch]:
+    """The columns of these names that are there, in the site's types; strings may be codes."""
+    schema, stored = footer.schema, footer.columns
+    places = [place for name in names if (place := schema.get_field_index(name)) >= 0]
+    fields = [schema.field(place) for place in places]
+    columns = Columns(stored[place] for place in places)
+    # Strings come as codes: their pages are dictionaries already, nothing is hashed twice.
+    text = [field.name for field in fields if _is_text(field.type)]
+    for group in footer.groups:
+        if not places:
+            yield from _empty(group.rows)
+            continue
+        some = stored.choose(group, places)
+        chunks = [store.read(key, start=a, length=b) for a, b in some.extents()]
+        end = assemble(columns, [some.moved(len(MAGIC))])
+        try:
             file = pq.ParquetFile(
-                source,
-                metadata=metadata,
+                pa.BufferReader(b"".join([MAGIC, *chunks, end])),
                 read_dictionary=text,
                 coerce_int96_timestamp_unit="us",
-                pre_buffer=True,
+                pre_buffer=False,
             )
-            yield from file.iter_batches(BATCH_ROWS, columns=found, use_threads=False)
-    except (pa.ArrowException, OSError, ValueError):  # their texts may show values
-        raise unreadable(key, "its key columns cannot be decoded") from None
+            for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
+                arrays = [_as_sent(a, f.type) for a, f in zip(batch.columns, fields, strict=True)]
+                yield pa.RecordBatch.from_arrays(arrays, [field.name for field in fields])
+        except (pa.ArrowException, OSError, ValueError):  # their texts may show values
+            raise unreadable(key, "its key columns cannot be decoded") from None
 
 
-def _is_there(schema: pa.Schema, name: str) -> bool:
-    count = len(schema.get_all_field_indices(name))
-    if count > 1:
-        raise _bad_column(name, f"expected one column of this name, got {count}")
-    return count == 1
+def _empty(rows: int) -> Iterator[pa.RecordBatch]:
+    """Rows without key columns."""
+    for first in range(0, rows, BATCH_ROWS):
+        yield pa.record_batch([pa.nulls(min(BATCH_ROWS, rows - first))], [""])
+
+
+def _as_sent(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Parquet does not know all types: a duration comes as a number of the site's unit."""
+    return array if plain(array.type).equals(kind) else conform(array, kind)
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -16,8 +16,8 @@ were copied from an earlier table.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, wait
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,93 +31,19 @@ from catchment.core.errors import CatchmentError, Invalid, NotFound
 from catchment.core.progress import Event, Progress, silent
 from catchment.core.store import Composed, Store
 from catchment.tables import fill
-from catchment.tables.blocks import Block, Source, Target
+from catchment.tables.blocks import Block, Source, Target, stored
 from catchment.tables.decode import Part
 from catchment.tables.footer import Columns, Group
+from catchment.tables.inputs import Fresh, Input, InputFailed, Kept, Merged
 from catchment.tables.match import Match, Matcher
-from catchment.tables.model import Removal
-from catchment.tables.parquet import Footer
 from catchment.tables.placed import ENGINE, Placed
 from catchment.tables.removed import Leaving, removed_fields
 from catchment.tables.rewrite import Task, rewrite, write
 from catchment.tables.unify import Unified
 
+Beside = Callable[[Sequence[Placed], Future[Composed]], object]
+
 __all__ = ["ENGINE", "Fresh", "InputFailed", "Kept", "Merged", "Placed", "merge_table"]
-
-
-@dataclass(frozen=True, slots=True)
-class Fresh:
-    """An input that is merged from its source.
-
-    Attributes:
-        site: who sent it; a column of the removed rows.
-        name: the file's name; a column of the removed rows.
-        removals: the rows that leave; none is in two of them.
-        vouched: what is still looked at: no byte of the file is composed before it is done. What
-            it raises is the file's failure.
-    """
-
-    site: str
-    name: str
-    store: Store
-    key: str
-    footer: Footer
-    removals: Sequence[Removal] = ()
-    vouched: Future[str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """An input that is copied from an earlier table.
-
-    Its bytes and removals, and the unified types of its columns, must be what they were then.
-
-    Attributes:
-        table: key of the earlier table.
-        removed: key of the file of rows that left it; None if there was none.
-        placed: where the input stands in them.
-    """
-
-    site: str
-    name: str
-    store: Store
-    table: str
-    removed: str | None
-    placed: Placed
-    removals: Sequence[Removal] = ()
-
-
-Input = Fresh | Kept
-
-
-class InputFailed(Invalid):
-    """An input turned out bad while it was merged; a merge without it may succeed.
-
-    Attributes:
-        index: its place among the inputs.
-        error: what is wrong with it.
-    """
-
-    def __init__(self, index: int, error: CatchmentError) -> None:
-        super().__init__(error.message, kind=error.kind, hint=error.hint)
-        self.index = index
-        self.error = error
-
-
-@dataclass(frozen=True, slots=True)
-class Merged:
-    """What a merge has made.
-
-    Attributes:
-        table: the object; ``removed``: the one with the rows that left, None if there are none.
-        rows: of the table.
-        placed: for each input, what a later merge needs to copy it from here.
-    """
-
-    table: Composed
-    removed: Composed | None
-    rows: int
-    placed: tuple[Placed, ...]
 
 
 def merge_table(
@@ -131,6 +57,7 @@ def merge_table(
     staging: str,
     executor: Executor,
     progress: Progress = silent,
+    beside: Beside | None = None,
 ) -> Merged:
     """Compose a table, and the file of rows that left it.
 
@@ -148,6 +75,9 @@ def merge_table(
         executor: runs the tasks that decode; they are small and can be pickled. What is done is
             composed while others are at work.
         progress: told of each task.
+        beside: called once it is known where all inputs stand (``Merged.placed``), in a thread,
+            while the table becomes durable; nothing may get a name below its folder before the
+            table has its own (the future; it fails where the table does).
 
     Raises:
         InputFailed: an input cannot be read, or has values that its unified type cannot hold.
@@ -156,14 +86,9 @@ def merge_table(
     """
     if not len(unified.schema) + len(constants):
         raise Invalid("expected a table with columns, got none", kind="no-columns")
-    merge = _Merge(unified.schema, constants, store, staging, executor)
-    with merge.rewriting(progress):
-        for item in inputs:
-            if isinstance(item, Fresh):
-                merge.add_fresh(item)
-            else:
-                merge.add_kept(item)
-        return merge.compose(table, removed)
+    merge = _Merge(inputs, unified.schema, constants, store, staging)
+    with merge.rewriting(executor, progress):
+        return merge.compose(table, removed, beside)
 
 
 class _Job(NamedTuple):
@@ -192,24 +117,25 @@ class _Rows:
 
 
 class _Merge:
-    """A merge at work: all is planned, rewritten meanwhile, and composed as it is done."""
+    """A merge at work: all inputs are composed, while those that need it are rewritten."""
 
     def __init__(
         self,
+        inputs: Sequence[Input],
         unified: pa.Schema,
         constants: Mapping[str, str],
         store: Store,
         staging: str,
-        executor: Executor,
     ) -> None:
+        self.inputs = inputs
         self.unified = unified
         self.constants = constants
         self.store = store
         self.staging = staging
-        self.executor = executor
+        self._columns = stored(unified)
         names = [pa.field(name, pa.string()) for name in constants]
-        self.table = Target(pa.schema([*unified, *names]))
-        self.rows: list[_Rows] = []
+        self.table = self._target(names)
+        self.rows: dict[int, _Rows] = {}  # by the place of the input
         self._futures: deque[Future[tuple[Group | None, Group | None]]] = deque()  # of the jobs
         self._tasks = 0
         self._progress: Progress = silent
@@ -219,11 +145,16 @@ class _Merge:
     @cached_property
     def removed(self) -> Target:
         """The file of removed rows; most merges need none."""
-        return Target(pa.schema([*self.unified, *removed_fields(self.unified.names)]))
+        return self._target(removed_fields(self.unified.names))
 
-    def add_fresh(self, item: Fresh) -> None:
-        """Plan an input that is read from its source, and begin to rewrite it."""
-        footer = item.footer
+    def _target(self, more: Sequence[pa.Field]) -> Target:
+        """A file of the unified columns and some more."""
+        columns = Columns((*self._columns, *stored(pa.schema(more))))
+        return Target(pa.schema([*self.unified, *more]), columns)
+
+    def _fresh(self, item: Fresh) -> _Rows:
+        """Plan an input that is read from its source."""
+        footer, schema = item.footer, item.footer.schema
         match = self._matcher.fresh(footer)
         rows = _Rows(match, item.vouched)
         leaving = Leaving.of(item.removals, footer.rows)
@@ -246,7 +177,7 @@ class _Merge:
                 name = f"{self.staging}{self._tasks:06d}"
                 task = Task(
                     part=batch,
-                    have=pa.schema([footer.schema.field(column) for column in chosen]),
+                    have=pa.schema([schema.field(column) for column in chosen]),
                     want=pa.schema([self.unified.field(column) for column in columns]),
                     same=tuple(match.same[columns].tolist()),
                     removed=gone.rows - first,
@@ -255,12 +186,11 @@ class _Merge:
                     leave=f"{name}.leave" if leave else None,
                 )
                 rows.jobs.append(_Job(task, columns, stay, leave))
-                self._futures.append(self.executor.submit(rewrite, task))
                 self._tasks += 1
             first += group.rows
-        self.rows.append(rows)
+        return rows
 
-    def add_kept(self, item: Kept) -> None:
+    def _kept(self, item: Kept) -> _Rows:
         """Plan an input that is copied from an earlier table."""
         match = self._matcher.kept(item.placed.schema)
         rows = _Rows(match)
@@ -274,13 +204,19 @@ class _Merge:
             gone, leaving = leaving.some(slice(group.rows)), leaving.some(slice(group.rows, None))
             source = Source((item.store, item.removed or ""), match.columns, group)
             rows.leave.append(self._leave(match, source, item, gone))
-        self.rows.append(rows)
+        return rows
 
     @contextmanager
-    def rewriting(self, progress: Progress) -> Iterator[None]:
-        """Within: tasks are at work, and :meth:`_done` waits for those of each input."""
+    def rewriting(self, executor: Executor, progress: Progress) -> Iterator[None]:
+        """Within: all tasks are at work, and :meth:`_done` waits for those of each input."""
         self._progress = progress
         try:
+            for number, item in enumerate(self.inputs):
+                if isinstance(item, Fresh):
+                    self.rows[number] = self._fresh(item)
+                    jobs = self.rows[number].jobs
+                    self._futures.extend(executor.submit(rewrite, job.task) for job in jobs)
+            self._tell("start")
             yield
         except BaseException as error:
             running = [future for future in self._futures if not future.cancel()]
@@ -295,7 +231,10 @@ class _Merge:
 
     def _done(self) -> Iterator[Block]:
         """The row groups of the table, each once it may be composed; those that leave, too."""
-        for number, rows in enumerate(self.rows):
+        for number, item in enumerate(self.inputs):
+            if isinstance(item, Kept):  # not before: others are copied and rewritten meanwhile
+                self.rows[number] = self._kept(item)
+            rows = self.rows[number]
             try:
                 for job in rows.jobs:
                     self._put(job, self._futures[0].result())
@@ -315,25 +254,62 @@ class _Merge:
                 columns = Columns(self.table.columns[column] for column in job.columns)
                 block.put(Source((self.store, key), columns, group), job.columns)
 
-    def compose(self, table: str, removed: str) -> Merged:
-        """Write both files."""
-        self._tell("start")
-        composed, groups = self.table.compose(self.store, table, self._done())
-        leave = [block for rows in self.rows for block in rows.leave]
-        gone: Composed | None = None
+    def compose(self, table: str, removed: str, beside: Beside | None) -> Merged:
+        """Write both files; what follows from a file's layout is done while it becomes durable.
+
+        The table is the first to get its name: who wrote it has the folder.
+        """
+        groups: list[Group] = []
         gone_groups: list[Group] = []
-        if leave:
-            gone, gone_groups = self.removed.compose(self.store, removed, leave)
+        gone: list[Future[Composed]] = []
+        placed: list[Future[tuple[Placed, ...]]] = []
+        named: Future[Composed] = Future()
+
+        def staying() -> Iterator[Block]:
+            yield from self._done()
+            if any(rows.leave for rows in self.rows.values()):
+                compose = self.removed.compose
+                gone.append(threads.submit(compose, self.store, removed, leaving(), gone_groups))
+            else:
+                placed.append(threads.submit(self._place, groups, gone_groups, beside, named))
+
+        def leaving() -> Iterator[Block]:
+            for number in range(len(self.inputs)):
+                yield from self.rows[number].leave
+            placed.append(threads.submit(self._place, groups, gone_groups, beside, named))
+            named.result()
+
+        with ThreadPoolExecutor(2) as threads:
+            try:
+                composed = self.table.compose(self.store, table, staying(), groups)
+            except BaseException as error:
+                named.set_exception(error)
+                raise
+            named.set_result(composed)
+            left = gone[0].result() if gone else None
+            return Merged(composed, left, sum(g.rows for g in groups), placed[0].result())
+
+    def _place(
+        self,
+        groups: Iterable[Group],
+        gone_groups: Iterable[Group],
+        beside: Beside | None,
+        named: Future[Composed],
+    ) -> tuple[Placed, ...]:
+        """Where the inputs stand in both files."""
         left, gone_left = iter(groups), iter(gone_groups)
         placed = []
-        for rows in self.rows:
+        for number in range(len(self.inputs)):
+            rows = self.rows[number]
             present = rows.match.present()
             kept = [self.table.columns.choose(g, present) for g in islice(left, len(rows.stay))]
             went = [
                 self.removed.columns.choose(g, present) for g in islice(gone_left, len(rows.leave))
             ]
             placed.append(Placed(rows.match.schema, tuple(kept), tuple(went)))
-        return Merged(composed, gone, sum(group.rows for group in groups), tuple(placed))
+        if beside is not None:
+            beside(placed, named)
+        return tuple(placed)
 
     def _stay(self, match: Match, source: Source, rows: int) -> Block:
         """A row group of the table; nulls and constants are made once for all alike."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from catchment.core.errors import Invalid
 from catchment.core.names import shown
 from catchment.core.store import Store
+from catchment.tables import opinions
 from catchment.tables.decode import Part, unreadable
 from catchment.tables.footer import MAGIC, Columns, Group, columns_of, leaves_of
 from catchment.tables.parse import Encrypted, Raw, parse
@@ -26,14 +26,12 @@ from catchment.tables.thrift import I32, Buffer, Ints
 from catchment.tables.types import plain_schema
 from catchment.tables.unify import BOUNDS
 
-if TYPE_CHECKING:
-    import duckdb
-
 _TAIL = 64 << 10  # bytes read for the footer at once
 _HEAD = 32  # bytes that hold the kind and the sizes of any page
 _I32 = 1 << 4 | I32  # head of the next Thrift field, an i32
 _PAGES = (0, 2 << 1, 3 << 1)  # DATA_PAGE, DICTIONARY_PAGE, DATA_PAGE_V2 as zigzag numbers
 _ENCRYPTED = b"PARE"
+_NONE = np.zeros(0, np.int64)
 
 
 class Limits(NamedTuple):
@@ -59,32 +57,68 @@ class Limits(NamedTuple):
 DEFAULT_LIMITS = Limits()
 
 
+class Claims(NamedTuple):
+    """What a footer says that only a look at the whole file can confirm.
+
+    Attributes:
+        footer: SHA-256 of its bytes.
+        rows: of the file.
+        start, length: of each column chunk, in bytes.
+    """
+
+    footer: bytes
+    rows: int
+    start: Ints
+    length: Ints
+
+    @classmethod
+    def of(cls, footer: bytes, rows: int, groups: Sequence[Group]) -> Self:
+        """Those of a footer's bytes."""
+        start = np.concatenate([_NONE, *(group.start for group in groups)])
+        length = np.concatenate([_NONE, *(group.length for group in groups)])
+        return cls(hashlib.sha256(footer).digest(), rows, start, length)
+
+
 @dataclass(frozen=True, slots=True)
 class Footer:
     """What a file is: enough to merge it without reading its footer again.
 
     Attributes:
-        digest: ``sha256:<hex>`` of the file's bytes.
         rows: of the file.
-        schema: plain types; the metadata has the bounds of 64-bit integers (see ``unify``).
+        types: plain types, a serialized schema.
+        bounds: of the leaves, of 64-bit integers (see ``unify``).
         elements: the list of ``SchemaElement`` structs.
         leaves: how each leaf is stored (:func:`.footer.leaves_of`).
         groups: its row groups that have rows.
         recode: a chunk is compressed in a way that not every reader knows, so none is copied.
+        claims: what :func:`vouch` is to confirm.
+        digest: ``sha256:<hex>`` of the file's bytes; None before it is vouched for.
     """
 
-    digest: str
     rows: int
-    schema: pa.Schema
+    types: bytes
+    bounds: bytes
     elements: bytes
     leaves: bytes
     groups: tuple[Group, ...]
     recode: bool
+    claims: Claims
+    digest: str | None = None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Plain types; the metadata has the bounds."""
+        return _schema(self.types).with_metadata({BOUNDS: self.bounds})
 
     @property
     def columns(self) -> Columns:
         """The columns of the schema as they are stored."""
         return columns_of(self.elements, self.leaves)
+
+
+@lru_cache(maxsize=16)
+def _schema(types: bytes) -> pa.Schema:
+    return pa.ipc.read_schema(pa.BufferReader(types))
 
 
 def inspect(
@@ -98,6 +132,8 @@ def inspect(
     page that is copied is copied as it is; ``deep`` decodes all of them, and looks whether strings
     are UTF-8.
 
+    It is :func:`read_footer` and :func:`vouch` in one.
+
     Args:
         store: where the file is.
         key: of the file.
@@ -110,12 +146,26 @@ def inspect(
             ``parquet-too-large``, ``parquet-disagreement``.
         NotFound: there is no such file.
     """
-    footer = _read_footer(store, key, size, limits)
+    footer = read_footer(store, key, size, limits=limits)
+    digest = vouch(store, key, size, footer.claims)
+    if deep:
+        columns = footer.columns
+        for group in footer.groups:
+            for _, batch in Part(store, key, columns, group).batches(range(len(columns))):
+                batch.decode()
+    return replace(footer, digest=digest)
+
+
+def read_footer(store: Store, key: str, size: int, *, limits: Limits = DEFAULT_LIMITS) -> Footer:
+    """Read a file's footer, and nothing else: enough to plan with it, not to trust it.
+
+    No byte of the file may be copied before :func:`vouch` has confirmed what the footer claims.
+    Arguments and errors are those of :func:`inspect`.
+    """
+    footer = _footer_bytes(store, key, size, limits)
     try:
         raw = parse(footer)
         layout = _layout(raw.schema, raw.key_values)
-        rows = _pyarrow_rows(footer)
-        duckdb_rows = _duckdb(footer, "SELECT num_rows FROM parquet_file_metadata(?)")
         columns = columns_of(raw.schema, layout.leaves)
         if raw.groups and raw.paths != tuple(path for c in columns for path in c.paths):
             raise ValueError("row groups with other columns than the schema")
@@ -123,7 +173,7 @@ def inspect(
         raise _encrypted(key) from None
     except (pa.ArrowException, OSError, ValueError, IndexError, KeyError):
         raise unreadable(key, "its footer cannot be read") from None  # texts may show values
-    if not raw.rows == rows == duckdb_rows == sum(group.rows for group in raw.groups):
+    if raw.rows != sum(group.rows for group in raw.groups):
         raise _disagreement(key, "on the number of rows")
     if len(columns) != layout.duckdb_columns:
         raise _disagreement(key, "on the number of columns")
@@ -131,17 +181,38 @@ def inspect(
         raise _disagreement(key, f"about fields of one name: {shown(layout.repeated)}")
     _check_limits(key, raw, limits)
     _check_extents(key, raw, columns, size - len(footer) - 8)
-    digest = _digest(store, key, size, raw.groups)
-    schema = layout.schema.with_metadata({BOUNDS: json.dumps(raw.bounds).encode()})
-    if deep:
-        for group in raw.groups:
-            for _, batch in Part(store, key, columns, group).batches(range(len(columns))):
-                batch.decode()
-    return Footer(digest, raw.rows, schema, raw.schema, layout.leaves, raw.groups, raw.framed_lz4)
+    return Footer(
+        raw.rows,
+        layout.types,
+        json.dumps(raw.bounds).encode(),
+        raw.schema,
+        layout.leaves,
+        raw.groups,
+        raw.framed_lz4,
+        Claims.of(footer, raw.rows, raw.groups),
+    )
+
+
+def vouch(store: Store, key: str, size: int, claims: Claims) -> str:
+    """``sha256:<hex>`` of a file of which pyarrow and DuckDB say what its footer claims.
+
+    Reads all of it; it is untrusted as for :func:`inspect`, which names the errors. Invalid, too,
+    where the footer is not the one that was read before.
+    """
+    footer = _footer_bytes(store, key, size)
+    if hashlib.sha256(footer).digest() != claims.footer:
+        raise unreadable(key, "its footer changed while it was read")
+    try:
+        rows = opinions.pyarrow_rows(footer), opinions.duckdb_rows(footer)
+    except (pa.ArrowException, OSError, ValueError):
+        raise unreadable(key, "its footer cannot be read") from None  # texts may show values
+    if rows != (claims.rows, claims.rows):
+        raise _disagreement(key, "on the number of rows")
+    return _digest(store, key, size, claims)
 
 
 class _Layout(NamedTuple):
-    schema: pa.Schema
+    types: bytes  # a serialized schema
     leaves: bytes
     duckdb_columns: int
     repeated: str | None  # the path of fields of the same name
@@ -152,53 +223,17 @@ def _layout(schema: bytes, key_values: bytes) -> _Layout:
     """The columns, from the parts of a footer that most files of a table share."""
     keys = b"\x19" + key_values if key_values else b""
     footer = b"\x15\x04\x19" + schema + b"\x16\x00\x19\x0c" + keys + b"\x00"  # no row groups
-    file = pq.ParquetFile(pa.BufferReader(_file(footer)), coerce_int96_timestamp_unit="us")
+    source = pa.BufferReader(opinions.only_footer(footer))
+    file = pq.ParquetFile(source, coerce_int96_timestamp_unit="us")
     leaves = leaves_of(file.schema)
-    query = "SELECT count(*) FROM (DESCRIBE SELECT * FROM read_parquet(?))"
     arrow = plain_schema(file.schema_arrow)
     paths = Counter(_paths(pa.struct(arrow)))
     twice = next((path for path, count in paths.items() if count > 1), None)
-    return _Layout(arrow, leaves, _duckdb(footer, query), twice)
+    types = arrow.serialize().to_pybytes()
+    return _Layout(types, leaves, opinions.duckdb_columns(footer), twice)
 
 
-@lru_cache(maxsize=1)
-def _connection() -> duckdb.DuckDBPyConnection:
-    import duckdb
-
-    options: dict[str, str | bool | int | float | list[str]] = {
-        "threads": 1,
-        "memory_limit": "256MB",
-        "autoinstall_known_extensions": False,
-        "autoload_known_extensions": False,
-    }
-    return duckdb.connect(config=options)
-
-
-def _duckdb(footer: bytes, query: str) -> int:
-    """The number that a query about a file of nothing but this footer gives."""
-    import duckdb  # here, for only the children that inspect need it
-
-    with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
-        file.write(_file(footer))
-        file.flush()
-        try:
-            (number,) = _connection().cursor().execute(query, [file.name]).fetchall()[0]
-        except duckdb.Error:
-            raise ValueError("DuckDB cannot read the footer") from None
-    return int(number)
-
-
-def _pyarrow_rows(footer: bytes) -> int:
-    reader = pq.ParquetReader()  # a ParquetFile would sort all names first
-    reader.open(pa.BufferReader(_file(footer)))
-    return int(reader.metadata.num_rows)
-
-
-def _file(footer: bytes) -> bytes:
-    return b"".join([MAGIC, footer, len(footer).to_bytes(4, "little"), MAGIC])
-
-
-def _read_footer(store: Store, key: str, size: int, limits: Limits) -> bytes:
+def _footer_bytes(store: Store, key: str, size: int, limits: Limits = DEFAULT_LIMITS) -> bytes:
     if store.read(key, length=len(MAGIC)) not in (MAGIC, _ENCRYPTED):
         raise unreadable(key, "it does not begin as one")
     tail = store.read(key, start=-min(size, _TAIL))
@@ -258,9 +293,9 @@ def _check_extents(key: str, raw: Raw, columns: Columns, end: int) -> None:
         raise unreadable(key, "its footer does not fit the file")
 
 
-def _digest(store: Store, key: str, size: int, groups: Sequence[Group]) -> str:
+def _digest(store: Store, key: str, size: int, claims: Claims) -> str:
     """``sha256:<hex>`` of the file; on the way the first page of each chunk is looked at."""
-    start = np.concatenate([np.zeros(0, np.int64), *(group.start for group in groups)])
+    start = claims.start
     heads = np.zeros((len(start), _HEAD), np.uint8)
     digest = hashlib.sha256()
     total = at = 0
@@ -276,8 +311,7 @@ def _digest(store: Store, key: str, size: int, groups: Sequence[Group]) -> str:
         held = held[1 - _HEAD :]
     if total != size:
         raise unreadable(key, f"its size changed from {size} bytes to {total}")
-    length = np.concatenate([np.zeros(0, np.int64), *(group.length for group in groups)])
-    _check_pages(key, Buffer(heads.tobytes()), length)
+    _check_pages(key, Buffer(heads.tobytes()), claims.length)
     return f"sha256:{digest.hexdigest()}"
 
 

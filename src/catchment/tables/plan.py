@@ -40,12 +40,13 @@ class Input:
     """An accepted file as it enters a table.
 
     Attributes:
-        digest: ``sha256:<hex>`` of its bytes.
+        digest: ``sha256:<hex>`` of its bytes; None while they are read. Then they are none that
+            the latest snapshot knows.
         footer: None while the file is only known from the previous snapshot.
     """
 
     listed: Listed
-    digest: str
+    digest: str | None
     rows: int
     schema: pa.Schema
     footer: Footer | None = None
@@ -103,7 +104,8 @@ class Plan:
     """All that a run will do, and why.
 
     Attributes:
-        fingerprint: digest of all that decides the result's bytes, but the date of the run.
+        fingerprint: digest of all that decides the result's bytes, but the date of the run; None
+            while a digest of its inputs is.
         changed: whether the latest snapshot has another fingerprint.
         skipped: centers that bring nothing, with the reason's slug.
     """
@@ -113,7 +115,7 @@ class Plan:
     skipped: Mapping[str, str]
     findings: tuple[Finding, ...]
     account: Account
-    fingerprint: str
+    fingerprint: str | None
     parent: int | None
     changed: bool
     constants: Mapping[str, str] = field(default_factory=dict)
@@ -155,7 +157,7 @@ def keep(
         return (None,) * len(inputs)
     now = set(unified.schema)
     moved = {field.name for field in previous.schema if field not in now}
-    entries: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    entries: dict[tuple[str, str | None], list[Entry]] = defaultdict(list)
     for entry in reversed(previous.entries):
         entries[entry.center, entry.digest].append(entry)
     found: list[Entry | None] = []
@@ -204,11 +206,14 @@ def balance(tables: Sequence[TablePlan], refused: Sequence[Refused]) -> Account:
 
 def fingerprint(
     options: Options, datasets: Mapping[str, Dataset], tables: Sequence[TablePlan]
-) -> str:
+) -> str | None:
     """``sha256:`` over all that decides the result's bytes, but a defaulted date.
 
-    An unchanged input on another day therefore makes no new snapshot; an explicit freeze date does.
+    None while a digest of the inputs is. An unchanged input on another day therefore makes no new
+    snapshot; an explicit freeze date does.
     """
+    if any(item.digest is None for table in tables for item in table.inputs):
+        return None
     digest = hashlib.sha256()
 
     def add(*values: Any) -> None:

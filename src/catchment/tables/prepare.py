@@ -6,13 +6,16 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
 from datetime import UTC
 from itertools import groupby
 from pathlib import Path
+from typing import Self
 
 from catchment.core.errors import CatchmentError, Invalid
 from catchment.core.finding import Severity
-from catchment.tables.check import KeyReader, Memory, check_files, key_types, read_files
+from catchment.tables.check import KeyReader, Memory, Reader, key_types
 from catchment.tables.criteria import check_criteria, check_tables
 from catchment.tables.datasets import find_datasets
 from catchment.tables.duplicates import Candidates, decide, find
@@ -38,13 +41,19 @@ CONSTANTS = ("freeze_date", "etl_date")
 class Planner:
     """Plans a job; plans again without a center whose file turns out bad later.
 
+    Args:
+        full: remember nothing of the latest snapshot.
+        later: digests that decide nothing may be missing in a plan; :meth:`settled` has them.
+
     Attributes:
         memory: what the latest snapshot remembers.
         found: the datasets of this run.
         refused: files that enter no table.
     """
 
-    def __init__(self, job: Job, house: House, scratch: Path, *, full: bool) -> None:
+    def __init__(
+        self, job: Job, house: House, scratch: Path, *, full: bool, later: bool = False
+    ) -> None:
         self.job = job
         self.house = house
         snapshot = house.ledger.latest(job.aggregate)
@@ -58,17 +67,46 @@ class Planner:
         )
         self._current: dict[str, frozenset[int]] = {}  # of all participants asked for
         self._keys = KeyReader(self.memory, house.executor, scratch)
-        self._inputs, self.refused = check_files(
-            self.found.datasets, self.memory, house.executor, house.progress
+        self._reader = Reader(
+            self.memory, house.executor, self._keys, self._transfer_rule, later=later
         )
+        self._inputs, self.refused = self._reader.check(self.found.datasets, house.progress)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._reader.close()
 
     def refuse(self, item: Input, error: CatchmentError) -> None:
         """Leave out an input that could not be merged, and with it its whole center."""
-        self._leave_out([Refused(item.listed, error, item.rows)])
+        coming = self.vouched(item)
+        unsure = coming is not None and coming.done() and coming.exception() is not None
+        self._leave_out([Refused(item.listed, error, None if unsure else item.rows)])
+
+    def vouched(self, item: Input) -> Future[str] | None:
+        """The digest of an input that has none yet; it raises what is wrong with the file."""
+        return self._reader.vouched(item)
+
+    def digest(self, item: Input) -> str:
+        """That of an input, which is waited for; raises what is wrong with the file."""
+        coming = self.vouched(item)
+        return item.digest or "" if coming is None else coming.result()
+
+    def settled(self, plan: Plan) -> Plan:
+        """The plan with all digests, which are waited for; raises what is wrong with a file."""
+        settled = {id(item): replace(item, digest=self.digest(item)) for item in self._inputs}
+        self._inputs = list(settled.values())
+        tables = tuple(
+            replace(table, inputs=tuple(settled[id(item)] for item in table.inputs))
+            for table in plan.tables
+        )
+        digest = fingerprint(self.job.options, plan.datasets, tables)
+        return replace(plan, tables=tables, fingerprint=digest)
 
     def digests(self) -> dict[str, str]:
         """``sha256:`` of each center's dataset by its content, where all of it could be read."""
-        parts: defaultdict[str, list[list[str]]] = defaultdict(list)
+        parts: defaultdict[str, list[list[str | None]]] = defaultdict(list)
         for item in self._inputs:
             parts[item.center.id].append([item.listed.table, item.listed.name, item.digest])
         return {
@@ -153,6 +191,11 @@ class Planner:
         elif self.job.options.transfers and TransferRule().participant in columns:
             rule = TransferRule()
         return rule
+
+    def _transfer_rule(self, table: str) -> TransferRule | None:
+        """The one that the table has if any of its files has the participant."""
+        criteria = table in self.job.options.criteria
+        return TransferRule() if self.job.options.transfers and not criteria else None
 
     def _candidates(
         self, tables: Mapping[str, Sequence[Input]], unified: Mapping[str, Unified]
@@ -242,11 +285,7 @@ class Planner:
         ]
         files = [item.listed for item in unread]
         read = dict(
-            zip(
-                map(id, unread),
-                read_files(files, self.house.executor, self.house.progress),
-                strict=True,
-            )
+            zip(map(id, unread), self._reader.read(files, self.house.progress), strict=True)
         )
         results = [read.get(id(item), item) for item in self._inputs]
         self._inputs = [r for r in results if isinstance(r, Input)]

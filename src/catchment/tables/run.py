@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,10 +18,10 @@ from catchment.core.ledger import Delivery, Lease, Move, Publication, Run, Snaps
 from catchment.core.provenance import manifest, read_all, seal, seal_all
 from catchment.core.store import Composed, Store
 from catchment.tables import composition, layout
-from catchment.tables.check import attempt, check_unmoved
+from catchment.tables.check import check_unmoved
 from catchment.tables.composition import Composition, Entry
 from catchment.tables.job import House, Job
-from catchment.tables.merge import Fresh, InputFailed, Kept, Merged, Placed, merge_table
+from catchment.tables.merge import Fresh, InputFailed, Kept, Placed, merge_table
 from catchment.tables.model import State
 from catchment.tables.plan import Plan, TablePlan
 from catchment.tables.prepare import Planner
@@ -39,8 +40,10 @@ class Outcome:
 
 def plan_only(job: Job, house: House, *, full: bool = False) -> Outcome:
     """What a run would do now. Reads as a run reads; writes nothing but scratch files."""
-    with tempfile.TemporaryDirectory(prefix="catchment-") as scratch:
-        planner = Planner(job, house, Path(scratch), full=full)
+    with (
+        tempfile.TemporaryDirectory(prefix="catchment-") as scratch,
+        Planner(job, house, Path(scratch), full=full) as planner,
+    ):
         return Outcome("planned", planner.plan(), planner.memory.snapshot)
 
 
@@ -63,8 +66,10 @@ def run(job: Job, house: House, *, full: bool = False) -> Outcome:
         _mend(job, house)
         record = house.ledger.start_run(job.aggregate, job.config)
         try:
-            with tempfile.TemporaryDirectory(prefix="catchment-") as scratch:
-                planner = Planner(job, house, Path(scratch), full=full)
+            with (
+                tempfile.TemporaryDirectory(prefix="catchment-") as scratch,
+                Planner(job, house, Path(scratch), full=full, later=True) as planner,
+            ):
                 return _Run(job, house, planner, record, lease).carry_out()
         except BaseException as error:
             known = error if isinstance(error, CatchmentError) else None
@@ -115,6 +120,7 @@ class _Run:
                 if objects is None:
                     self._clear()
                     continue
+                plan = self.planner.settled(plan)
                 publication = self._publication(plan, objects)
             except Conflict:
                 raise  # what lies there may be another's, whose ledger is not ours
@@ -150,6 +156,7 @@ class _Run:
     def _merge(self, plan: TablePlan, whole: Plan) -> list[dict[str, Any]]:
         """Compose one table and write what stands beside it; the objects it is made of."""
         table = plan.table
+        beside: list[dict[str, Any]] = []
         try:
             merged = merge_table(
                 self._inputs(plan),
@@ -161,6 +168,7 @@ class _Run:
                 staging=layout.staging_prefix(self.job.aggregate, f"{self.record.id}/{table}"),
                 executor=self.house.executor,
                 progress=self.house.progress,
+                beside=lambda where, named: beside.extend(self._remember(plan, where, named)),
             )
         except (NotFound, Corrupt, InputFailed):
             self._check_unmoved(plan)  # a site's file that has gone is that site's matter
@@ -169,14 +177,12 @@ class _Run:
         objects = [{"role": "table", "rows": merged.rows, **_facts(merged.table)}]
         if merged.removed:
             objects.append({"role": "removed", **_facts(merged.removed)})
-        objects += self._remember(plan, merged)
-        return [{"table": table, **item} for item in objects]
+        return [{"table": table, **item} for item in [*objects, *beside]]
 
     def _check_unmoved(self, plan: TablePlan) -> None:
         """InputFailed where a file is not as it was listed: what was read of it may be torn."""
         fresh = [i for i, entry in enumerate(plan.kept) if entry is None]
-        calls = [(plan.inputs[i].listed.file,) for i in fresh]
-        results = attempt(self.house.executor, check_unmoved, calls)
+        results = check_unmoved([plan.inputs[i].listed.file for i in fresh])
         for index, error in zip(fresh, results, strict=True):
             if error is not None:
                 raise InputFailed(index, error)
@@ -201,13 +207,16 @@ class _Run:
             else:
                 assert item.footer is not None  # noqa: S101 - the plan is complete
                 file = item.listed.file
-                inputs.append(Fresh(*who, file.store, file.key, item.footer, removals))
+                vouched = self.planner.vouched(item)
+                inputs.append(Fresh(*who, file.store, file.key, item.footer, removals, vouched))
         return inputs
 
-    def _remember(self, plan: TablePlan, merged: Merged) -> Iterator[dict[str, Any]]:
+    def _remember(
+        self, plan: TablePlan, where: Sequence[Placed], named: Future[Composed]
+    ) -> Iterator[dict[str, Any]]:
         """Write what the next run needs to know of this table."""
         store = self.house.store
-        parts = zip(plan.inputs, plan.removals, merged.placed, strict=True)
+        parts = zip(plan.inputs, plan.removals, where, strict=True)
         entries = tuple(
             Entry(
                 center=item.center.id,
@@ -216,7 +225,7 @@ class _Run:
                 key=item.listed.file.key,
                 size=item.listed.file.size,
                 etag=item.listed.file.etag,
-                digest=item.digest,
+                digest=self.planner.digest(item),
                 rows=item.rows,
                 schema=item.schema,
                 removals=removals,
@@ -227,11 +236,11 @@ class _Run:
         types, keys = self.planner.keys_of(plan)
         composed = Composition(entries, plan.unified.schema, types)
         key = layout.composition_key(self.prefix, plan.table)
-        yield {"role": "composition", **_put(store, key, [composition.dump(composed)])}
+        yield {"role": "composition", **_put(store, key, [composition.dump(composed)], named)}
         if types:
             blobs = (keys(index) for index in range(len(entries)))
             key = layout.keys_key(self.prefix, plan.table)
-            yield {"role": "keys", **_put(store, key, composition.dump_keys(blobs))}
+            yield {"role": "keys", **_put(store, key, composition.dump_keys(blobs), named)}
 
     def _publication(self, plan: Plan, objects: list[dict[str, Any]]) -> Publication:
         return Publication(
@@ -300,14 +309,17 @@ def _facts(composed: Composed) -> dict[str, Any]:
     return {"key": composed.key, "size": composed.size, "digest": composed.digest}
 
 
-def _put(store: Store, key: str, chunks: Iterable[bytes]) -> dict[str, Any]:
-    """Write an object, and say what it is."""
+def _put(
+    store: Store, key: str, chunks: Iterable[bytes], named: Future[Composed]
+) -> dict[str, Any]:
+    """Write an object, which gets its name after another, and say what it is."""
     digest = hashlib.sha256()
 
     def hashed() -> Iterator[bytes]:
         for chunk in chunks:
             digest.update(chunk)
             yield chunk
+        named.result()
 
     size = store.put(key, hashed()).size
     return {"key": key, "size": size, "digest": f"sha256:{digest.hexdigest()}"}

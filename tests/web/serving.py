@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from catchment.core import passwords
 from catchment.core.ledger.access import Access
 from catchment.core.workspace import Workspace
+from catchment.studies import library
 
 SECRET = "correct horse battery staple"
 HASH = passwords.hash_secret(SECRET)  # one for all: it costs
@@ -26,6 +27,8 @@ min_cell = 0
 
 class Sites:
     """The served workspace as its sites meet it."""
+
+    slowest = 0.2  # seconds between two questions
 
     def __init__(self, workspace, client):
         self.workspace, self.client = workspace, client
@@ -49,18 +52,20 @@ class Sites:
 
     def wait(self, transaction, user="anna"):
         """What the site is told in the end."""
-        deadline = time.monotonic() + 120
+        deadline, pause = time.monotonic() + 240, 0.05
         while True:
             told = self.show(transaction, user).json()
             if told["state"] == "done" or time.monotonic() > deadline:
                 return told
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(2 * pause, self.slowest)
 
     def upload(self, data, user="anna", **asked):
         """Ask, send, wait; what the site is told."""
         offer = self.ask(user, **asked)
         assert offer.status_code == 200, offer.text
-        assert self.send(offer.json(), data).status_code == 204
+        sent = self.send(offer.json(), data)
+        assert sent.status_code == 204, sent.text
         return self.wait(offer.headers["transaction-id"], user)
 
 
@@ -96,6 +101,21 @@ def study(*counts, name="flu"):
         (f"{name}__letters.cube.parquet", parquet(cube(*counts))),
         (f"{name}__meta_date.meta.parquet", parquet(dates)),
     )
+
+
+def published(workspace, package="letters", name="flu"):
+    """The merged counts by site and letter."""
+    (found,) = [p for p in library.packages(workspace) if (p.study, p.name) == (name, package)]
+    table = pq.read_table(io.BytesIO(workspace.store.read(found.merged.key)))
+    return {(r["site"], r["letter"]): r["cnt"] for r in table.to_pylist()}
+
+
+def wait_until(look, seconds=120):
+    """What it looks for, as soon as there is some."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
 
 
 def make_workspace(folder, **settings):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import logging
 import threading
@@ -14,12 +13,11 @@ from datetime import timedelta
 
 import anyio
 import httpx
-import pyarrow.parquet as pq
 import pytest
 from starlette.testclient import TestClient
 
 from catchment.core import passwords
-from catchment.core.errors import Corrupt, Invalid, NotFound, Unavailable
+from catchment.core.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 from catchment.core.ledger.access import Access
 from catchment.core.ledger.uploads import FileState, Uploads
 from catchment.studies import arrivals, forms, layout, library
@@ -28,15 +26,18 @@ from catchment.web import login
 from catchment.web import sites as routes
 from catchment.web.app import create_app
 from catchment.web.multipart import Form
-from tests.web.serving import SECRET, Sites, cube, make_workspace, parquet, study, zipped
+from tests.web.serving import (
+    SECRET,
+    Sites,
+    cube,
+    make_workspace,
+    parquet,
+    published,
+    study,
+    zipped,
+)
 
 LOCKED = "Currently processing a previous upload of flu. Please try again later."
-
-
-def published(workspace, package="letters", name="flu"):
-    (found,) = [p for p in library.packages(workspace) if (p.study, p.name) == (name, package)]
-    table = pq.read_table(io.BytesIO(workspace.store.read(found.merged.key)))
-    return {(r["site"], r["letter"]): r["cnt"] for r in table.to_pylist()}
 
 
 # --- asking for a form ----------------------------------------------------------------------
@@ -719,6 +720,22 @@ def test_an_upload_waits_while_a_service_is_away(quiet, monkeypatch):
     arrivals.process(quiet.workspace, uploads, file)
     assert quiet.show(transaction).json()["state"] == "processing"
     monkeypatch.setattr(library, "submit", submit)
+    arrivals.process(quiet.workspace, uploads, file)
+    assert quiet.show(transaction).json()["accepted"] is True
+
+
+def test_others_in_the_way_are_no_refusal(quiet, monkeypatch):
+    monkeypatch.setattr(arrivals.random, "uniform", lambda *_: 0)
+    submit, tries = library.submit, []
+
+    def busy(*place):
+        tries.append(place)
+        if len(tries) < arrivals.ATTEMPTS:
+            raise Conflict("another run moved it", kind="state-changed")
+        return submit(*place)
+
+    monkeypatch.setattr(library, "submit", busy)
+    transaction, uploads, file = arrived(quiet)
     arrivals.process(quiet.workspace, uploads, file)
     assert quiet.show(transaction).json()["accepted"] is True
 

@@ -89,6 +89,7 @@ def _run(listener: socket.socket, options: dict[str, Any]) -> None:
         access_log=False,  # the application logs paths without what was asked
         server_header=False,
         timeout_graceful_shutdown=30,
+        timeout_keep_alive=75,  # longer than clients wait between two questions
         ws="none",
         **options,
     )

@@ -22,6 +22,7 @@ from catchment.studies import forms, library
 
 INTERVAL = 2.0  # seconds between two looks at what arrived elsewhere
 AWAITED = timedelta(days=1)  # that uploads into a bucket are looked for by their keys
+ATTEMPTS = 10  # to process an upload that others get in the way of
 AT_ONCE = 4  # uploads processed at a time by one process
 
 log = logging.getLogger(__name__)
@@ -102,16 +103,7 @@ def process(workspace: Workspace, uploads: Uploads, file: UploadFile) -> None:
     """
     failed: CatchmentError | None = None
     try:
-        library.submit(
-            workspace,
-            file.site,
-            file.study,
-            file.version,
-            file.filename,
-            file.key,
-            file.user,
-            file.upload,
-        )
+        _submit(workspace, file)
     except Unavailable as error:
         log.warning("an upload of %s waits: %s", file.site, error.kind)
         return

@@ -18,7 +18,9 @@ def serving(app: Any) -> Iterator[str]:
     """Serve an ASGI application on a free loopback port, in a thread; gives its URL."""
     import uvicorn
 
-    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, ws="none")
+    config = uvicorn.Config(
+        app, port=0, log_config=None, access_log=False, ws="none", timeout_keep_alive=75
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

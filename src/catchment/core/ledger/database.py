@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,7 @@ class Database:
             ) from error
         sa.event.listen(self._engine, "connect", self._connected)
         self._process = os.getpid()
+        self._turn = threading.RLock()
         self._answered = False
 
     @property
@@ -85,6 +87,7 @@ class Database:
         if self._process != os.getpid():
             self._engine.dispose(close=False)
             self._process = os.getpid()
+            self._turn = threading.RLock()  # another thread may have had its turn at the fork
         return self._engine
 
     def read[T](self, work: Callable[[sa.Connection], T]) -> T:
@@ -98,7 +101,12 @@ class Database:
         first read whether its change is there (by an idempotency key) and only then make it.
         If it cannot be called ``again``, that is the caller's to do.
         """
-        return self._persist(work, "BEGIN IMMEDIATE", again=again)
+        if not self.sqlite:
+            return self._persist(work, "BEGIN IMMEDIATE", again=again)
+        _ = self.engine  # of this process
+        # One writer at a time anyway: threads that queue here do not starve each other.
+        with self._turn:
+            return self._persist(work, "BEGIN IMMEDIATE", again=again)
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""

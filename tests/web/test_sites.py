@@ -20,7 +20,7 @@ from catchment.core import passwords
 from catchment.core.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 from catchment.core.ledger.access import Access
 from catchment.core.ledger.uploads import FileState, Uploads
-from catchment.studies import arrivals, forms, layout, library
+from catchment.studies import arrivals, forms, layout, library, scan
 from catchment.testing.web import serving
 from catchment.web import login
 from catchment.web import sites as routes
@@ -752,6 +752,19 @@ def test_a_worker_outlives_a_ledger_that_is_away(quiet, monkeypatch, caplog):
         while len(calls) < 3:
             time.sleep(0.01)
     assert "cannot look for uploads: ledger-down" in caplog.text
+
+
+def test_a_scan_finds_whose_an_upload_is_and_gives_its_lock_back(quiet):
+    transaction, uploads, _ = arrived(quiet)
+    (done,) = scan.scan(library.house(quiet.workspace)).uploads
+    assert (done.transaction, done.user) == (transaction, "anna")
+    assert quiet.show(transaction).json()["accepted"] is True
+    assert uploads.holder("boston", "flu") is None
+    key = layout.staging("flu", "boston", 0, "flu.zip")
+    quiet.workspace.store.put(key, study(1, 1))  # by hand, under the same key
+    (done,) = scan.scan(library.house(quiet.workspace)).uploads
+    assert done.transaction != transaction
+    assert done.user == ""
 
 
 def test_what_another_worker_has_claimed_is_left_to_it(quiet):

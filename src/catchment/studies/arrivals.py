@@ -7,6 +7,7 @@ and looks for all else: uploads into a bucket, and what a process that died left
 from __future__ import annotations
 
 import logging
+import random
 import secrets
 import threading
 import time
@@ -15,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-from catchment.core.errors import CatchmentError, Corrupt, Unavailable
+from catchment.core.errors import CatchmentError, Conflict, Corrupt, Unavailable
 from catchment.core.ledger.uploads import FileState, UploadFile, Uploads
 from catchment.core.workspace import Workspace
 from catchment.studies import forms, library
@@ -117,6 +118,19 @@ def process(workspace: Workspace, uploads: Uploads, file: UploadFile) -> None:
             hint="ask the coordinating center; there is no need to send it again",
         )
     uploads.finish(file.upload, file.key, failed)
+
+
+def _submit(workspace: Workspace, file: UploadFile) -> None:
+    """Process it; where another worker decided something meanwhile, look again."""
+    place = (file.site, file.study, file.version, file.filename, file.key, file.user, file.upload)
+    for attempt in range(1, ATTEMPTS):
+        try:
+            library.submit(workspace, *place)
+            return
+        except Conflict as error:
+            log.info("an upload of %s is looked at again: %s", file.site, error.kind)
+            time.sleep(random.uniform(0, 0.1 * attempt))  # noqa: S311 - not a secret
+    library.submit(workspace, *place)
 
 
 def show(workspace: Workspace, uploads: Uploads, transaction: str, site: str) -> Mapping[str, Any]:

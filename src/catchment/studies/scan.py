@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from catchment.core.errors import CatchmentError, Conflict, NotFound
-from catchment.studies import process, run
+from catchment.core.ledger.uploads import FileState, Uploads
+from catchment.studies import layout, process, run
 from catchment.studies.catalog import studies
 from catchment.studies.house import House
 from catchment.studies.model import Staged, Upload
@@ -40,15 +41,30 @@ def arrived(house: House, study: str | None = None) -> Iterator[Staged]:
     return (one for one in process.staged(house.store) if study in (None, one.study))
 
 
-def scan(house: House, study: str | None = None, identify: Identify = lambda one: one) -> Scanned:
+def announced(uploads: Uploads) -> Identify:
+    """Gives an arrival the transaction and the user that asked for its form, if somebody did."""
+
+    def identify(one: Staged) -> Staged:
+        file = uploads.find(one.key)
+        if file is None or file.state is FileState.PROCESSED:
+            return one  # put there by hand
+        return replace(one, transaction=file.upload, user=file.user)
+
+    return identify
+
+
+def scan(house: House, study: str | None = None, identify: Identify | None = None) -> Scanned:
     """Process all that there is; what fails stops nothing else.
 
     Args:
         house: where.
         study: only this one.
-        identify: gives an arrival the transaction and the user that it was announced with.
+        identify: gives an arrival the transaction and the user that it was announced with;
+            see :func:`announced`, which is used where none is given.
     """
     result = Scanned()
+    uploads = Uploads(house.ledger)
+    identify = identify or announced(uploads)
     for one in arrived(house, study):
         try:
             process.take_in(house, identify(one))
@@ -59,7 +75,10 @@ def scan(house: House, study: str | None = None, identify: Identify = lambda one
     for upload in list(process.unfinished(house.ledger)):
         if study in (None, upload.meta["study"]):
             try:
-                result.uploads.append(process.resume(house, upload))
+                done = process.resume(house, upload)
+                result.uploads.append(done)
+                key = layout.staging(done.study, done.site, done.version, done.filename)
+                uploads.finish(done.transaction, key)  # gives the lock back
             except CatchmentError as error:
                 result.failed[f"{upload.meta['study']}/{upload.site}"] = error
     for name in studies(house.ledger):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from bench import studies_uploads
 from bench._common import RESULTS, Measured, Row, measure, report, scratch, timed
 from bench.studies_peers import original
 from catchment.core.workspace import Workspace
@@ -129,6 +130,7 @@ def main() -> None:
         "second": "one site uploads again",
     }
     lines = [Row(titles[name], taken, peers) for name, taken in ours.items()]
+    lines.append(studies_uploads.row())
     recorded = options.scale == 1 and not options.ours
     report("studies", lines, RESULTS if recorded else None)
     for name, least in {"first": 8, "second": 30}.items():

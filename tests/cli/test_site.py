@@ -75,4 +75,5 @@ def test_errors_say_what_to_do(site):
     assert taken.code == 4
     assert "catchment site rotate anna" in taken.err
     assert site("add", "../boston", "--user", "ben").code == 2
+    assert site("add", "bos__ton", "--user", "ben").code == 2  # '__' stands between names
     assert site("add", "boston", "--user", "b:en").code == 2

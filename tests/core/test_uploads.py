@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from catchment.core.errors import CatchmentError, Conflict, Invalid, NotFound
 from catchment.core.ledger import Ledger
-from catchment.core.ledger.uploads import FileState, Uploads, Wanted
+from catchment.core.ledger.uploads import CLAIM, FileState, Uploads, Wanted
 from catchment.testing.ledger_samples import ManualClock, refused
 
 IDLE = timedelta(minutes=5)
@@ -234,6 +234,36 @@ def test_what_the_storage_takes_in_by_itself_arrives_without_a_beginning(uploads
         uploads.begin(row.id, KEY, "", "a1")
     uploads.arrive(file, "", 7, "etag:x")
     assert uploads.find(KEY).state is FileState.ARRIVED
+
+
+def test_one_worker_processes_what_has_arrived(uploads, clock):
+    offered(uploads, clock)
+    file = uploads.begin("t1", KEY, "f1", "a1")
+    assert not uploads.claim(file, "one")  # it has not arrived
+    uploads.arrive(file, "a1", 7, "sha256:x")
+    assert uploads.claim(file, "one")
+    uploads.arrive(file, "a1", 7, "sha256:x")  # its answer was lost, and a worker was quick
+    assert not uploads.claim(file, "two")
+    later(clock, CLAIM - timedelta(seconds=1))
+    assert uploads.claim(file, "one")
+    later(clock, CLAIM - timedelta(seconds=1))
+    assert not uploads.claim(file, "two")
+    later(clock, timedelta(seconds=1))
+    assert uploads.claim(file, "two")  # the first one died
+    assert not uploads.claim(file, "one")
+    uploads.finish("t1", KEY)
+    assert not uploads.claim(file, "two")
+
+
+def test_files_are_listed_by_state_and_age(uploads, clock):
+    offered(uploads, clock)
+    later(clock, timedelta(days=1))
+    uploads.open("t2", site="chicago", user="carl", study="flu")
+    uploads.offer("t2", Wanted("k/2", "flu.zip", 0), "", clock() + HOUR)
+    listed = uploads.files(FileState.REQUESTED)
+    assert [(f.upload, f.to_storage) for f in listed] == [("t1", False), ("t2", True)]
+    assert uploads.files(FileState.REQUESTED, within=HOUR) == listed[1:]
+    assert uploads.files(FileState.ARRIVED) == []
 
 
 def test_of_many_at_once_one_gets_the_lock(uploads):

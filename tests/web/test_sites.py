@@ -166,7 +166,7 @@ def test_what_is_refused_is_told_with_a_reason(sites):
     told = sites.upload(b"PK\x03\x04 no zip at all")
     assert told["accepted"] is False
     (file,) = told["uploads"][0]["files"]
-    assert file["findings"][0]["code"] == "zip-unreadable"
+    assert file["findings"][0]["code"].startswith("zip-")
     assert file["findings"][0]["hint"]
     assert published(sites.workspace)[None, None] == 7  # the last valid one stays
     assert sites.ask().status_code == 200
@@ -765,6 +765,23 @@ def test_a_scan_finds_whose_an_upload_is_and_gives_its_lock_back(quiet):
     (done,) = scan.scan(library.house(quiet.workspace)).uploads
     assert done.transaction != transaction
     assert done.user == ""
+
+
+def test_an_end_that_cannot_be_written_is_written_by_the_next_look(quiet, monkeypatch, caplog):
+    transaction, *_ = arrived(quiet)
+    finish, calls = Uploads.finish, []
+
+    def away(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise Unavailable("away", kind="ledger-down")
+        finish(*arguments)
+
+    monkeypatch.setattr(Uploads, "finish", away)
+    with arrivals.Worker(quiet.workspace, 0.05):
+        assert quiet.wait(transaction)["accepted"] is True
+    assert "an upload of boston waits: ledger-down" in caplog.text
+    assert published(quiet.workspace)[None, None] == 7
 
 
 def test_what_another_worker_has_claimed_is_left_to_it(quiet):

@@ -37,8 +37,10 @@ def add(
     from catchment.core.ledger.access import Access
     from catchment.core.passwords import hash_secret
     from catchment.core.workspace import Workspace
+    from catchment.studies.layout import check_part
 
     output: Output = ctx.obj
+    check_part(site, "site")
     secret, shown = _secret(secret_stdin)
     with Workspace.open(output.workspace) as workspace:
         added = Access(workspace.ledger).add(site, user, hash_secret(secret))

@@ -83,14 +83,16 @@ class Worker:
             self._wake.clear()
             try:
                 self.look()
-            except CatchmentError as error:
-                log.warning("cannot look for uploads: %s", error.kind)
+            except Exception as error:  # noqa: BLE001 - it goes on, whatever one look meets
+                log.warning("cannot look for uploads: %s", getattr(error, "kind", type(error)))
                 self._over.wait(self._interval)
 
     def _process(self, file: UploadFile) -> None:
         began = time.monotonic()
         try:
             process(self._workspace, self._uploads, file)
+        except CatchmentError as error:  # its end could not be written: it is processed again
+            log.warning("an upload of %s waits: %s", file.site, error.kind)
         finally:
             with self._lock:
                 del self._busy[file.upload, file.key]

@@ -174,7 +174,6 @@ def test_two_large_sites_are_the_model():
 
 def test_what_is_below_the_smallest_cell_is_not_released(tmp_path):
     """The merge stays inside; what people find, and the CSV, are the release."""
-    pytest.importorskip("catchment.studies.disclosure")
     with workspace(tmp_path, **{"studies.core.min_cell": 11}) as space:
         people = make_people(1, 60)
         send_cube(space, "a", cube(people))

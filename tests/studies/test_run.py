@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 import pytest
 
-from catchment.core.errors import CatchmentError, Conflict, Corrupt, Invalid, NotFound, Unavailable
+from catchment.core.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 from catchment.studies import (
     actions,
     capability,
@@ -206,7 +206,6 @@ def test_what_is_found_bad_when_read_again_leaves(space, monkeypatch):
 
 
 def test_new_rules_are_applied_to_what_is_there(tmp_path):
-    pytest.importorskip("catchment.studies.disclosure")
     with workspace(tmp_path) as space:
         send_cube(space, "a", cube(make_people(3, 40)))
         assert package(space).min_cell == 0
@@ -445,15 +444,3 @@ def test_the_clock_of_the_house_is_told(space):
     assert below(space, "error/")[0].endswith(
         "/000/2030-01-02T03:04:05.000006Z.core__count.cube.parquet"
     )
-
-
-def test_small_cells_are_never_published_unsuppressed(space, monkeypatch):
-    def missing(name):
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(merge, "import_module", missing, raising=False)
-    if hasattr(merge, "disclosure"):
-        pytest.skip("suppression is there")
-    with pytest.raises(CatchmentError, match="suppressed"):
-        send_cube(space, "a", CUBE, study="elsewhere")
-    assert below(space, "aggregates/") == []

@@ -48,25 +48,27 @@ def process(
     dry_run: DryRun = False,
 ) -> None:
     """Bring all that has arrived to an answer. Several workers may do it side by side."""
-    from catchment.studies import scan
+    from catchment.studies import capability, scan
     from catchment.studies import watch as watching
 
     out: Output = ctx.obj
-    with _house(out, dry_run=dry_run) as house:
-        if dry_run:
-            found = [one.key for one in scan.arrived(house, study)]
-            out.result({"arrived": found}, lambda told: told["arrived"] or ["nothing has arrived"])
-            return
+    if dry_run:
+        with _house(out, dry_run=True) as house:
+            keys = [one.key for one in scan.arrived(house, study)]
+        out.result({"arrived": keys}, lambda told: told["arrived"] or ["nothing has arrived"])
+        return
+    with _workspace(out) as workspace, out.progress() as progress:
         if not watch:
-            out.result(_scanned(scan.scan(house, study)), _show_scanned)
+            found = capability.scan(workspace, study, progress=progress)
+            out.result(_scanned(found), _show_scanned)
             return
 
         def look() -> None:
-            done = scan.scan(house, study)
+            done = capability.scan(workspace, study, progress=progress)
             if done.uploads or done.failed:
                 out.result(_scanned(done), _show_scanned)
 
-        watching.watch(look, house.store, threading.Event(), interval=interval)
+        watching.watch(look, workspace.store, threading.Event(), interval=interval)
 
 
 @app.command("list")

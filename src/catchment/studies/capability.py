@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from catchment.core import provenance
@@ -27,12 +26,12 @@ def run(
 
     Conflict (kind ``lease-held``) while another worker is at it.
     """
-    ledger = workspace.ledger_to_read() if dry_run else workspace.ledger
-    house = replace(library.house(workspace, progress), ledger=ledger)
+    house = library.house(workspace, progress, dry_run=dry_run)
+    ledger = house.ledger
     before = ledger.latest(layout.aggregate(name))
     if dry_run:
         return _outcome(name, ledger, before, "planned", list(scans.arrived(house, name)))
-    done = scans.scan(house, name)
+    done = scan(workspace, name, progress=progress)
     for error in done.failed.values():
         raise error
     if done.busy:
@@ -44,6 +43,16 @@ def run(
     after = ledger.latest(layout.aggregate(name))
     changed = after is not None and (before is None or after.number != before.number)
     return _outcome(name, ledger, after, "published" if changed else "unchanged", done.uploads)
+
+
+def scan(
+    workspace: Workspace, study: str | None = None, *, progress: Progress = silent
+) -> scans.Scanned:
+    """Bring to an answer all that has arrived and waits, of one study or of all.
+
+    Uploads that the site API knows of keep their transaction, and give their lock back.
+    """
+    return scans.scan(library.house(workspace, progress), study)
 
 
 def _outcome(

@@ -11,13 +11,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import chain
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from catchment.core.errors import NotFound, Unavailable
+from catchment.core.errors import NotFound
 from catchment.core.store import Store
 from catchment.studies import coded, layout, parquet
 from catchment.studies import columns as types
@@ -203,10 +202,8 @@ def _release(store: Store, name: str, merged: Object, policy: Policy, sites: int
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    try:
-        disclosure = import_module("catchment.studies.disclosure")
-    except ModuleNotFoundError:
-        raise Unavailable("small cells cannot be suppressed: nothing is published") from None
+    from catchment.studies import disclosure
+
     with local(store, merged.key) as path:
         cube = pq.read_table(path)
     made = disclosure.release(

@@ -84,7 +84,7 @@ def resume(house: House, upload: Contribution) -> Upload:
             try:
                 run.settle(house, study)
             except Conflict as error:
-                if error.kind != "lease-held":
+                if error.kind not in run.OVERTAKEN:
                     raise
                 time.sleep(_PAUSE)
         with suppress(Conflict):  # another worker was as fast

@@ -30,6 +30,8 @@ from catchment.studies.model import Kind, Object, Problem, State
 from catchment.studies.plan import Plan, Wish
 
 LEASE = timedelta(seconds=60)
+# Another worker holds the study, or took it over: what it decides counts, and one may look again.
+OVERTAKEN = frozenset({"lease-held", "lease-lost", "snapshot-moved", "run-finished"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,7 @@ class _Run:
             with suppress(CatchmentError):  # the first error is the one to tell
                 ledger.finish_run(record.id, "failed" if known else "cancelled", known)
             raise
-        views.finish(self.house.store, snapshot)
+        views.finish_last(self.house.store, ledger, snapshot)
         seal(self.house.store, ledger, snapshot)
         return Outcome("published", made, snapshot)
 

@@ -72,6 +72,17 @@ def scan(house: House, study: str | None = None, identify: Identify | None = Non
             continue  # another worker has taken it
         except CatchmentError as error:
             result.failed[one.key] = error
+    _resume(house, study, uploads, result)
+    for name in studies(house.ledger):
+        if study in (None, name):
+            _settle(house, name, result)
+    for what, failure in result.failed.items():
+        logger.warning("%s: %s", what, failure)
+    return result
+
+
+def _resume(house: House, study: str | None, uploads: Uploads, result: Scanned) -> None:
+    """Uploads that were taken in, by this worker or one that is gone."""
     for upload in list(process.unfinished(house.ledger)):
         if study in (None, upload.meta["study"]):
             try:
@@ -81,12 +92,6 @@ def scan(house: House, study: str | None = None, identify: Identify | None = Non
                 uploads.finish(done.transaction, key)  # gives the lock back
             except CatchmentError as error:
                 result.failed[f"{upload.meta['study']}/{upload.site}"] = error
-    for name in studies(house.ledger):
-        if study in (None, name):
-            _settle(house, name, result)
-    for what, failure in result.failed.items():
-        logger.warning("%s: %s", what, failure)
-    return result
 
 
 def _settle(house: House, study: str, result: Scanned) -> None:
@@ -94,7 +99,7 @@ def _settle(house: House, study: str, result: Scanned) -> None:
     try:
         outcome = run.settle(house, study)
     except Conflict as error:
-        if error.kind != "lease-held":
+        if error.kind not in run.OVERTAKEN:
             raise
         result.busy.append(study)
     except CatchmentError as error:

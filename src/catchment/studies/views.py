@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from catchment.core.ledger import Contribution, Snapshot
+from catchment.core.ledger import Contribution, Ledger, Snapshot
 from catchment.core.store import Store
 from catchment.studies import layout
 from catchment.studies.model import Kind, State
@@ -75,6 +75,19 @@ def carry_out(store: Store, writes: Iterable[Mapping[str, Any]]) -> None:
 def finish(store: Store, snapshot: Snapshot) -> None:
     """The views of a snapshot."""
     carry_out(store, snapshot.provenance["views"])
+
+
+def finish_last(store: Store, ledger: Ledger, snapshot: Snapshot) -> None:
+    """The views of a snapshot, and of those that were published meanwhile, so that these win.
+
+    A worker that was paused may come here after its successor has published and written.
+    """
+    finish(store, snapshot)
+    number = snapshot.number
+    while newer := [s.number for s in ledger.snapshots(snapshot.aggregate) if s.number > number]:
+        for later in sorted(newer):
+            finish(store, ledger.snapshot(snapshot.aggregate, later))
+            number = later
 
 
 def _key(one: Contribution, state: State, at: datetime) -> str:

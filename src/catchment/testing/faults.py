@@ -143,6 +143,8 @@ class _Proxy:
         named = {name: _bare(value) for name, value in options.items()}
         result = self._faults.around(lambda: method(*bare, **named))
         steps = hasattr(result, "__next__") or hasattr(result, "__enter__")
+        if isinstance(result, os.PathLike):  # a path can be entered, but it does nothing
+            steps = False
         return _Proxy(result, self._faults) if steps else result
 
     def __iter__(self) -> Self:

@@ -304,7 +304,7 @@ def test_a_scan_does_what_it_can(space, monkeypatch):
         patch.setattr(run, "settle", lambda *_: (_ for _ in ()).throw(Unavailable("away")))
         assert list(scan.scan(house).failed) == ["core"]
         patch.setattr(
-            run, "settle", lambda *_: (_ for _ in ()).throw(Conflict("x", kind="lease-lost"))
+            run, "settle", lambda *_: (_ for _ in ()).throw(Conflict("x", kind="key-taken"))
         )
         with pytest.raises(Conflict):
             scan.scan(house)
@@ -348,7 +348,7 @@ def test_a_worker_waits_for_the_one_that_holds_the_study(space, monkeypatch):
             raise Conflict("held", kind="lease-held")
         if len(calls) == 2:
             return real(house, study)
-        raise Conflict("other", kind="lease-lost")
+        raise Conflict("other", kind="key-taken")
 
     monkeypatch.setattr(run, "settle", busy)
     assert send_cube(space, "a", CUBE).accepted

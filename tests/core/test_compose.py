@@ -63,6 +63,21 @@ def test_joining_keeps_the_bytes(given_):
         assert isinstance(one, bytes) or isinstance(other, bytes) or not follows(one, other)
 
 
+@given(segments, st.integers(1, 9))
+def test_joining_does_not_wait_for_more_than_it_was_told(given_, most):
+    done = list(joined(given_, most))
+    assert flat(done) == flat(given_)
+
+
+def test_a_range_that_is_long_enough_is_given_before_the_next_is_asked_for():
+    def coming():
+        yield Range(HERE, "a", 0, 3)
+        yield Range(HERE, "a", 3, 3)
+        raise AssertionError
+
+    assert next(joined(coming(), 6)) == Range(HERE, "a", 0, 6)
+
+
 def test_ranges_that_touch_become_one():
     pieces = [Range(HERE, "a", start, 10) for start in range(0, 1000, 10)]
     assert list(joined(pieces)) == [Range(HERE, "a", 0, 1000)]

@@ -587,6 +587,23 @@ def test_damage_deep_inside_costs_its_center_only(sites, work, processes, column
     assert [k for k in work if "_staging" in k or "/mds/" in k] == []
 
 
+def test_a_file_that_nobody_vouches_for_costs_its_center_only(sites, work):
+    """The plan has it, and rows of it; the look at the whole file comes later, and refuses it."""
+    data = bytearray(parquet(visits(*[(f"NACC{n:06d}", 30, "x", n) for n in range(500, 900)])))
+    start = pq.read_metadata(io.BytesIO(data)).row_group(0).column(3).dictionary_page_offset
+    data[start : start + 4] = b"\xff" * 4
+    sites.add("gamma", 30, bytes(data))
+    outcome = work.run()
+    check(work, {"uds": naive(sites.sent(without=["gamma"]), work.people)})
+    (finding,) = (f for f in outcome.plan.findings if f.site == "gamma")
+    assert finding.code == "parquet-unreadable"
+    # What a file says of its rows counts only once all of it was looked at.
+    account = work.snapshot().account
+    assert Line("gamma", "uds", "rows") not in dict(account)
+    files = account[Line("gamma", "uds", "files")]
+    assert (files.received, files.quarantined) == (1, {"parquet-unreadable": 1})
+
+
 def test_the_last_center_to_fail_in_the_merge_is_an_error(sites, tmp_path):
     sites.add("gamma", 30, deep_damage("naccid"))
     with Work(tmp_path / "w", sites, People()) as work:

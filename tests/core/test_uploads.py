@@ -5,12 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from catchment.core.errors import CatchmentError, Conflict, Invalid, NotFound
 from catchment.core.ledger import Ledger
+from catchment.core.ledger import uploads as rows
 from catchment.core.ledger.uploads import CLAIM, FileState, Uploads, Wanted
 from catchment.testing.ledger_samples import ManualClock, refused
 
@@ -277,6 +279,52 @@ def test_of_many_at_once_one_gets_the_lock(uploads):
         told = list(pool.map(take, range(16)))
     assert sorted(told)[1:] == ["upload-locked"] * 15
     assert uploads.holder("boston", "flu") == min(told)
+
+
+def test_of_many_forms_for_one_file_the_last_is_good(uploads, clock):
+    opened(uploads)
+    forms = [f"f{n}" for n in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda f: uploads.offer("t1", WANTED, f, clock() + HOUR), forms))
+    good = []
+    for form in forms:
+        try:
+            file = uploads.begin("t1", KEY, form, "a1")
+        except NotFound:
+            continue
+        uploads.give_up(file, "a1")
+        good.append(form)
+    assert len(good) == 1
+
+
+@pytest.mark.parametrize("table", ["upload_locks", "upload_files"])
+def test_a_row_that_others_made_or_removed_meanwhile_is_looked_for_again(
+    uploads, clock, monkeypatch, table
+):
+    upsert, lost = rows.upsert, []
+
+    class Nothing:
+        def on_conflict_do_nothing(self):
+            return sa.select(1).where(sa.false())
+
+    def once(c, wanted):
+        if wanted.name == table and not lost:
+            lost.append(table)
+            return Nothing() if table == "upload_locks" else Returning()
+        return upsert(c, wanted)
+
+    class Returning:
+        def on_conflict_do_nothing(self):
+            return self
+
+        def returning(self, _):
+            return sa.select(1).where(sa.false())
+
+    monkeypatch.setattr(rows, "upsert", once)
+    offered(uploads, clock)
+    assert lost == [table]
+    assert uploads.holder("boston", "flu") == "t1"
+    uploads.begin("t1", KEY, "f1", "a1")
 
 
 class Locks(RuleBasedStateMachine):

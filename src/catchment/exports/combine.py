@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -15,11 +14,11 @@ import numpy as np
 
 from catchment.core.errors import Unavailable
 from catchment.exports.codecs import compressor
-from catchment.exports.files import write_all
+from catchment.exports.files import begin_sync, write_all
 from catchment.exports.model import MIB, Codec, Piece
 
 _BUFFERS = 4
-_FLUSH = 8 * MIB  # bytes between two hints to the kernel to begin writing to the disk
+_FLUSH = 8 * MIB  # bytes that are written before the kernel begins to bring them to the disk
 _NEWLINE = ord("\n")
 
 
@@ -139,7 +138,7 @@ class _Sink:
     def __init__(self, descriptor: int, codec: Codec) -> None:
         self._descriptor = descriptor
         self._compressor = compressor(codec)
-        self._stored = self._flushed = 0
+        self._stored = self._begun = 0
 
     def write(self, data: memoryview) -> None:
         self._put(self._compressor.compress(data))
@@ -147,17 +146,15 @@ class _Sink:
     def close(self) -> int:
         """Finish; returns the bytes stored."""
         self._put(self._compressor.flush())
+        self._begin_sync()
         return self._stored
 
     def _put(self, data: bytes | memoryview) -> None:
         write_all(self._descriptor, data)
         self._stored += len(data)
-        if self._stored - self._flushed >= _FLUSH and hasattr(os, "posix_fadvise"):
-            # On Linux this starts the writing of dirty pages, so that the final fsync is short.
-            os.posix_fadvise(
-                self._descriptor,
-                self._flushed,
-                self._stored - self._flushed,
-                os.POSIX_FADV_DONTNEED,
-            )
-            self._flushed = self._stored
+        if self._stored - self._begun >= _FLUSH:
+            self._begin_sync()
+
+    def _begin_sync(self) -> None:
+        begin_sync(self._descriptor, self._begun, self._stored - self._begun)
+        self._begun = self._stored

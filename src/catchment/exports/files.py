@@ -55,3 +55,10 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
+
+
+def begin_sync(descriptor: int, start: int, size: int) -> None:
+    """Let the kernel begin to write bytes to the disk, so that the sync that follows is short."""
+    if hasattr(os, "posix_fadvise"):
+        # On Linux this is what it does with dirty pages, whatever its name says.
+        os.posix_fadvise(descriptor, start, size, os.POSIX_FADV_DONTNEED)

@@ -31,7 +31,7 @@ from typing import NamedTuple
 
 from catchment.core.errors import CatchmentError, Conflict, Corrupt
 from catchment.exports.directories import JobDirectories
-from catchment.exports.files import failure, sync, told
+from catchment.exports.files import begin_sync, failure, sync, told
 from catchment.exports.model import Output
 from catchment.exports.parts import Identity, PartFolder, Span
 
@@ -110,7 +110,9 @@ class Journal:
         """
         temporary, record = self.temporary(output.name), self._record(output.name)
         data = {"format": FORMAT, "output": output.to_json(), "uses": uses}
-        record.write_text(json.dumps(data))
+        with record.open("wb", buffering=0) as file:
+            size = file.write(json.dumps(data).encode())
+            begin_sync(file.fileno(), 0, size)
         for path in (temporary, record, self._folder):
             sync(path)
         try:

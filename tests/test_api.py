@@ -91,7 +91,7 @@ def test_names(opened, sites, tmp_path):
         for ask in (two.tables.run, two.tables.plan, two.tables.snapshots, two.tables.snapshot):
             with pytest.raises(Invalid) as caught:
                 ask()
-            assert caught.value.kind == "which-tables"
+            assert caught.value.kind == "which-aggregate"
         assert two.tables.run("b").location.startswith("tables/b/")
 
 

@@ -53,9 +53,9 @@ class Tables:
         return open_snapshot(workspace.store, workspace.ledger_to_read(), self._name(name), which)
 
     def _name(self, name: str | None) -> str:
-        from catchment.tables.capability import choose
+        from catchment.core.capability import choose
 
-        return choose(self._workspace, name)
+        return choose(self._workspace.settings, "tables", name)
 
 
 class Catchment:

@@ -380,7 +380,7 @@ def test_names_of_aggregates(catchment, workspace):
         file.write('[tables.second]\ncenters = "centers.json"\ndatasets = "sites/{center}"\ntransfers = "none"\n')  # fmt: skip
     for command in ("run", "plan", "list", "show", "verify"):
         called = catchment("tables", command, "--json")
-        assert (called.code, called.json["error"]["kind"]) == (2, "which-tables"), command
+        assert (called.code, called.json["error"]["kind"]) == (2, "which-aggregate"), command
         assert "nacc, second" in called.json["error"]["message"]
     assert values(catchment("tables", "run", "second", "--json")) == [1, 2, 3, 4]
     assert {o["aggregate"]: o["state"] for o in catchment("run", "--json").json} == {

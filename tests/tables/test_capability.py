@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from catchment.core.capability import load
+from catchment.core.capability import choose, load
 from catchment.core.errors import Invalid, NotFound, Unavailable
 from catchment.core.executor import open_executor
 from catchment.core.finding import Severity
@@ -244,17 +244,17 @@ def test_an_empty_output_is_the_store_itself(opened, folder):
 
 def test_names_of_aggregates(opened):
     one = opened('datasets = "sites/{center}"')
-    assert capability.choose(one, None) == "nacc"
-    assert capability.choose(one, "other") == "other"
-    assert capability.choose(one, "") == ""
+    assert choose(one.settings, "tables", None) == "nacc"
+    assert choose(one.settings, "tables", "other") == "other"
+    assert choose(one.settings, "tables", "") == ""
     with pytest.raises(NotFound) as caught:
         capability.settings_of(one, "other")
     assert caught.value.kind == "no-aggregate"
     assert "only: nacc" in caught.value.message
     two = opened('datasets = "sites/{center}"', '[tables.b]\ncenters = "x"\ndatasets = "{center}"')
     with pytest.raises(Invalid) as caught:
-        capability.choose(two, None)
-    assert caught.value.kind == "which-tables"
+        choose(two.settings, "tables", None)
+    assert caught.value.kind == "which-aggregate"
     assert "b, nacc" in caught.value.message
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from catchment.cli.output import Output, findings, table
-from catchment.cli.place import Url, open_workspace
+from catchment.cli.place import Cluster, Url, open_aggregate
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,7 +22,6 @@ app = typer.Typer(
     help="Streamed records become NDJSON files of bounded size.", no_args_is_help=True
 )
 
-NAME = "default"  # of the aggregate that arguments alone describe
 
 Name = Annotated[
     str | None,
@@ -74,12 +72,6 @@ Codec = Annotated[
     Literal["none", "gzip", "zstd"] | None,
     typer.Option("--codec", help="How outputs are compressed. Default: none."),
 ]
-Cluster = Annotated[
-    str | None,
-    typer.Option(
-        "--cluster", metavar="tcp://HOST:PORT", help="Work on a dask cluster, by its scheduler."
-    ),
-]
 
 
 @app.command()
@@ -122,7 +114,10 @@ def run(
     }
     out: Output = ctx.obj
     with (
-        _workspace(out, name, output, given, cluster) as (workspace, chosen),
+        open_aggregate(out, "exports", name, output, given=given, cluster=cluster) as (
+            workspace,
+            chosen,
+        ),
         out.progress() as progress,
     ):
         outcome = capability.run(workspace, chosen, dry_run=dry_run, again=True, progress=progress)
@@ -133,7 +128,7 @@ def run(
 def status(ctx: typer.Context, name: Name = None, output: Url = None, job: JobId = None) -> None:
     """How far a job is, and what it made so far."""
     out: Output = ctx.obj
-    with _workspace(out, name, output) as (workspace, chosen):
+    with open_aggregate(out, "exports", name, output) as (workspace, chosen):
         found = _job(workspace, chosen, job)
     out.result(found.to_json() | {"store": workspace.store.url}, _show_status)
 
@@ -144,7 +139,7 @@ def cancel(ctx: typer.Context, name: Name = None, output: Url = None) -> None:
     from catchment.exports import run as runs
 
     out: Output = ctx.obj
-    with _workspace(out, name, output) as (workspace, chosen):
+    with open_aggregate(out, "exports", name, output) as (workspace, chosen):
         record = runs.cancel(workspace.store, workspace.ledger, f"exports/{chosen}")
     told = {"job": record.id, "aggregate": record.aggregate, "state": record.state}
     out.result(told, lambda _: [f"job {record.id} is {record.state}"])
@@ -156,7 +151,7 @@ def verify(ctx: typer.Context, name: Name = None, output: Url = None, job: JobId
     from catchment.exports import jobs
 
     out: Output = ctx.obj
-    with _workspace(out, name, output) as (workspace, chosen):
+    with open_aggregate(out, "exports", name, output) as (workspace, chosen):
         found = _job(workspace, chosen, job)
         wrong = jobs.verify(workspace.store, workspace.ledger_to_read(), found)
     told = {"job": found.job, "files": len(found.outputs), "wrong": wrong}
@@ -211,24 +206,6 @@ def aggregate(
         done = aggregator.run(threading.Event(), once=once)
     told = {"done": done, "outputs": [made.to_json() for made in aggregator.outputs]}
     out.result(told, _show_aggregated)
-
-
-@contextmanager
-def _workspace(
-    out: Output,
-    name: str | None,
-    output: str | None = None,
-    given: Mapping[str, Any] | None = None,
-    cluster: str | None = None,
-) -> Iterator[tuple[Workspace, str]]:
-    """The workspace and the name of the aggregate; with an output URL, made of arguments alone."""
-    from catchment.exports.capability import choose
-
-    chosen = choose(open_workspace(out), name) if output is None else name or NAME
-    settings = {f"exports.{chosen}.{key}": value for key, value in (given or {}).items()}
-    workspace = open_workspace(out, output, settings | {"executor.kind": cluster})
-    with workspace:
-        yield workspace, chosen
 
 
 def _job(workspace: Workspace, name: str, job: str | None) -> Status:

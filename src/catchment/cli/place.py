@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,14 @@ if TYPE_CHECKING:
     from catchment.cli.output import Output
     from catchment.core.workspace import Workspace
 
+NAME = "default"  # of the aggregate that arguments alone describe
+
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster", metavar="tcp://HOST:PORT", help="Work on a dask cluster, by its scheduler."
+    ),
+]
 Url = Annotated[
     str | None,
     typer.Option("--output", metavar="URL", help="Store of the results, without a workspace."),
@@ -37,3 +46,33 @@ def open_workspace(
             hint="leave one of them out",
         )
     return Workspace.described({"workspace.store": url, **(settings or {})})
+
+
+@contextmanager
+def open_aggregate(
+    out: Output,
+    capability: str,
+    name: str | None,
+    url: str | None = None,
+    *,
+    given: Mapping[str, Any] | None = None,
+    cluster: str | None = None,
+) -> Iterator[tuple[Workspace, str]]:
+    """The workspace and the name of one aggregate; with a URL, made of arguments alone.
+
+    Args:
+        out: holds the global options.
+        capability: that the aggregate is of.
+        name: of the aggregate; None: of the only one.
+        url: of the store; None: the workspace has a file.
+        given: settings of the aggregate, as arguments say them; None is what none of them says.
+        cluster: a scheduler that takes the work.
+    """
+    from catchment.core.capability import choose
+
+    chosen = name or NAME
+    if url is None:
+        chosen = choose(open_workspace(out).settings, capability, name)
+    settings = {f"{capability}.{chosen}.{key}": value for key, value in (given or {}).items()}
+    with open_workspace(out, url, settings | {"executor.kind": cluster}) as workspace:
+        yield workspace, chosen

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from catchment.cli.output import Output, findings, table
-from catchment.cli.place import Url, open_workspace
+from catchment.cli.place import Cluster, Url, open_aggregate
 from catchment.core.errors import NotFound
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from catchment.tables.snapshot import TableSnapshot
 
 app = typer.Typer(help="Center datasets become table snapshots.", no_args_is_help=True)
-NAME = "default"  # of the aggregate that arguments alone describe
 
 Name = Annotated[
     str | None,
@@ -86,12 +84,6 @@ FallBack = Annotated[
         "--fall-back", help="Where a newest version has no tables, use the one before it."
     ),
 ]
-Cluster = Annotated[
-    str | None,
-    typer.Option(
-        "--cluster", metavar="tcp://HOST:PORT", help="Work on a dask cluster, by its scheduler."
-    ),
-]
 Full = Annotated[
     bool, typer.Option("--full", help="Read every file again; copy nothing of the last snapshot.")
 ]
@@ -144,10 +136,14 @@ def run(
         "strict": strict or None,
         "require_all": require_all or None,
         "fall_back": fall_back or None,
+        "output": None if output is None else "",  # then snapshots lie right at the URL
     }
     out: Output = ctx.obj
     with (
-        _workspace(out, name, output, given, cluster) as (workspace, chosen),
+        open_aggregate(out, "tables", name, output, given=given, cluster=cluster) as (
+            workspace,
+            chosen,
+        ),
         out.progress() as progress,
     ):
         outcome = capability.run(workspace, chosen, dry_run=dry_run, full=full, progress=progress)
@@ -164,7 +160,7 @@ def plan(
     from catchment.tables import capability
 
     out: Output = ctx.obj
-    with _workspace(out, name) as (workspace, chosen), out.progress() as progress:
+    with open_aggregate(out, "tables", name) as (workspace, chosen), out.progress() as progress:
         outcome = capability.run(workspace, chosen, dry_run=True, full=full, progress=progress)
     out.result(outcome.to_json() | {"store": workspace.store.url}, _show_outcome)
 
@@ -175,7 +171,7 @@ def list_(ctx: typer.Context, name: Name = None, output: Url = None) -> None:
     from catchment.tables.capability import settings_of
 
     out: Output = ctx.obj
-    with _workspace(out, name, output) as (workspace, chosen):
+    with open_aggregate(out, "tables", name, output) as (workspace, chosen):
         snapshots = [
             {
                 "snapshot": s.number,
@@ -195,7 +191,7 @@ def list_(ctx: typer.Context, name: Name = None, output: Url = None) -> None:
 def show(ctx: typer.Context, name: Name = None, output: Url = None, snapshot: Which = None) -> None:
     """Centers x tables of a snapshot: rows received, kept, dropped, and drift."""
     out: Output = ctx.obj
-    with _workspace(out, name, output) as (workspace, chosen):
+    with open_aggregate(out, "tables", name, output) as (workspace, chosen):
         found = _snapshot(workspace, chosen, snapshot)
         provenance = found.record.provenance
         drift: Counter[tuple[str, str]] = Counter(
@@ -226,7 +222,7 @@ def verify(
 ) -> None:
     """Read a snapshot's objects again: digests, rows, account. Exit code 1 if anything is wrong."""
     out: Output = ctx.obj
-    with _workspace(out, name, output) as (workspace, chosen):
+    with open_aggregate(out, "tables", name, output) as (workspace, chosen):
         found = _snapshot(workspace, chosen, snapshot)
         wrong = found.verify()
         objects = len(found.record.provenance["objects"])
@@ -234,26 +230,6 @@ def verify(
     out.result(result, _show_verified)
     if wrong:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _workspace(
-    out: Output,
-    name: str | None,
-    output: str | None = None,
-    given: Mapping[str, Any] | None = None,
-    cluster: str | None = None,
-) -> Iterator[tuple[Workspace, str]]:
-    """The workspace and the name of the aggregate; with an output URL, made of arguments alone."""
-    from catchment.tables.capability import choose
-
-    chosen = choose(open_workspace(out), name) if output is None else name or NAME
-    settings = {f"tables.{chosen}.{key}": value for key, value in (given or {}).items()}
-    if output is not None and given is not None:
-        settings[f"tables.{chosen}.output"] = ""  # snapshots lie right at the URL
-    workspace = open_workspace(out, output, settings | {"executor.kind": cluster})
-    with workspace:
-        yield workspace, chosen
 
 
 def _snapshot(workspace: Workspace, name: str, number: int | None) -> TableSnapshot:

@@ -15,8 +15,10 @@ from importlib import import_module
 from typing import Any, Protocol, cast
 
 from catchment.core.account import Account
+from catchment.core.errors import Invalid, NotFound
 from catchment.core.finding import Finding
 from catchment.core.progress import Progress
+from catchment.core.settings import Settings
 from catchment.core.workspace import Workspace
 
 NAMES = ("tables", "exports", "studies", "imaging")
@@ -82,6 +84,35 @@ class Capability(Protocol):
         NotFound (kind ``no-snapshot``) where nothing is published yet.
         """
         ...
+
+
+def choose(settings: Settings, capability: str, name: str | None) -> str:
+    """The name itself, or that of the only ``[<capability>.NAME]``.
+
+    Invalid (kind ``which-aggregate``) where that is not clear.
+    """
+    names = sorted(getattr(settings, capability))
+    if name is None and len(names) != 1:
+        raise Invalid(
+            f"expected the name of one of the workspace's {capability}: "
+            f"{', '.join(names) or 'none'}",
+            kind="which-aggregate",
+            hint="catchment config --show",
+        )
+    return names[0] if name is None else name
+
+
+def named[T](tables: Mapping[str, T], capability: str, name: str) -> T:
+    """``[<capability>.<name>]`` of the settings; NotFound (kind ``no-aggregate``) without it."""
+    try:
+        return tables[name]
+    except KeyError:
+        names = ", ".join(sorted(tables)) or "none"
+        raise NotFound(
+            f"the settings have no [{capability}.{name}], only: {names}",
+            kind="no-aggregate",
+            hint="catchment config --show",
+        ) from None
 
 
 def load(name: str) -> Capability:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 from catchment.core.account import Account
-from catchment.core.capability import Outcome
+from catchment.core.capability import Outcome, named
 from catchment.core.errors import Conflict, Invalid, NotFound
 from catchment.core.ledger import Ledger, Snapshot
 from catchment.core.progress import Progress, silent
@@ -146,29 +146,9 @@ def job(workspace: Workspace, name: str) -> Job:
     )
 
 
-def choose(workspace: Workspace, name: str | None) -> str:
-    """The name itself, or that of the only ``[exports.NAME]``; Invalid (kind ``which-export``)."""
-    names = sorted(workspace.settings.exports)
-    if name is None and len(names) != 1:
-        raise Invalid(
-            f"expected the name of one of the workspace's exports: {', '.join(names) or 'none'}",
-            kind="which-export",
-            hint="catchment config --show",
-        )
-    return name or names[0]
-
-
 def settings_of(workspace: Workspace, name: str) -> ExportsSettings:
     """``[exports.<name>]``; NotFound (kind ``no-aggregate``) if there is none."""
-    try:
-        return workspace.settings.exports[name]
-    except KeyError:
-        names = ", ".join(sorted(workspace.settings.exports)) or "none"
-        raise NotFound(
-            f"the settings have no [exports.{name}], only: {names}",
-            kind="no-aggregate",
-            hint="catchment config --show",
-        ) from None
+    return named(workspace.settings.exports, "exports", name)
 
 
 def _source(workspace: Workspace, settings: ExportsSettings) -> Source:

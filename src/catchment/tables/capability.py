@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from catchment.core.capability import Outcome
+from catchment.core.capability import Outcome, named
 from catchment.core.errors import Conflict, Invalid, NotFound
 from catchment.core.progress import Progress, silent
 from catchment.core.provenance import NAME
@@ -153,29 +153,9 @@ def job(workspace: Workspace, name: str) -> Job:
     )
 
 
-def choose(workspace: Workspace, name: str | None) -> str:
-    """The name itself, or that of the only ``[tables.NAME]``; Invalid (kind ``which-tables``)."""
-    names = sorted(workspace.settings.tables)
-    if name is None and len(names) != 1:
-        raise Invalid(
-            f"expected the name of one of the workspace's tables: {', '.join(names) or 'none'}",
-            kind="which-tables",
-            hint="catchment config --show",
-        )
-    return names[0] if name is None else name
-
-
 def settings_of(workspace: Workspace, name: str) -> TablesSettings:
     """``[tables.<name>]``; NotFound (kind ``no-aggregate``) if there is none."""
-    try:
-        return workspace.settings.tables[name]
-    except KeyError:
-        names = ", ".join(sorted(workspace.settings.tables)) or "none"
-        raise NotFound(
-            f"the settings have no [tables.{name}], only: {names}",
-            kind="no-aggregate",
-            hint="catchment config --show",
-        ) from None
+    return named(workspace.settings.tables, "tables", name)
 
 
 def output_prefix(workspace: Workspace, name: str) -> str:

@@ -1,8 +1,9 @@
 """Forty sample centers become one snapshot, on embedded defaults: a folder, SQLite, DuckDB.
 
-Then the claims of 200 members, of whom one always fails, come from a small FHIR server as NDJSON
-files of at most 400 kB. Prints each command that it runs, so that you can go on from there by
-hand. Run it again: no table changed, so none is made again; an export is a new job.
+Three sites upload a study; one of them sends a file that is refused, and is told why. Then the
+claims of 200 members, of whom one always fails, come from a small FHIR server as NDJSON files of
+at most 400 kB. Prints each command that it runs, so that you can go on from there by hand. Run it
+again: no table changed, so none is made again; an export is a new job.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import shlex
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+
 from catchment.cli.main import main
 from catchment.testing.centers import make_centers
 from catchment.testing.fhir import FhirServer
+from catchment.testing.studies import make_uploads, parquet
 
 FOLDER = Path("demo")
 SETTINGS = """\
@@ -24,6 +28,10 @@ store = "./data"
 centers = "./sites/centers.json"
 datasets = "./sites/datasets/{center}"
 identifiers = "./sites/identifiers.csv"
+
+# The sample sites are small, so every cell is released as it is.
+[studies.core]
+min_cell = 0
 """
 
 
@@ -58,8 +66,22 @@ def export() -> int:
     return max(worst, catchment("exports", "verify", *where))
 
 
+def study() -> int:
+    """Three sites upload, as the site API would put it; the last one sends text for counts, too."""
+    arrived = FOLDER / "data" / "upload_staging" / "core"
+    uploads = make_uploads(FOLDER / "uploads", ["boston", "denver", "seattle"])
+    for site, path in uploads.items():
+        (arrived / site / "000").mkdir(parents=True, exist_ok=True)
+        path.rename(arrived / site / "000" / path.name)
+    text = pa.table({"cnt": ["many"], "gender": ["female"]})
+    (arrived / "seattle" / "000" / "core__count_text.cube.parquet").write_bytes(parquet(text))
+    where = ("--workspace", str(FOLDER))
+    worst = catchment(*where, "studies", "process")
+    return max(worst, catchment(*where, "studies", "list"))
+
+
 def demo() -> int:
-    """Make the sites once, then run and verify; and an export."""
+    """Make the sites once, then run and verify; a study, and an export."""
     settings = FOLDER / "catchment.toml"
     if not settings.exists():
         print(f"Making forty sample centers in {FOLDER / 'sites'} ...", flush=True)
@@ -68,7 +90,8 @@ def demo() -> int:
         )
         settings.write_text(SETTINGS)
     where = ("--workspace", str(FOLDER))
-    worst = max(catchment(*where, "tables", "run"), catchment(*where, "tables", "verify"), export())
+    worst = max(catchment(*where, "tables", "run"), catchment(*where, "tables", "verify"))
+    worst = max(worst, study(), export())
     print(f"\nNext, center by center: catchment --workspace {FOLDER} tables show")
     return worst
 

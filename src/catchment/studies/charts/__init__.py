@@ -1,0 +1,1 @@
+"""Charts of released data packages: filters, and the counts that they leave."""

@@ -1,0 +1,203 @@
+"""Filters of charts: 54 operators, as text or JSON, and what they are in SQL with parameters."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import unquote
+
+from catchment.core.errors import Invalid
+from catchment.studies.model import NONE
+
+_MOST = 100  # conditions in one request
+_LONGEST = 1000  # characters of a value
+
+_TEXT = {
+    "strEq": "{c} = {v}",
+    "strContains": "contains({c}, {v})",
+    "strStartsWith": "starts_with({c}, {v})",
+    "strEndsWith": "ends_with({c}, {v})",
+}
+_NUMBERS = {"eq": "=", "ne": "<>", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+_DAYS = ("Day", "Week", "Month", "Year")
+_DATES = {
+    "same{}": "=",
+    "same{}OrBefore": "<=",
+    "same{}OrAfter": ">=",
+    "before{}": "<",
+    "after{}": ">",
+}
+_TRUTHS = {
+    "isTrue": "IS TRUE",
+    "isNotTrue": "IS NOT TRUE",
+    "isFalse": "IS FALSE",
+    "isNotFalse": "IS NOT FALSE",
+}
+
+
+def _operators() -> dict[str, tuple[str, str]]:
+    """Of each operator: what its value is (empty: it takes none), and its SQL."""
+    made: dict[str, tuple[str, str]] = {}
+    for name, sql in _TEXT.items():
+        denied = name.replace("str", "strNot")
+        lower = sql.format(c="lower({c})", v="lower({v})")
+        for told, text in ((name, sql), (f"{name}CI", lower)):
+            made[told] = ("text", text)
+            made[told.replace(name, denied)] = ("text", f"NOT {text}")
+    for ending, sql in (
+        ("", "regexp_matches({c}, {v})"),
+        ("CI", "regexp_matches({c}, {v}, 'i')"),
+    ):
+        made[f"matches{ending}"] = ("pattern", sql)
+        made[f"notMatches{ending}"] = ("pattern", f"NOT {sql}")
+    for day in _DAYS:
+        cut = f"date_trunc('{day.lower()}', "
+        for name, sign in _DATES.items():
+            sql = f"{cut}TRY_CAST({{c}} AS TIMESTAMP)) {sign} {cut}{{v}}::TIMESTAMP)"
+            made[name.format(day)] = ("date", sql)
+    for name, sign in _NUMBERS.items():
+        made[name] = ("number", f"TRY_CAST({{c}} AS DOUBLE) {sign} {{v}}")
+    for name, words in _TRUTHS.items():
+        made[name] = ("", f"TRY_CAST({{c}} AS BOOLEAN) {words}")
+    made["isNull"] = ("", "TRUE")  # rolled up over the column: everybody
+    made["isNotNull"] = ("", "{c} IS NOT NULL")
+    made["isNone"] = ("", f"{{c}} = '{NONE}'")
+    made["isNotNone"] = ("", f"{{c}} <> '{NONE}'")
+    return made
+
+
+OPERATORS = _operators()
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition on a column. ``value`` is of the operator's kind; None where it takes none."""
+
+    column: str
+    operator: str
+    value: str | float | datetime | None = None
+
+    @property
+    def uses(self) -> bool:
+        """Whether it looks at single values of the column."""
+        return self.operator != "isNull"
+
+    def sql(self) -> tuple[str, list[Any]]:
+        """As an expression with ``?`` for its parameters."""
+        text = OPERATORS[self.operator][1]
+        column = f"{quoted(self.column)}::VARCHAR"
+        return text.format(c=column, v="?"), [] if self.value is None else [self.value]
+
+
+# All of one inner sequence (AND), any of the outer one (OR).
+type Filters = Sequence[Sequence[Condition]]
+
+
+def condition(column: str, operator: str, value: object = None) -> Condition:
+    """A condition, checked. Invalid (kind ``bad-filter``)."""
+    if operator not in OPERATORS:
+        raise _bad(
+            f"unknown operator {operator[:40]!r}", "the operators are listed in docs/reference"
+        )
+    kind = OPERATORS[operator][0]
+    if not kind:
+        if value not in {None, ""}:
+            raise _bad(f"{operator} takes no value, got one")
+        return Condition(column, operator)
+    if value is None or isinstance(value, (dict, list)):
+        raise _bad(f"{operator} needs a value")
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if len(text) > _LONGEST or "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
+        raise _bad(f"{operator}: expected at most {_LONGEST} characters of text as a value")
+    return Condition(column, operator, _value(kind, operator, text))
+
+
+def _value(kind: str, operator: str, text: str) -> str | float | datetime:
+    if kind == "number":
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise _bad(f"{operator}: expected a number")
+        return number
+    if kind == "date":
+        try:
+            date = datetime.fromisoformat(text)
+            return date.astimezone(UTC).replace(tzinfo=None) if date.tzinfo else date
+        except (ValueError, OverflowError):
+            raise _bad(f"{operator}: expected a date or time, as 2024-02-29") from None
+    return text
+
+
+def parse(filters: Iterable[str], where: str | None = None) -> Filters:
+    """The filters of a request: each text is ANDs between commas, several are ORed.
+
+    Args:
+        filters: ``column:operator[:value]``, with ``,`` between conditions. What is still
+            percent-encoded in a part is decoded, so that a value may hold ``,``.
+        where: the same as JSON, ``{"any": [{"all": [[column, operator, value], ...]}, ...]}``;
+            where both are given, both must hold.
+
+    Raises:
+        Invalid: kind ``bad-filter``.
+    """
+    asked = [[_text(one) for one in text.split(",")] for text in filters if text]
+    if where:
+        also = _json(where)
+        asked = [[*a, *b] for a in asked for b in also] if asked else also
+    if sum(map(len, asked)) > _MOST:
+        raise _bad(f"expected at most {_MOST} conditions, got {sum(map(len, asked))}")
+    return asked
+
+
+def _text(text: str) -> Condition:
+    parts = [unquote(part) for part in text.split(":", 2)]
+    if len(parts) < 2 or not parts[0]:
+        raise _bad("expected column:operator or column:operator:value between commas")
+    return condition(parts[0], parts[1], parts[2] if len(parts) > 2 else None)
+
+
+def _json(text: str) -> list[list[Condition]]:
+    shape = 'expected {"any": [{"all": [[column, operator, value], ...]}, ...]}'
+    try:
+        tree = json.loads(text)
+        groups = [list(group["all"]) for group in tree["any"]]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise _bad(shape) from None
+    made: list[list[Condition]] = []
+    for group in groups:
+        made.append([])
+        for one in group:
+            parts = (
+                [one.get(k) for k in ("column", "op", "value")] if isinstance(one, Mapping) else one
+            )
+            if not isinstance(parts, list) or not 2 <= len(parts) <= 3:
+                raise _bad(shape)
+            if not isinstance(parts[0], str) or not isinstance(parts[1], str):
+                raise _bad(shape)
+            made[-1].append(condition(parts[0], parts[1], parts[2] if len(parts) > 2 else None))
+    return made
+
+
+def to_sql(filters: Filters) -> tuple[str, list[Any]]:
+    """All of it as one expression; TRUE where there is no filter."""
+    texts, values = [], []
+    for group in filters:
+        parts = [one.sql() for one in group]
+        texts.append(" AND ".join(f"({text})" for text, _ in parts) or "TRUE")
+        values += [value for _, some in parts for value in some]
+    return " OR ".join(f"({text})" for text in texts) or "TRUE", values
+
+
+def quoted(name: str) -> str:
+    """A column's name in SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _bad(message: str, hint: str = "") -> Invalid:
+    return Invalid(message, kind="bad-filter", hint=hint)

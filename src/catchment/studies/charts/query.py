@@ -1,0 +1,169 @@
+"""Charts: counts of a released package by one or two columns, under filters.
+
+A cube holds each person once in every roll-up. So all is asked of one roll-up, the one over exactly
+the columns that are used: shown or filtered by, in any part of an OR. There an OR is an OR of rows,
+and nobody is counted twice. Rows are kept sorted by roll-up, so that others are not looked at.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from catchment.core.errors import Invalid
+from catchment.studies.charts.filters import Filters, quoted, to_sql
+from catchment.studies.model import COUNT
+
+if TYPE_CHECKING:
+    import duckdb
+
+_WIDTH = 62  # columns that a roll-up's number can tell apart
+_MASK = "catchment rollup"
+
+
+class Chartable:
+    """One released package in memory, to be asked from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        import duckdb
+
+        self._db = duckdb.connect(
+            ":memory:", config={"threads": 2, "allow_community_extensions": False}
+        )
+        file = str(path).replace("'", "''")
+        source = f"read_parquet('{file}')"
+        kinds = {row[0]: row[1] for row in self._run(f"DESCRIBE FROM {source}")}
+        self.columns = [name for name in kinds if name != COUNT]
+        if COUNT not in kinds or len(self.columns) > _WIDTH:
+            raise Invalid(f"expected {COUNT} and at most {_WIDTH} columns", kind="not-a-cube")
+        listed = []
+        for n, name in enumerate(self.columns):
+            column = quoted(name)
+            if kinds[name] == "VARCHAR":
+                self._run(
+                    f"CREATE TYPE enum_{n} AS ENUM "  # noqa: S608 - a quoted column
+                    f"(SELECT DISTINCT {column} FROM {source} WHERE {column} IS NOT NULL)"
+                )
+                column = f"{column}::enum_{n} AS {column}"
+            listed.append(column)
+        mask = " + ".join(
+            f"({quoted(name)} IS NOT NULL)::BIGINT * {1 << n}"
+            for n, name in enumerate(self.columns)
+        )
+        select = ", ".join([f"{mask or 0} AS {quoted(_MASK)}", COUNT, *listed])
+        self._run(
+            f"CREATE TABLE cells AS SELECT {select} FROM {source} ORDER BY {quoted(_MASK)}"  # noqa: S608 - quoted
+        )
+        self.rows = int(self._run("SELECT count(*) FROM cells")[0][0])
+        self._run("SET enable_external_access = false")
+        self._run("SET lock_configuration = true")
+
+    def _run(self, query: str) -> list[tuple[Any, ...]]:
+        return self._db.execute(query).fetchall()
+
+    def close(self) -> None:
+        """Give its memory back."""
+        self._db.close()
+
+    def chart(self, column: str, stratifier: str | None, filters: Filters) -> dict[str, Any]:
+        """What the chart API answers, without the words of the request.
+
+        ``suppressed`` counts, by value, cells that are not shown: there are more than is told.
+
+        Raises:
+            Invalid: kind ``no-column``, ``bad-filter``.
+        """
+        shown = [column] if stratifier is None else [stratifier, column]
+        if len(set(shown)) < len(shown):
+            raise Invalid("expected a stratifier that differs from the column", kind="bad-filter")
+        used = [*shown, *(c.column for group in filters for c in group)]
+        for name in used:
+            if name not in self.columns:
+                raise Invalid(
+                    f"the package has no such column to chart: {name[:64]!a}",
+                    kind="no-column",
+                    hint=f"columns: {', '.join(self.columns)}",
+                )
+        needs = {*shown, *(c.column for group in filters for c in group if c.uses)}
+        mask = sum(1 << n for n, name in enumerate(self.columns) if name in needs)
+        condition, values = to_sql(filters)
+        names = ", ".join(map(quoted, shown))
+        query = (
+            f"SELECT {names}, sum({COUNT})::BIGINT, count(*) - count({COUNT}) FROM cells "  # noqa: S608 - quoted
+            f"WHERE {quoted(_MASK)} = ? AND ({condition}) GROUP BY {names}"
+        )
+        rows = self._ask(query, [mask, *values])
+        plain = sorted(([*map(_plain, row[:-2]), row[-2], row[-1]] for row in rows), key=_order)
+        answer: dict[str, Any] = {
+            "rowCount": len(plain),
+            "totalCount": sum(row[-2] or 0 for row in plain),
+        }
+        if stratifier is None:
+            answer["data"] = [{"rows": [[value, count] for value, count, _ in plain]}]
+            answer["suppressed"] = [[value, gone] for value, _, gone in plain if gone]
+            return answer
+        groups: dict[Any, list[list[Any]]] = {}
+        counts: dict[str, int] = {}
+        for part, value, count, _ in plain:
+            groups.setdefault(part, []).append([value, count])
+            counts[str(part)] = counts.get(str(part), 0) + (count or 0)
+        answer["counts"] = counts
+        answer["data"] = [{"stratifier": part, "rows": rows} for part, rows in groups.items()]
+        answer["suppressed"] = [[part, value, gone] for part, value, _, gone in plain if gone]
+        return answer
+
+    def _ask(self, query: str, values: list[Any]) -> list[tuple[Any, ...]]:
+        import duckdb
+
+        try:
+            return self._cursor().execute(query, values).fetchall()
+        except duckdb.Error:  # its text may quote cells
+            raise Invalid(
+                "the filter cannot be applied to these columns",
+                kind="bad-filter",
+                hint="look at the pattern and at the columns' types",
+            ) from None
+
+    def _cursor(self) -> duckdb.DuckDBPyConnection:
+        return self._db.cursor()
+
+
+def _plain(value: Any) -> Any:
+    """A cell as JSON can say it."""
+    if isinstance(value, (date, datetime)):
+        return value.isoformat()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, (str, int, float)) else str(value)
+
+
+def _order(row: list[Any]) -> tuple[Any, ...]:
+    return tuple((isinstance(v, str), v) for v in row[:-2])
+
+
+class Cache:
+    """Packages in memory, the last used ones, by version; each is loaded once."""
+
+    def __init__(self, rows: int = 20_000_000) -> None:
+        self._most = rows
+        self._held: OrderedDict[str, Chartable] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, digest: str, opened: Callable[[], AbstractContextManager[Path]]) -> Chartable:
+        """The package of a digest; ``opened`` gives its file if it is not in memory."""
+        with self._lock:
+            found = self._held.get(digest)
+            if found is None:
+                with opened() as path:
+                    found = Chartable(path)
+                self._held[digest] = found
+            self._held.move_to_end(digest)
+            while len(self._held) > 1 and sum(c.rows for c in self._held.values()) > self._most:
+                self._held.popitem(last=False)
+        return found

@@ -1,0 +1,176 @@
+"""Charts: the reference's cases, people counted once, values that look like anything."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from catchment.core.errors import Invalid
+from catchment.studies.charts.filters import OPERATORS, parse
+from catchment.studies.charts.query import Cache, Chartable
+from catchment.studies.disclosure import release
+
+SHARED = Path(__file__).parents[3] / "shared"
+CUBE = SHARED / "data" / "studies" / "mock_cube_col_types.parquet"
+CASES = SHARED / "cases" / "charts.json"
+
+
+def cases():
+    return json.loads(CASES.read_text())["cases"] if CASES.exists() else []
+
+
+@pytest.fixture(scope="module")
+def mock():
+    if not CUBE.exists():
+        pytest.skip(f"no sample data: {CUBE}")
+    return Chartable(CUBE)
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: " ".join(case["filters"]))
+def test_cases_of_the_reference(mock, case):
+    answer = mock.chart(case["column"], None, parse(case["filters"]))
+    assert answer["data"] == [{"rows": case["expected"]}]
+    assert answer["suppressed"] == []
+    assert answer["totalCount"] == sum(count for _, count in case["expected"])
+
+
+def test_there_are_54_operators():
+    assert len(OPERATORS) == 54
+
+
+def test_any_of_two_counts_each_person_once(mock):
+    filters = [
+        "greek:strEq:alpha",
+        "numeric:eq:1.1",
+        "bool:isFalse",
+        "timestamp:sameYear:2021-05-05",
+    ]
+    answer = mock.chart("nato", None, parse(filters))
+    assert answer["totalCount"] == 60
+    assert answer["data"] == [{"rows": [["alfa", 50], ["bravo", 10]]}]
+
+
+def test_a_stratifier_splits(mock):
+    answer = mock.chart("nato", "greek", parse(["greek:isNotNone"]))
+    assert answer["counts"] == {"alpha": 50, "beta": 10}
+    assert answer["data"] == [
+        {"stratifier": "alpha", "rows": [["alfa", 40], ["bravo", 10]]},
+        {"stratifier": "beta", "rows": [["alfa", 10]]},
+    ]
+
+
+VALUES = [
+    "O'Brien",
+    "100%",
+    "a_b",
+    "axb",
+    "1:2",
+    "a,b",
+    "2021-01-01T10:20:30",
+    '"',
+    "; DROP TABLE cells",
+    "\\",
+]
+
+
+@pytest.fixture
+def odd(tmp_path):
+    counts = Counter(VALUES)
+    table = pa.table(
+        {
+            "cnt": [20 * len(VALUES), *(20 * n for n in counts.values())],
+            'na"me': [None, *counts],
+        }
+    )
+    pq.write_table(table, tmp_path / "odd.parquet")
+    return Chartable(tmp_path / "odd.parquet")
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_values_are_only_values(odd, value):
+    where = json.dumps({"any": [{"all": [['na"me', "strEq", value]]}]})
+    text = f"na%22me:strEq:{quote(value, safe='')}"
+    for filters in (parse([], where), parse([text])):
+        assert odd.chart('na"me', None, filters)["data"] == [{"rows": [[value, 20]]}]
+
+
+def test_patterns_are_no_wildcards_of_sql(odd):
+    answer = odd.chart('na"me', None, parse(['na"me:strContains:_']))
+    assert answer["data"] == [{"rows": [["a_b", 20]]}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x",
+        ":strEq:a",
+        "a:nothing:b",
+        "a:strEq",
+        "a:eq:many",
+        "a:eq:nan",
+        "a:sameDay:then",
+        "a:isTrue:1",
+    ],
+)
+def test_a_bad_filter_is_told(text):
+    with pytest.raises(Invalid) as caught:
+        parse([text])
+    assert caught.value.kind == "bad-filter"
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["[", "1", "{}", '{"any": [1]}', '{"any": [{"all": [1]}]}', '{"any": [{"all": [[1, 2]]}]}'],
+)
+def test_a_bad_json_filter_is_told(where):
+    with pytest.raises(Invalid) as caught:
+        parse([], where)
+    assert caught.value.kind == "bad-filter"
+
+
+def test_a_bad_pattern_and_a_bad_column_are_told(odd, mock):
+    with pytest.raises(Invalid) as caught:
+        odd.chart('na"me', None, parse(['na"me:matches:(']))
+    assert caught.value.kind == "bad-filter"
+    with pytest.raises(Invalid) as caught:
+        mock.chart("nato", None, parse(["nobody:isNone"]))
+    assert caught.value.kind == "no-column"
+    with pytest.raises(Invalid):
+        mock.chart("nato", "nato", ())
+
+
+def test_suppressed_cells_are_marked(tmp_path):
+    if not CUBE.exists():
+        pytest.skip(f"no sample data: {CUBE}")
+    table = pa.table({"cnt": [100, 60, 30, 7, 3], "a": [None, "x", "y", "z", "w"]})
+    made = release(table, min_cell=5)
+    pq.write_table(made.table, tmp_path / "made.parquet")
+    answer = Chartable(tmp_path / "made.parquet").chart("a", None, ())
+    rows = dict(answer["data"][0]["rows"])
+    assert rows["w"] is None
+    assert [value for value, _ in answer["suppressed"]] == [v for v, c in rows.items() if c is None]
+    assert answer["totalCount"] == sum(count or 0 for count in rows.values())
+
+
+def test_the_cache_loads_a_version_once_and_lets_old_ones_go():
+    if not CUBE.exists():
+        pytest.skip(f"no sample data: {CUBE}")
+    from contextlib import nullcontext
+
+    opened = []
+
+    def open_():
+        opened.append(1)
+        return nullcontext(CUBE)
+
+    cache = Cache(rows=150)
+    assert cache.get("a", open_) is cache.get("a", open_)
+    cache.get("b", open_)
+    cache.get("a", open_)
+    assert len(opened) == 3

@@ -25,6 +25,7 @@ from catchment.core.errors import CatchmentError
 # Names and one line of help each; the module catchment.cli.<name> is loaded when it is called.
 GROUPS = {
     "site": "Who may upload for which site.",
+    "key": "Who may read the dashboard API.",
     "tables": "Center datasets become table snapshots.",
     "exports": "Streamed records become NDJSON files of bounded size.",
     "studies": "Sites upload data packages; they are merged, and released.",

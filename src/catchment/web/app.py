@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from catchment.core.errors import CatchmentError, Unavailable
 from catchment.core.workspace import Workspace
 from catchment.studies.arrivals import Worker
-from catchment.web import exports, sites
+from catchment.web import dashboard, exports, sites
 from catchment.web.guard import Guard
 
 DESCRIPTION = (
@@ -71,6 +71,8 @@ def create_app(workspace: Workspace, *, process: bool = True) -> FastAPI:
         app.mount("/exports", exports.app(workspace, exports.by_digest(tokens)))
     app.state.sites = sites.Sites(workspace, worker.notify)
     app.include_router(sites.router)
+    app.state.dashboard = dashboard.Dashboard(workspace)
+    app.include_router(dashboard.router)
     app.add_middleware(Guard, unbounded=[sites.FORM_PATH])
     return app
 

@@ -283,3 +283,27 @@ upload_locks = sa.Table(
     _text("study", primary=True),
     _text("upload", sa.ForeignKey("uploads.id")),
 )
+
+# Who may read the dashboard API. A key is 256 random bits: its SHA-256 is all that is kept.
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    _text("name", primary=True),
+    _text("digest"),
+    sa.Column("studies", Json, nullable=False),  # empty: all
+    sa.Column("sites", Json, nullable=False),  # empty: all
+    sa.Column("created_at", Time, nullable=False),
+    sa.UniqueConstraint("digest"),
+)
+
+# Who read what; only appended to, and kept when a key is gone.
+reads = sa.Table(
+    "reads",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("at", Time, nullable=False),
+    _text("key"),
+    _text("path"),
+    _number("status"),
+    sa.Index(None, "key", "id"),
+)

@@ -1,0 +1,238 @@
+"""The dashboard API: what a key shows, and nothing else; never a fault of the program."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pyarrow as pa
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import status_code_conformance
+from starlette.testclient import TestClient
+
+from catchment.core.errors import Conflict, Invalid, NotFound
+from catchment.core.ledger.keys import Keys, scopes
+from catchment.web.app import create_app
+from tests.studies import studying
+
+NAMES = ("sex", "race")
+CUBE = studying.table(
+    (60, None, None),
+    (40, "f", None),
+    (20, "m", None),
+    (60, None, "=1+1"),
+    (40, "f", "=1+1"),
+    (20, "m", "=1+1"),
+)
+CHART = "/data-packages/core__count__000/chart"
+INJECTIONS = [
+    "' OR 1=1 --",
+    '"; DROP TABLE cells; --',
+    "O'Brien",
+    "%",
+    "_",
+    "a:b",
+    "a,b",
+    "\\",
+    "(",
+]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """An application, its workspace, and keys that may read all, one study, one site."""
+    with studying.workspace(tmp_path_factory.mktemp("world")) as space:
+        studying.send_cube(space, "ucd", CUBE)
+        studying.send_cube(space, "uw", CUBE)
+        studying.send_cube(space, "ucd", CUBE, study="hidden")
+        keys = Keys(space.ledger)
+        for name, scope in (("every", "all"), ("core", "study:core"), ("uw", "site:uw")):
+            keys.add(name, f"token of {name}", *scopes([scope]))
+        yield space, create_app(space, process=False)
+
+
+@pytest.fixture(scope="module")
+def ask(world):
+    client = TestClient(world[1], raise_server_exceptions=False)
+
+    def ask(path, key="every", headers=(), **parameters):
+        headers = {"x-api-key": f"token of {key}", **dict(headers)}
+        return client.get(path, params=parameters, headers=headers)
+
+    return ask
+
+
+def test_without_a_key_nothing_is_told(world, ask):
+    assert TestClient(world[1]).get("/metadata").status_code == 401
+    assert ask("/metadata", key="nobody").json()["kind"] == "unauthorized"
+
+
+def test_metadata_by_site_and_study(ask):
+    told = ask("/metadata").json()
+    assert set(told) == {"ucd", "uw"}
+    one = ask("/metadata/uw/core/count/000").json()["uw"]["core"]["count"]["000"]
+    assert one["transaction_format_version"] == "2"
+    assert set(one) == {
+        "transaction_format_version", "last_upload", "last_data_update", "last_aggregation",
+        "last_error", "deleted",
+    }  # fmt: skip
+    assert ask("/metadata/nowhere").status_code == 404
+    assert ask("/metadata/uw/nothing").status_code == 404
+    assert ask("/study-periods").json() == {}
+    assert ask("/study-periods/uw").status_code == 404
+
+
+def test_data_packages(ask):
+    found = ask("/data-packages")
+    assert found.headers["X-Total-Count"] == "2"
+    ids = [one["id"] for one in found.json()]
+    assert ids == ["core__count__000", "hidden__count__000"]
+    assert [one["id"] for one in ask("/data-packages", limit=1, offset=1).json()] == ids[1:]
+    assert ask("/data-packages", name="other").json() == []
+    one = ask(f"/data-packages/{ids[0]}").json()
+    assert one["columns"]["sex"] == {"type": "string", "distinct_values_count": 2}
+    assert (one["total"], one["version"], one["min_cell"]) == (120, "000", 0)
+    assert ask("/data-packages/none").json()["kind"] == "no-package"
+    assert ask("/aggregates").json()[0] == one["s3_path"]
+    assert ask("/subscriptions").json() == ids
+
+
+def test_a_chart_and_its_tag(ask):
+    answer = ask(CHART, column="sex")
+    assert answer.json() == {
+        "column": "sex", "filters": [], "rowCount": 2, "totalCount": 120,
+        "data": [{"rows": [["f", 80], ["m", 40]]}], "suppressed": [],
+    }  # fmt: skip
+    tag = {"If-None-Match": f'"other", W/{answer.headers["ETag"]}'}
+    again = ask(CHART, column="sex", headers=tag)
+    assert (again.status_code, again.content) == (304, b"")
+    assert ask(CHART, column="race", headers=tag).status_code == 200
+    split = ask(CHART, column="sex", stratifier="site").json()
+    assert split["counts"] == {"ucd": 60, "uw": 60}
+    either = ask(CHART, column="sex", filter=["sex:strEq:f", "race:isNotNone"]).json()
+    assert either["totalCount"] == 120
+
+
+def test_a_filter_as_json(ask):
+    where = json.dumps({"any": [{"all": [["sex", "strEq", "f"]]}]})
+    assert ask(CHART, column="sex", where=where).json()["totalCount"] == 80
+
+
+def test_bad_charts_are_told(world, ask):
+    assert ask(CHART).status_code == 400
+    assert ask(CHART, column="nobody").json()["kind"] == "no-column"
+    assert ask(CHART, column="sex", filter="sex:what:1").json()["kind"] == "bad-filter"
+
+
+@pytest.mark.parametrize("text", INJECTIONS)
+def test_sql_in_every_parameter_is_a_value(ask, text):
+    for answer in (
+        ask(CHART, column=text),
+        ask(CHART, column="sex", stratifier=text),
+        ask(CHART, column="sex", filter=f"sex:strEq:{text}"),
+        ask(CHART, column="sex", filter=f"{text}:isNone"),
+        ask(CHART, column="sex", filter=f"sex:matches:{text}"),
+        ask(CHART, column="sex", where=text),
+        ask("/from-parquet/", s3_path=text),
+        ask("/data-packages", name=text),
+    ):
+        assert answer.status_code in {200, 400, 404}, answer.text
+    assert ask(CHART, column="sex").json()["totalCount"] == 120
+
+
+def test_scopes(ask):
+    assert [one["id"] for one in ask("/data-packages", "core").json()] == ["core__count__000"]
+    assert ask("/data-packages/hidden__count__000", "core").status_code == 404
+    assert ask("/studies", "core").json() == ["core"]
+    assert ask("/studies/hidden", "core").status_code == 404
+    assert set(ask("/metadata", "uw").json()) == {"uw"}
+    split = ask(CHART, "uw", column="site").json()
+    assert split["data"] == [{"rows": [["uw", 60]]}]
+    path = ask("/aggregates").json()[0]
+    assert ask("/from-parquet/", "uw", s3_path=path).status_code == 403
+
+
+def test_an_aggregate_as_text(ask):
+    path = ask("/aggregates").json()[0]
+    text = ask("/from-parquet/", s3_path=path, type="csv")
+    rows = list(csv.reader(io.StringIO(text.text)))
+    assert rows[0] == ["cnt", "sex", "race", "site"]
+    assert len(rows) == 19
+    assert {row[2] for row in rows[1:]} == {"", "'=1+1"}
+    tabs = ask("/from-parquet/", s3_path=path, type="tsv").text
+    assert tabs.splitlines()[0] == "cnt\tsex\trace\tsite"
+    table = ask("/from-parquet/", s3_path=path, type="json").json()
+    assert table[0] == {"cnt": 120, "sex": None, "race": None, "site": None}
+    assert len(table) == 18
+    for other in ("studies/", "last_valid/core/core__count/uw/000/x.parquet", "../x"):
+        assert ask("/from-parquet/", s3_path=other).status_code == 404
+    assert ask("/from-parquet/", s3_path=path, type="exe").status_code == 400
+
+
+def test_who_read_what_is_kept(world, ask):
+    ask("/data-packages/none", "core")
+    latest = Keys(world[0].ledger).reads("core")[0]
+    assert (latest.path, latest.status) == ("/data-packages/none", 404)
+
+
+def test_a_key_opens_nothing_once_it_is_removed(world, ask):
+    keys = Keys(world[0].ledger)
+    keys.add("short", "token of short", [], [])
+    with pytest.raises(Conflict):
+        keys.add("short", "another", [], [])
+    assert ask("/studies", "short").status_code == 200
+    keys.remove("short")
+    assert ask("/studies", "short").status_code == 401
+    with pytest.raises(NotFound):
+        keys.remove("short")
+    assert [key.name for key in keys.listed()] == ["core", "every", "uw"]
+
+
+@pytest.mark.parametrize(
+    "texts", [[], ["all", "study:a"], ["study"], ["study:"], ["other:a"], ["site:A"]]
+)
+def test_a_bad_scope_is_told(texts):
+    with pytest.raises(Invalid):
+        scopes(texts)
+
+
+def test_no_question_breaks_the_dashboard_api(world):
+    api = schemathesis.openapi.from_asgi("/openapi.json", world[1])
+    asked = 0
+    for found in api.get_all_operations():
+        operation = found.ok()
+        if "dashboard" not in operation.definition.raw.get("tags", []):
+            continue
+
+        @given(case=operation.as_strategy())
+        @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+        def ask(case):
+            case.call_and_validate(
+                headers={"x-api-key": "token of every"},
+                checks=[not_a_server_error, status_code_conformance],
+            )
+
+        ask()
+        asked += 1
+    assert asked == 20
+
+
+def test_suppressed_cells_are_marked_on_every_way_out(tmp_path):
+    settings_ = {"studies.core.min_cell": 11}
+    with studying.workspace(tmp_path, **settings_) as space:
+        small = pa.concat_tables([CUBE, studying.table((3, "x", None), (3, "x", "=1+1"))])
+        small = small.set_column(0, "cnt", pa.array([63, 40, 20, 63, 40, 20, 3, 3]))
+        studying.send_cube(space, "ucd", small)
+        Keys(space.ledger).add("every", "t", [], [])
+        client = TestClient(create_app(space, process=False), headers={"x-api-key": "t"})
+        told = client.get(CHART, params={"column": "sex"}).json()
+        rows = dict(told["data"][0]["rows"])
+        assert rows["x"] is None
+        assert rows["m"] is None  # or else a subtraction would tell
+        path = client.get("/aggregates").json()[0]
+        table = client.get("/from-parquet/", params={"s3_path": path, "type": "json"}).json()
+        assert all(row["cnt"] is None or row["cnt"] >= 11 for row in table)

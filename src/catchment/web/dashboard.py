@@ -31,7 +31,7 @@ _PAGE = 1000
 _ROWS = 20_000  # of a table, turned into text at a time
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
-_key = APIKeyHeader(name="x-api-key", description="A key of the workspace.", auto_error=False)
+_key = APIKeyHeader(name="X-API-Key", description="A key of the workspace.", auto_error=False)
 
 Limit = Annotated[int, Query(ge=1, le=10_000, description="At most so many entries.")]
 Offset = Annotated[int, Query(ge=0, le=10**9, description="Entries to pass over.")]
@@ -368,7 +368,7 @@ def _tag(*parts: object) -> str:
 
 
 def _tagged(tag: str, known: str | None, answer: Callable[[], Response]) -> Response:
-    headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Vary": "x-api-key"}
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Vary": "X-API-Key"}
     tags = {one.strip().removeprefix("W/") for one in (known or "").split(",")}
     if tag in tags or "*" in tags:
         return Response(status_code=304, headers=headers)

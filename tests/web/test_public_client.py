@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pyarrow.parquet as pq
 import pytest
 
+from catchment.core.ledger.keys import Keys
 from catchment.core.ledger.uploads import FileState, Uploads
 from catchment.studies import library
 from catchment.testing.web import serving
@@ -21,6 +23,7 @@ from tests.web.serving import SECRET, make_workspace, wait_until
 ROOT = Path(__file__).parents[2]
 HOME = ROOT / ".venv-public-client"  # 600 MB, made once; `make clean` or a hand removes it
 PACKAGE = "cumulus-library>=6,<7"
+TOKEN = "a dashboard's key"
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +92,16 @@ def test_an_export_is_uploaded_merged_and_seen(public_client, shared, tmp_path):
         (answer,) = library.uploads(workspace, file.upload, "boston")
         (package,) = [p for p in library.packages(workspace) if p.kind == "cube"]
         table = pq.read_table(io.BytesIO(workspace.store.read(package.key)))
+        Keys(workspace.ledger).add("dashboard", TOKEN, [], [])
+        chart = httpx.get(
+            f"{url}/data-packages/{package.id}/chart",
+            params={"column": "gender"},
+            headers={"x-api-key": TOKEN},
+            timeout=60,
+        )
+    assert chart.status_code == 200, chart.text
+    (shown,) = chart.json()["data"]
+    assert dict(shown["rows"]) == {"male": 552, "female": 551}
     assert {f.name: f.accepted for f in answer.files}["upload__count_synthea_patient.cube.parquet"]
     original = shared / "data" / "studies" / "count_synthea_patient_agg.parquet"
     assert table.num_rows == pq.read_metadata(original).num_rows == 506

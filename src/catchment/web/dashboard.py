@@ -191,7 +191,7 @@ def aggregates(see: Seen, limit: Limit = _PAGE, offset: Offset = 0) -> Response:
 
 @router.get("/subscriptions")
 def subscriptions(see: Seen, limit: Limit = _PAGE, offset: Offset = 0) -> Response:
-    """What is published, by the names under which it can be queried as a table."""
+    """The ids of what is published and can be charted or read."""
     return _page([one.id for one in see.packages()], limit, offset)
 
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from catchment.studies.model import COUNT
 
-Codes = npt.NDArray[np.int32]  # -1: NULL
+Codes = npt.NDArray[Any]  # whole numbers of two or four bytes; -1: NULL
 Ints = npt.NDArray[np.int64]
 
 TYPES = {
@@ -35,6 +35,7 @@ TYPES = {
 }
 CHUNK = 1 << 16  # rows that are in memory as text at once
 _WIDE = 1 << 62  # what a key or a rank must stay below
+_SMALL = 1 << 14  # values whose places two bytes can hold
 _TEXTS = 1 << 16  # combinations of values whose text is made once
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -65,7 +66,7 @@ class Coded:
             values[name], mine[name], other[name] = known, self.codes[name], by.codes[name]
             if not used.all():
                 values[name] = known.filter(pa.array(used))
-                places = np.append(np.cumsum(used, dtype=np.int32) - 1, -1).astype(np.int32)
+                places = np.append(np.cumsum(used) - 1, -1).astype(by.codes[name].dtype)
                 mine[name], other[name] = places[mine[name]], places[other[name]]
         return Coded(values, mine), Coded(values, other)
 
@@ -109,11 +110,12 @@ def unify(sources: Sequence[Mapping[str, list[pa.Array]]], types: Mapping[str, s
         chunks = [chunk for source in sources for chunk in source[name]]
         every = pa.chunked_array([chunk.dictionary for chunk in chunks], TYPES[kind])
         distinct = pc.drop_null(pc.unique(every))
+        small = np.int16 if len(distinct) < _SMALL else np.int32
         values[name] = distinct.take(pc.sort_indices(distinct))
         parts = []
         for chunk in chunks:
             places = pc.index_in(chunk.dictionary, value_set=values[name]).fill_null(-1)
-            places = np.append(places.to_numpy(zero_copy_only=False), -1).astype(np.int32)
+            places = np.append(places.to_numpy(zero_copy_only=False), -1).astype(small)
             parts.append(places[chunk.indices.fill_null(-1).to_numpy(zero_copy_only=False)])
         codes[name] = np.concatenate(parts) if parts else np.empty(0, np.int32)
     return Coded(values, codes)

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -149,7 +149,7 @@ def merge(
     done = f"{place}entry-{policy.min_cell}-{policy.min_sites}.json"
     known = None if again else _known(store, done)
     if known is not None:
-        return known
+        return replace(known, parts=ordered)  # the same rows may have come in another file
     work = _Work(store, place, ordered)
     work.read(before)
     name = f"{place}released-{policy.min_cell}-{policy.min_sites}"
@@ -273,7 +273,7 @@ class _Source(NamedTuple):
     columns: dict[str, list[pa.Array]]
     counts: coded.Ints
     sites: coded.Codes
-    weights: coded.Ints
+    weights: coded.Codes
 
 
 class _Work:
@@ -296,6 +296,7 @@ class _Work:
         sites = np.concatenate([source.sites for source in sources])
         weights = np.concatenate([source.weights for source in sources])
         del sources
+        pa.default_memory_pool().release_unused()
 
         # What the sites had before, less what left, and what came.
         summed = np.flatnonzero(weights)
@@ -370,7 +371,7 @@ class _Work:
         with local(self.store, before.totals.key) as path:
             columns, numbers = coded.read(path, self.types, [COUNT, REPORTED])
         rows = len(numbers[COUNT])
-        weights = numbers[REPORTED].astype(np.int64)
+        weights = numbers[REPORTED].astype(np.int32)
         totals = _Source(columns, numbers[COUNT], np.full(rows, -1, np.int32), weights)
 
         with local(self.store, before.merged.key) as path:
@@ -379,7 +380,7 @@ class _Work:
         names = site.values[SITE].to_pylist()
         places = np.array([place[n] if n in stays else -1 for n in names] + [-1], np.int32)
         known = places[site.codes[SITE]]
-        carried = _Source(columns, numbers[COUNT], known, np.zeros(len(known), np.int64))
+        carried = _Source(columns, numbers[COUNT], known, np.zeros(len(known), np.int32))
         return [totals, *leaving, carried, *coming]
 
     def _part(self, part: Part, place: int, weight: int) -> _Source:
@@ -389,4 +390,4 @@ class _Work:
             columns, numbers = coded.read(path, self.types, [COUNT])
         rows = len(numbers[COUNT])
         sites = np.full(rows, place, np.int32)
-        return _Source(columns, numbers[COUNT], sites, np.full(rows, weight, np.int64))
+        return _Source(columns, numbers[COUNT], sites, np.full(rows, weight, np.int32))

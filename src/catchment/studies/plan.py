@@ -11,7 +11,7 @@ from catchment.core.finding import Finding, Severity
 from catchment.core.ledger import Contribution, Move
 from catchment.studies.catalog import Catalog
 from catchment.studies.check import Checked, Facts
-from catchment.studies.merge import Part, Policy, fingerprint
+from catchment.studies.merge import Part, Policy
 from catchment.studies.model import Kind, Problem, State, check_move
 
 Place = tuple[str, str, int, str]  # kind, package, version, site: what has one contribution
@@ -248,7 +248,7 @@ class _Planner:
             same = (
                 before is not None
                 and bool(ordered)
-                and before.merged.fingerprint == fingerprint(ordered)
+                and before.merged.parts == tuple(ordered)
                 and before.merged.policy == self.policy
             )
             if not same or self.wish.again:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from catchment.core.ledger import Ledger
 from catchment.core.progress import Progress, silent
@@ -22,3 +22,4 @@ class House:
     open_store: Callable[[str], Store]
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     progress: Progress = silent
+    lease: timedelta = timedelta(seconds=60)

@@ -10,7 +10,7 @@ from catchment.core.errors import CatchmentError, Invalid, NotFound
 from catchment.imaging import run as runs
 from catchment.imaging.job import House
 from catchment.imaging.model import Job, State
-from catchment.imaging.run import LEASE, Outcome, Work
+from catchment.imaging.run import Outcome, Work
 from catchment.imaging.snapshot import ImagingSnapshot
 from catchment.imaging.stage import SOURCE
 
@@ -38,7 +38,7 @@ def resolve(job: Job, house: House, uid: str, keep: str | None) -> Outcome:
         Invalid: kind ``which-file`` if not exactly one of the files is meant.
         Conflict: kind ``lease-held`` while a run is at work.
     """
-    with house.ledger.holding(job.aggregate, ttl=LEASE) as lease:
+    with house.ledger.holding(job.aggregate, ttl=house.lease) as lease:
         runs.mend(job, house)
         record = house.ledger.start_run(job.aggregate, {"resolve": uid, "keep": keep})
         try:

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -32,7 +31,6 @@ from catchment.imaging.tables import compressed_schema, files_schema
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LEASE = timedelta(seconds=60)
 FILES = 4000  # whose rows are in memory at a time
 
 
@@ -56,7 +54,7 @@ def run(job: Job, house: House, *, sync: bool = True) -> Outcome:
             until then is kept, and is published by the next run.
         Corrupt: kind ``account-unbalanced`` or ``delivery-differs``; nothing was published.
     """
-    with house.ledger.holding(job.aggregate, ttl=LEASE) as lease:
+    with house.ledger.holding(job.aggregate, ttl=house.lease) as lease:
         mend(job, house)
         record = house.ledger.start_run(job.aggregate, job.config)
         try:
@@ -71,7 +69,7 @@ def run(job: Job, house: House, *, sync: bool = True) -> Outcome:
 
 def sync_only(job: Job, house: House) -> Outcome:
     """Receive, and leave the rest to a later run."""
-    with house.ledger.holding(job.aggregate, ttl=LEASE):
+    with house.ledger.holding(job.aggregate, ttl=house.lease):
         mend(job, house)
         findings = receive(job, house)
         waiting = pending(job, house)
@@ -158,6 +156,9 @@ class Work:
         )
         snapshot = self.house.ledger.publish(publication, self.lease)
         seal(self.house.store, self.house.ledger, snapshot)
+        with suppress(CatchmentError):  # what is left over is an orphan, no more
+            for key in self.shelf.replaced:
+                self.house.store.delete(key)
         return Outcome("published", snapshot, self.account, told, self.done)
 
     def _take(self, delivery: Contribution, rows: pa.Table) -> None:

@@ -33,6 +33,7 @@ class Shelf:
         self._run = run
         self._month = month
         self._count = 0
+        self.replaced: list[str] = []  # keys that this run wrote and does not need any more
         self._schemas: dict[str, pa.Schema] = {}
         self.parts: list[Part] = list(parts)
 
@@ -72,7 +73,10 @@ class Shelf:
             keys = self.read(part, [column])[column]
             if pc.any(pc.is_in(keys, value_set=wanted)).as_py():
                 self.parts[index] = self._write(table, change(self.read(part)), part.month)
-        self.parts = [part for part in self.parts if part.rows]
+                self._drop(part)
+        for part in [part for part in self.parts if not part.rows]:
+            self.parts.remove(part)
+            self._drop(part)
 
     def read(self, part: Part, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of one part."""
@@ -96,6 +100,12 @@ class Shelf:
                 place = self.parts.index(many[0])
                 self.parts[place] = self._write(table, rows, month)
                 self.parts = [part for part in self.parts if part not in many[1:]]
+                for part in many:
+                    self._drop(part)
+
+    def _drop(self, part: Part) -> None:
+        if f"/{self._run}-" in part.key:  # an earlier run's may be named by its snapshot
+            self.replaced.append(part.key)
 
     def _small(self) -> Mapping[tuple[str, str], list[Part]]:
         groups: dict[tuple[str, str], list[Part]] = {}

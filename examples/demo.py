@@ -2,8 +2,9 @@
 
 Three sites upload a study; one of them sends a file that is refused, and is told why. Then the
 claims of 200 members, of whom one always fails, come from a small FHIR server as NDJSON files of
-at most 400 kB. Prints each command that it runs, so that you can go on from there by hand. Run it
-again: no table changed, so none is made again; an export is a new job.
+at most 400 kB; and DICOM files of two providers become tables that join, and pictures. Prints each
+command that it runs, so that you can go on from there by hand. Run it again: no table changed, so
+none is made again; an export is a new job.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import shlex
 import sys
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
+import pydicom
 
 from catchment.cli.main import main
 from catchment.testing.centers import make_centers
@@ -80,8 +83,41 @@ def study() -> int:
     return max(worst, catchment(*where, "studies", "list"))
 
 
+JOIN = """
+SELECT p.site, s."Modality", count(*) AS images, count(DISTINCT p.patient_key) AS patients,
+       count(DISTINCT d.device_key) AS devices
+FROM images i
+JOIN series s USING ("SeriesInstanceUID")
+JOIN studies t ON t."StudyInstanceUID" = s."StudyInstanceUID"
+JOIN patients p ON p.patient_key = t.patient_key
+LEFT JOIN devices d ON d.device_key = s.device_key
+GROUP BY ALL ORDER BY ALL
+"""
+
+
+def imaging() -> int:
+    """DICOM of two providers: the account, a join over all five tables, a sheet of pictures."""
+    shared = Path(__file__).parents[2] / "shared" / "data" / "imaging"
+    folders = [shared / "kaiko-ai_spark-dicom", shared / "neurolabusc_dcm_qa_uih"]
+    if not all(folder.is_dir() for folder in folders):
+        own = Path(pydicom.__file__).parent / "data"
+        folders = [own / "test_files", own / "charset_files"]
+    providers = [f"--provider={site}={path}" for site, path in zip("ab", folders, strict=True)]
+    where = ("--output", str(FOLDER / "imaging"))
+    warehouse = FOLDER / "imaging.duckdb"
+    more = ("--warehouse", str(warehouse), "--previews", "middle")
+    worst = catchment("imaging", "run", *providers, *where, *more)
+    with duckdb.connect(str(warehouse), read_only=True) as connection:
+        print("\nA join over all five tables, in DuckDB:")
+        print(connection.sql(JOIN))
+        largest = 'SELECT "SeriesInstanceUID" FROM images WHERE "Rows" > 1 GROUP BY ALL ORDER BY '
+        (series,) = connection.execute(largest + "count(*) DESC, 1 LIMIT 1").fetchone() or ("",)
+    sheet = ("--series", series, "--png", str(FOLDER / "series.png"))
+    return max(worst, catchment("imaging", "show", *where, *sheet))
+
+
 def demo() -> int:
-    """Make the sites once, then run and verify; a study, and an export."""
+    """Make the sites once, then run and verify; a study, an export, and images."""
     settings = FOLDER / "catchment.toml"
     if not settings.exists():
         print(f"Making forty sample centers in {FOLDER / 'sites'} ...", flush=True)
@@ -91,7 +127,7 @@ def demo() -> int:
         settings.write_text(SETTINGS)
     where = ("--workspace", str(FOLDER))
     worst = max(catchment(*where, "tables", "run"), catchment(*where, "tables", "verify"))
-    worst = max(worst, study(), export())
+    worst = max(worst, study(), export(), imaging())
     print(f"\nNext, center by center: catchment --workspace {FOLDER} tables show")
     return worst
 

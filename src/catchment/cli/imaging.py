@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from catchment.cli.output import Output, findings, table
+from catchment.cli import imaging_views as views
+from catchment.cli.output import Output
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from catchment.core.workspace import Workspace
     from catchment.imaging.snapshot import ImagingSnapshot
 
@@ -70,6 +69,14 @@ def run(
     provider: Providers = None,
     warehouse: Warehouse = None,
     cluster: Cluster = None,
+    previews: Annotated[
+        Literal["none", "first", "middle", "all"] | None,
+        typer.Option("--previews", help="Which frames of an image get one. Default: none."),
+    ] = None,
+    archive: Annotated[
+        Literal["none", "htj2k", "jpegls"] | None,
+        typer.Option("--archive", help="Codec of lossless copies. Default: none."),
+    ] = None,
     require_deidentified: Require = False,
     no_sync: Annotated[
         bool, typer.Option("--no-sync", help="Ask no provider: publish what was received.")
@@ -86,6 +93,7 @@ def run(
 
     out: Output = ctx.obj
     given = _given(provider, warehouse=warehouse, require=require_deidentified)
+    given |= {"previews": previews, "archive": archive}
     with (
         _workspace(out, name, output, given, cluster) as (workspace, chosen),
         out.progress() as progress,
@@ -95,7 +103,7 @@ def run(
         done = capability.run(
             workspace, chosen, dry_run=dry_run, sync=not no_sync, progress=progress
         )
-    out.result(done.to_json() | {"store": workspace.store.url}, _show_outcome)
+    out.result(done.to_json() | {"store": workspace.store.url}, views.outcome)
 
 
 @app.command()
@@ -111,7 +119,7 @@ def sync(
         out.progress() as progress,
     ):
         done = capability.sync(workspace, chosen, progress=progress)
-    out.result(done.to_json(), _show_waiting)
+    out.result(done.to_json(), views.waiting)
 
 
 @app.command()
@@ -128,7 +136,7 @@ def status(
             "files": shown.states(),
             "rows": shown.rows(),
         }
-    out.result(told, _show_status)
+    out.result(told, views.status)
 
 
 @app.command()
@@ -151,7 +159,7 @@ def quarantine(
         | ({"name": row["name"]} if names else {})
         for row in found
     ]
-    out.result(told, _show_files)
+    out.result(told, views.files)
 
 
 @app.command()
@@ -177,7 +185,7 @@ def resolve(
     if uid is None:
         with _opened(out, name, output, None) as shown:
             told = resolving.conflicts(shown)
-        out.result(told, _show_conflicts)
+        out.result(told, views.conflicts)
         return
     if (keep is None) != keep_none:
         raise typer.BadParameter("give either --keep or --keep-none")
@@ -187,18 +195,39 @@ def resolve(
         if done.snapshot is not None:
             capability.load_warehouse(workspace, chosen, done.snapshot)
         outcome = capability.outcome(job, done)
-    out.result(outcome.to_json() | {"store": workspace.store.url}, _show_outcome)
+    out.result(outcome.to_json() | {"store": workspace.store.url}, views.outcome)
 
 
 @app.command()
-def show(ctx: typer.Context, name: Name = None, output: Url = None, snapshot: Which = None) -> None:
-    """The series of a snapshot: modality, description, images."""
+def show(
+    ctx: typer.Context,
+    name: Name = None,
+    output: Url = None,
+    snapshot: Which = None,
+    series: Annotated[
+        str | None, typer.Option("--series", metavar="UID", help="With --png: which series.")
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option("--png", metavar="FILE", help="Write a sheet of its pictures.")
+    ] = None,
+) -> None:
+    """The series of a snapshot; or one of them as a sheet of pictures."""
     out: Output = ctx.obj
+    if (series is None) != (png is None):
+        raise typer.BadParameter("--series and --png go together")
+    if series is not None and png is not None:
+        from catchment.imaging.series import sheet_of
+
+        with _workspace(out, name, output, {}) as (workspace, chosen):
+            shown = _pinned(workspace, chosen, snapshot)
+            png.write_bytes(sheet_of(shown, series, workspace.executor))
+        out.result({"written": str(png)}, lambda data: [f"wrote {data['written']}"])
+        return
     with _opened(out, name, output, snapshot) as shown, shown.connect() as connection:
         rows = connection.execute(_SERIES).fetchall()
     columns = ("SeriesInstanceUID", "modality", "site", "description", "images")
     told = [dict(zip(columns, row, strict=True)) for row in rows]
-    out.result(told, _show_series)
+    out.result(told, views.series)
 
 
 @app.command()
@@ -241,6 +270,41 @@ def export(
     with _opened(out, name, output, snapshot) as shown:
         written = export_snapshot(shown, folder, series or ())
     out.result({"written": written}, lambda _: [f"wrote {path}" for path in written])
+
+
+@app.command()
+def deidentify(
+    ctx: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="IN", help="Folder or URL of DICOM files.")],
+    target: Annotated[str, typer.Argument(metavar="OUT", help="A new folder, or its URL.")],
+    profile: Annotated[
+        str, typer.Option("--profile", metavar="P", help="[deidentify.P], or basic.")
+    ] = "basic",
+) -> None:
+    """Write de-identified copies, by PS3.15 Annex E, and the evidence. Needs no workspace.
+
+    The secret comes from CATCHMENT_DEIDENTIFY__P__KEY. What may show a name in its pictures is
+    left out. Exit code 1 if any file was left out.
+    """
+    from catchment.core.settings import Settings
+    from catchment.core.workspace import Workspace, find
+    from catchment.imaging.deidentify_run import deidentify_all, profile_of
+
+    out: Output = ctx.obj
+    file = find(out.workspace or Path.cwd())
+    settings = Settings.load(file, {"imaging.in.providers": {"in": source, "out": target}})
+    urls = settings.imaging["in"].providers
+    with Workspace(settings) as workspace:
+        account, left_out = deidentify_all(
+            workspace.open_store(urls["in"]),
+            workspace.open_store(urls["out"]),
+            profile_of(settings, profile),
+            workspace.executor,
+        )
+    told = {"account": account.to_json(), "output": urls["out"]}
+    out.result(told, views.deidentified)
+    if left_out:
+        raise typer.Exit(1)
 
 
 _SERIES = """
@@ -298,76 +362,12 @@ def _workspace(
 def _opened(
     out: Output, name: str | None, output: str | None, snapshot: int | None
 ) -> Iterator[ImagingSnapshot]:
+    with _workspace(out, name, output, {}) as (workspace, chosen):
+        yield _pinned(workspace, chosen, snapshot)
+
+
+def _pinned(workspace: Workspace, chosen: str, snapshot: int | None) -> ImagingSnapshot:
     from catchment.imaging.snapshot import open_snapshot
 
-    with _workspace(out, name, output, {}) as (workspace, chosen):
-        store, ledger = workspace.store, workspace.ledger_to_read()
-        yield open_snapshot(store, ledger, chosen, "latest" if snapshot is None else snapshot)
-
-
-def _show_outcome(data: dict[str, Any]) -> Iterator[str | Table]:
-    details = data["details"]
-    if data["state"] == "planned":
-        yield f"dry run: {details['files']:,} files were received and wait for a run"
-        return
-    yield table(
-        data["aggregate"],
-        ("provider", "of", "received", "ingested", "duplicate", "quarantined"),
-        (
-            (
-                line["site"],
-                line["part"],
-                line["received"],
-                line["kept"],
-                sum(line["dropped"].values()),
-                ", ".join(f"{n:,} {reason}" for reason, n in line["quarantined"].items()),
-            )
-            for line in data["account"]
-        ),
-    )
-    if rows := details.get("rows"):
-        yield table("tables", ("table", "rows"), sorted(rows.items()))
-    yield from findings(data["findings"])
-    if data["snapshot"] is None:
-        yield "nothing was received yet"
-        return
-    verb = "published" if data["state"] == "published" else "nothing new: the latest is"
-    yield f"{verb} snapshot {data['snapshot']}"
-    yield f"{data['store'].rstrip('/')}/{data['location']}"
-
-
-def _show_waiting(data: dict[str, Any]) -> Iterator[str]:
-    yield from findings(data["findings"])
-    yield f"{data['details']['files']:,} files wait for: catchment imaging run"
-
-
-def _show_status(data: dict[str, Any]) -> Iterator[str | Table]:
-    yield f"{data['aggregate']}: snapshot {data['snapshot']} of {data['published_at']}"
-    yield table(
-        "files",
-        ("provider", "state", "files"),
-        ((site, s, n) for site, states in data["files"].items() for s, n in states.items()),
-    )
-    yield table("tables", ("table", "rows"), data["rows"].items())
-
-
-def _show_files(data: list[dict[str, Any]]) -> Iterator[str | Table]:
-    columns = ["site", "state", "reason", "size", "sha256"]
-    columns += ["name"] if data and "name" in data[0] else []
-    yield table("", columns, ([row[column] for column in columns] for row in data))
-
-
-def _show_conflicts(data: list[dict[str, Any]]) -> Iterator[str | Table]:
-    rows = (
-        (one["SOPInstanceUID"], f["site"], f["size"], f["sha256"])
-        for one in data
-        for f in one["files"]
-    )
-    yield table("conflicts", ("SOPInstanceUID", "provider", "bytes", "sha256"), rows)
-    if data:
-        yield "decide each with: catchment imaging resolve UID --keep SHA256 | --keep-none"
-
-
-def _show_series(data: list[dict[str, Any]]) -> Iterator[Table]:
-    columns = ("SeriesInstanceUID", "modality", "site", "description", "images")
-    yield table("series", columns, ([row[column] for column in columns] for row in data))
+    store, ledger = workspace.store, workspace.ledger_to_read()
+    return open_snapshot(store, ledger, chosen, "latest" if snapshot is None else snapshot)

@@ -341,9 +341,41 @@ class ImagingSettings(Section):
     warehouse: str | None = Field(
         default=None, description="DuckDB file that shows the latest snapshot's tables."
     )
+    previews: Literal["none", "first", "middle", "all"] = Field(
+        default="none", description="Which frames of an image get a preview, a JPEG of 8 bits."
+    )
+    archive: Literal["none", "htj2k", "jpegls"] = Field(
+        default="none", description="Codec of lossless copies of all frames, checked bit by bit."
+    )
     require_deidentified: bool = Field(
         default=False,
         description="Quarantine every file that does not say PatientIdentityRemoved = YES.",
+    )
+
+
+class DeidentifySettings(Section):
+    """A profile of de-identification of DICOM: ``[deidentify.NAME]``."""
+
+    key: SecretStr | None = Field(
+        default=None,
+        description="Secret of pseudonyms, UIDs and shifts of dates, 16 characters or more; of "
+        "one site. Never shown.",
+    )
+    dates: Literal["remove", "shift"] = Field(
+        default="remove",
+        description="Remove dates, or move them by a number of days that is each patient's own.",
+    )
+    retain_uids: bool = Field(default=False, description="Keep all UIDs as they are.")
+    retain_device: bool = Field(default=False, description="Keep what names the device.")
+    retain_patient: bool = Field(
+        default=False, description="Keep age (at most 90), sex, size, weight and the like."
+    )
+    safe_private: Names = Field(
+        default=(), description="Private elements to keep, as `CREATOR/GGGGxxEE`."
+    )
+    shown: Names = Field(
+        default=(),
+        description="Modalities whose pictures show no text, though those of others often do.",
     )
 
 
@@ -353,4 +385,5 @@ NAMED: dict[str, type[Section]] = {
     "exports": ExportsSettings,
     "studies": StudiesSettings,
     "imaging": ImagingSettings,
+    "deidentify": DeidentifySettings,
 }

@@ -156,6 +156,8 @@ def job(workspace: Workspace, name: str, *, receives: bool = True) -> Job:
         ),
         Options(
             key=settings.key.get_secret_value().encode() if settings.key else b"",
+            previews=settings.previews,
+            archive="" if settings.archive == "none" else settings.archive,
             require_deidentified=settings.require_deidentified,
         ),
         config={

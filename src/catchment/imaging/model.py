@@ -66,16 +66,14 @@ class Options:
 
     Attributes:
         key: secret of the pseudonyms of patients; empty: pseudonyms are plain digests.
-        previews: whether images get previews.
+        previews: which frames get one: ``none``, ``first``, ``middle`` or ``all``.
         archive: codec of the lossless copies (``htj2k``, ``jpegls``); empty: none.
-        profile: how files are de-identified between raw and stage; None: they are not.
         require_deidentified: refuse files that do not say that they are de-identified.
     """
 
     key: bytes = b""
     previews: str = "none"
     archive: str = ""
-    profile: Mapping[str, Any] | None = None
     require_deidentified: bool = False
 
 

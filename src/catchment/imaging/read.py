@@ -74,7 +74,7 @@ def read_files(
     refused = []
     for file in files:
         try:
-            _read_one(store, file, rows)
+            read_one(store, file, rows)
         except BadFile as bad:
             refused.append(Refused(file.digest, str(bad)))
     batch = rows.table()
@@ -84,7 +84,9 @@ def read_files(
     return Batch(sink.getvalue(), refused)
 
 
-def _read_one(store: Store, file: Stored, rows: Rows) -> None:
+def read_one(store: Store, file: Stored, rows: Rows) -> None:
+    """Add the row of a stored file. BadFile if it cannot be taken."""
+
     def fetch(start: int, length: int) -> bytes:
         return store.read(file.key, start=start, length=length)
 
@@ -186,10 +188,13 @@ class _Nameless(io.BufferedReader):
 
 
 class Rows:
-    """Rows of a batch, column by column."""
+    """Rows of a batch, column by column; without ``attributes``, only what has a column."""
 
-    def __init__(self, key: bytes, *, require_deidentified: bool = False) -> None:
+    def __init__(
+        self, key: bytes, *, require_deidentified: bool = False, attributes: bool = True
+    ) -> None:
         self._key = key
+        self._attributes = attributes
         self._require = require_deidentified
         self._lists: dict[str, list[Any]] = {name: [] for name in schema().names}
         self._typed = [(c.tag, c.convert, c.name) for c in columns().values()]
@@ -226,7 +231,8 @@ class Rows:
         row["TransferSyntaxUID"] = header.syntax
         row["notes"] = header.notes
         row["odd_values"] = msgspec.json.encode(odd).decode() if odd else None
-        row["attributes"] = msgspec.json.encode(header.to_json(typed_tags())).decode()
+        if self._attributes:
+            row["attributes"] = msgspec.json.encode(header.to_json(typed_tags())).decode()
         row["patient_key"] = self._patient(row)
         row["device_key"] = _device(row)
         for name, column in self._lists.items():

@@ -17,6 +17,7 @@ from catchment.core.ledger import Contribution, Lease, Move, Publication, Run, S
 from catchment.core.progress import Event
 from catchment.core.provenance import manifest, read_all, seal, seal_all
 from catchment.imaging import layout, reports
+from catchment.imaging.compress import Image, Wanted, compress_all
 from catchment.imaging.job import House
 from catchment.imaging.model import Delivered, Job, Part, State
 from catchment.imaging.plan import Came, Claim, Decision, decide, unknown
@@ -201,9 +202,25 @@ class Work:
         wanted = pa.array(digests, pa.string())
         rows = read.filter(pc.is_in(read[SOURCE], value_set=wanted))
         add_images(self.shelf, rows)
-        compressed = compressed_schema().empty_table()
+        compressed = self._compress(rows)
         self.shelf.add("compressed_images", compressed)
         self.shelf.add("processed_images", processed(rows, compressed))
+
+    def _compress(self, rows: pa.Table) -> pa.Table:
+        """Previews and lossless copies of the rows' images, as far as they are wanted."""
+        options = self.job.options
+        wanted = Wanted(options.previews, options.archive)
+        if not wanted:
+            return compressed_schema().empty_table()
+        names = (SOURCE, "SOPInstanceUID", "site", "size", "Rows")
+        images = [
+            Image(Stored(site, layout.object_key(self.job.name, digest), digest, size), uid, name)
+            for digest, uid, site, size, height in zip(
+                *(rows[column].to_pylist() for column in names), strict=True
+            )
+            if height and (name := self.job.name)
+        ]
+        return compress_all(self.house.executor, self.house.store, images, wanted)
 
     def set_states(self, digests: Sequence[str], state: State, reason: str | None) -> None:
         """What the files with these bytes are from now on; duplicates stay duplicates."""

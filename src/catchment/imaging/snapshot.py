@@ -21,8 +21,12 @@ from catchment.imaging.shelf import Shelf, parts_of
 from catchment.imaging.warehouse import broken_references
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     import duckdb
     import pyarrow as pa
+
+    from catchment.imaging.series import Series
 
 ALL = (*TABLES, "compressed_images", "processed_images", "files", "raw")
 
@@ -87,6 +91,12 @@ class ImagingSnapshot(Mapping[str, "pa.Table"]):
                 connection.register(table, self[table])
         return connection
 
+    def series(self, uid: str, executor: Executor | None = None) -> Series:
+        """One series; NotFound (kind ``no-series``). Its files are decoded in the executor."""
+        from catchment.imaging.series import Series
+
+        return Series(self, uid, executor)
+
     def account(self) -> Account:
         """Files by provider, of the run that made the snapshot."""
         return Account.from_json(self.record.provenance["catchment"]["account"])
@@ -126,6 +136,10 @@ class ImagingSnapshot(Mapping[str, "pa.Table"]):
         with self.connect() as connection:
             wrong += broken_references(lambda sql: connection.execute(sql).fetchall())
         wrong += self._unaccounted()
+        for row in self["compressed_images"].to_pylist():
+            if row["object"]:
+                digest = f"sha256:{row['object_sha256']}"
+                wrong += self._compare(row["object"], row["object_size"], digest)
         if sources:
             for digest, size in self._digests():
                 key = layout.object_key(self.name, digest)

@@ -1,0 +1,380 @@
+"""De-identification of one file, at every depth, by PS3.15 Annex E; and the check of what is left.
+
+UIDs and pseudonyms are keyed digests: the same everywhere for one key, and only for it. Dates move
+by a number of days that is the patient's own. Nothing of this file's input reaches a message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import io
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from catchment.imaging import deidentify_table as table
+from catchment.imaging.entities import Odd, day, instant
+from catchment.imaging.fallback import quiet
+from catchment.imaging.walk import BadFile
+
+STANDARD = "1.2.840.10008."
+SHIFT = 3650  # days back, at most
+LEAST = 4  # letters or digits of what is looked for in the output
+_WORD = re.compile(r"[^\W_]+", re.UNICODE)
+_IDENTIFYING = frozenset({"PN"})
+_LOOKED_FOR = frozenset(
+    [
+        "PatientID",
+        "OtherPatientIDs",
+        "PatientBirthDate",
+        "AccessionNumber",
+        "PatientAddress",
+        "PatientTelephoneNumbers",
+        "PatientMotherBirthName",
+        "PatientBirthName",
+        "InstitutionName",
+        "InstitutionAddress",
+        "MedicalRecordLocator",
+        "IssuerOfPatientID",
+        "AdmissionID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "SOPInstanceUID",
+        "FrameOfReferenceUID",
+        "RequestingService",
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How files are de-identified.
+
+    Attributes:
+        key: secret of pseudonyms, UIDs and shifts.
+        dates: ``remove``, or ``shift`` by the patient's own number of days.
+        uids: retain them.
+        device, patient: retain the device's identity, the patient's characteristics.
+        private: safe private elements, ``"CREATOR/GGGGxxEE"``.
+        shown: modalities whose pictures are taken to show no text.
+    """
+
+    name: str
+    key: bytes
+    dates: str = "remove"
+    uids: bool = False
+    device: bool = False
+    patient: bool = False
+    private: frozenset[str] = frozenset()
+    shown: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Clean:
+    """A de-identified file and the evidence: counts and digests, never a value."""
+
+    data: bytes
+    uid: str
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+
+def deidentify(data: bytes, profile: Profile) -> Clean:
+    """The file without what identifies.
+
+    BadFile: ``burned-in`` if its pictures may show text, ``residual`` if something of the input's
+    identifiers is left in the output's bytes, ``header-broken`` if it cannot be read,
+    ``encapsulated-document`` for what cannot be looked into.
+    """
+    import pydicom
+
+    with quiet():
+        try:
+            dataset = pydicom.dcmread(io.BytesIO(data))
+            names = _names(dataset)
+        except Exception:  # noqa: BLE001 - what a file of any form makes of pydicom
+            raise BadFile("header-broken") from None
+        _check_pictures(dataset, profile)
+        work = _Work(profile, _patient(dataset))
+        try:
+            work.clean(dataset)
+            _mark(dataset, work, profile)
+            made = _written(dataset, work)
+        except BadFile:
+            raise
+        except Exception:  # noqa: BLE001 - the same
+            raise BadFile("header-broken") from None
+    _check_residue(made, dataset, names, profile)
+    evidence = {
+        "profile": profile.name,
+        "source_sha256": hashlib.sha256(data).hexdigest(),
+        "sha256": hashlib.sha256(made).hexdigest(),
+        "SOPInstanceUID": str(dataset.SOPInstanceUID),
+        "actions": dict(sorted(work.actions.items())),
+        "looked_for": len(names),
+    }
+    return Clean(made, str(dataset.SOPInstanceUID), evidence)
+
+
+def _patient(dataset: Any) -> str:
+    """What tells patients apart: their id and who gave it, or else their study."""
+    who = str(dataset.get("PatientID") or "")
+    if who:
+        return f"id:{who}:{dataset.get('IssuerOfPatientID') or ''}"
+    return f"study:{dataset.get('StudyInstanceUID') or ''}"
+
+
+class _Work:
+    """One file at work."""
+
+    def __init__(self, profile: Profile, patient: str) -> None:
+        self.profile = profile
+        self.actions: Counter[str] = Counter()
+        self.pseudonym = self._digest("patient", patient).hex()[:16].upper()
+        days = int.from_bytes(self._digest("shift", patient)[:4], "big")
+        self.shift = timedelta(days=1 + days % SHIFT)
+
+    def _digest(self, what: str, value: str) -> bytes:
+        return hmac.new(self.profile.key, f"{what}\0{value}".encode(), "sha256").digest()
+
+    def uid(self, value: str) -> str:
+        """Another UID in the place of one, the same each time; standard ones stay."""
+        if self.profile.uids or not value or value.startswith(STANDARD):
+            return value
+        return f"2.25.{int.from_bytes(self._digest('uid', value)[:16], 'big')}"
+
+    def clean(self, dataset: Any) -> None:
+        """Act on every element of a dataset and of the items in it."""
+        for tag in list(dataset.keys()):
+            if tag.is_private:
+                self._private(dataset, tag)
+            elif tag.group & 0xFF00 in (0x5000, 0x6000) or tag.element == 0:
+                self._remove(dataset, tag)  # curves, overlays, lengths of groups
+            else:
+                self._act(dataset, tag, dataset[tag])
+
+    def _private(self, dataset: Any, tag: Any) -> None:
+        """Private elements go, but for those that the profile calls safe, and their creators."""
+        safe = self.profile.private
+        if tag.is_private_creator:
+            wanted = any(one.split("/")[0] == dataset[tag].value for one in safe)
+        else:
+            creator = dataset.get(tag.group << 16 | tag.element >> 8)
+            name = str(creator.value) if creator is not None else ""
+            wanted = f"{name}/{tag.group:04X}xx{tag.element & 0xFF:02X}" in safe
+            wanted = wanted and dataset[tag].VR not in ("SQ", "UN", "PN")
+        if not wanted:
+            self._remove(dataset, tag)
+
+    def _act(self, dataset: Any, tag: Any, element: Any) -> None:
+        name, vr = element.keyword, str(element.VR)
+        if vr == "SQ":
+            if name in table.SEQUENCES or name in table.ALSO or not name:
+                self._remove(dataset, tag)
+            elif name in table.HOLLOW:
+                element.value = []
+            else:
+                for item in element.value:
+                    self.clean(item)
+        elif vr == "UI":
+            if name not in table.CLASSES:
+                self._remap(element)
+        elif name in ("PatientID", "PatientName"):
+            element.value = self.pseudonym
+            self.actions["pseudonyms"] += 1
+        elif not self._stays(dataset, name, vr):
+            self._date(dataset, tag, element, name, vr)
+
+    def _stays(self, dataset: Any, name: str, vr: str) -> bool:
+        profile = self.profile
+        if name in table.CHARACTERISTICS:
+            if name == "PatientAge" and profile.patient:
+                self._cap_age(dataset)
+            return profile.patient
+        if name in table.DEVICE:
+            return profile.device or name in table.MAKE
+        if name in table.ALSO:
+            return False
+        if name == "CodeMeaning":
+            return str(dataset.get("CodingSchemeDesignator") or "") in table.SCHEMES
+        if vr in ("OB", "OW", "OF", "OD", "OL", "OV", "OB or OW", "US or OW"):
+            return name in table.BYTES
+        if vr in (
+            "CS",
+            "DS",
+            "FD",
+            "FL",
+            "IS",
+            "SL",
+            "SS",
+            "SV",
+            "UL",
+            "US",
+            "UV",
+            "AT",
+            "US or SS",
+        ):
+            return bool(name)
+        return name in table.TECHNICAL
+
+    def _cap_age(self, dataset: Any) -> None:
+        """Ages above 89 are told as 90."""
+        age = re.fullmatch(r"(\d{3})Y", str(dataset.PatientAge or ""))
+        if age and int(age[1]) > 89:
+            dataset.PatientAge = "090Y"
+
+    def _remap(self, element: Any) -> None:
+        found = element.value
+        if isinstance(found, str):
+            element.value = self.uid(str(found))
+        elif found:
+            element.value = [self.uid(str(one)) for one in found]
+        self.actions["uids"] += 1
+
+    def _date(self, dataset: Any, tag: Any, element: Any, name: str, vr: str) -> None:
+        """Move it, or empty or remove it."""
+        if self.profile.dates == "shift" and name not in ("PatientBirthDate", "PatientBirthTime"):
+            if vr == "TM":
+                return
+            if vr in ("DA", "DT") and self._moved(element, vr):
+                self.actions["dates"] += 1
+                return
+        if name in table.DUMMY:
+            element.value = table.NOTHING.get(vr, table.NO_TEXT)
+            self.actions["dummies"] += 1
+        elif name in table.EMPTY:
+            element.value = None if vr not in ("DA", "TM", "DT") else ""
+            self.actions["emptied"] += 1
+        else:
+            self._remove(dataset, tag)
+
+    def _moved(self, element: Any, vr: str) -> bool:
+        """Whether it was a date, or several, and now is another."""
+        values = [element.value] if isinstance(element.value, str) else list(element.value or ())
+        moved = []
+        for value in map(str, values):
+            try:
+                if vr == "DA":
+                    found = day(value)
+                    moved.append("" if found is None else f"{found - self.shift:%Y%m%d}")
+                else:
+                    zone = value[-5:] if re.search(r"[+-]\d{4}$", value) else ""
+                    bare = value.removesuffix(zone)
+                    at = instant(bare)
+                    text = "" if at is None else f"{at - self.shift:%Y%m%d%H%M%S.%f}"
+                    precise = len(bare) if "." in bare else min(len(bare), 14)
+                    moved.append(text[:precise] + zone)
+            except (Odd, OverflowError):
+                return False
+        element.value = moved if len(moved) != 1 else moved[0]
+        return bool(moved)
+
+    def _remove(self, dataset: Any, tag: Any) -> None:
+        del dataset[tag]
+        self.actions["removed"] += 1
+
+
+def _mark(dataset: Any, work: _Work, profile: Profile) -> None:
+    """Say in the file that, and how, it was de-identified."""
+    from pydicom.dataset import Dataset
+
+    if "StudyInstanceUID" in dataset:  # else it is about nobody: a palette, a template
+        dataset.PatientID = dataset.PatientName = work.pseudonym
+        for name in ("PatientBirthDate", "PatientSex"):
+            if name not in dataset:
+                setattr(dataset, name, "")
+    dataset.PatientIdentityRemoved = "YES"
+    dataset.DeidentificationMethod = f"Catchment profile {profile.name}"[:64]
+    shifted = profile.dates == "shift"
+    dataset.LongitudinalTemporalInformationModified = "MODIFIED" if shifted else "REMOVED"
+    wanted = {
+        "basic": True,
+        "shifted": shifted,
+        "patient": profile.patient,
+        "device": profile.device,
+        "uids": profile.uids,
+        "private": bool(profile.private),
+    }
+    codes = []
+    for option, (value, meaning) in table.CODES.items():
+        if wanted[option]:
+            code = Dataset()
+            code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", meaning
+            codes.append(code)
+    dataset.DeidentificationMethodCodeSequence = codes
+
+
+def _written(dataset: Any, work: _Work) -> bytes:
+    """The bytes: an empty preamble, and of the meta information what is about the encoding."""
+    from pydicom import dcmwrite
+    from pydicom.dataset import FileMetaDataset
+
+    old = dataset.file_meta
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = old.TransferSyntaxUID
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.file_meta = meta
+    dataset.preamble = bytes(128)
+    work.actions["meta"] += len(old) - 3
+    file = io.BytesIO()
+    dcmwrite(file, dataset, enforce_file_format=True)
+    return file.getvalue()
+
+
+def _check_pictures(dataset: Any, profile: Profile) -> None:
+    """BadFile (``burned-in``) where a person should look at the pixels first."""
+    if "EncapsulatedDocument" in dataset:
+        raise BadFile("encapsulated-document")
+    if "PixelData" not in dataset:
+        return
+    said = str(dataset.get("BurnedInAnnotation") or "")
+    modality = str(dataset.get("Modality") or "")
+    capture = str(dataset.get("SOPClassUID") or "").startswith(table.CAPTURES)
+    doubtful = modality in table.SHOWING or (capture and len(str(dataset.SOPClassUID)) < 30)
+    if said == "YES" or (doubtful and said != "NO" and modality not in profile.shown):
+        raise BadFile("burned-in")
+
+
+def _names(dataset: Any) -> set[str]:
+    """What identifies in the input, at every depth: to be looked for in the output."""
+    found: set[str] = set()
+    for element in dataset.iterall():
+        if element.VR in _IDENTIFYING or element.keyword in _LOOKED_FOR:
+            values = element.value if isinstance(element.value, list | tuple) else [element.value]
+            for value in values:
+                text = str(value or "")
+                found |= {text} if element.VR in ("UI", "DA") else set(_WORD.findall(text))
+    return {one for one in found if len(one) >= LEAST}
+
+
+def _check_residue(made: bytes, dataset: Any, names: set[str], profile: Profile) -> None:
+    """BadFile (``residual``) if the output's bytes hold any of the names, pixels aside."""
+    pixels: bytes = dataset.get("PixelData") or b""
+    at = made.rfind(pixels) if pixels else -1
+    header = made if at < 0 else made[:at] + made[at + len(pixels) :]
+    text = header.lower()
+    ours = f"{profile.name} catchment profile".lower()
+    kept = {str(dataset.get(name) or "").lower() for name in table.MAKE} | {ours}
+    for name in names:
+        small = name.lower()
+        if profile.uids and re.fullmatch(r"[0-9.]+", small):
+            continue
+        if name.startswith(STANDARD) or any(small in known for known in kept):
+            continue
+        if _stands(text, small):
+            raise BadFile("residual")
+
+
+def _stands(text: bytes, name: str) -> bool:
+    """Whether a name stands in the text as a word of its own, in any of the usual encodings."""
+    for encoding in ("utf-8", "latin_1"):
+        try:
+            wanted = name.encode(encoding)
+        except UnicodeEncodeError:
+            continue
+        if re.search(rb"(?<![0-9a-z])" + re.escape(wanted) + rb"(?![0-9a-z])", text):
+            return True
+    return False

@@ -1,0 +1,118 @@
+"""De-identify whatever lies below a folder or a URL into another, in child processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from catchment.core.account import Account, Line
+from catchment.core.errors import Conflict, Invalid, NotFound
+from catchment.core.sections import DeidentifySettings
+from catchment.core.settings import Settings
+from catchment.core.store import Stat, Store
+from catchment.imaging.deidentify import Profile, deidentify
+from catchment.imaging.scanning import in_children
+from catchment.imaging.walk import BadFile
+
+BUILT_IN = "basic"
+EVIDENCE = "evidence.ndjson"
+CHUNK = 8  # files of a task
+SITE = "input"
+
+type Told = dict[str, Any]
+
+
+def profile_of(settings: Settings, name: str) -> Profile:
+    """``[deidentify.<name>]``, or what is built in as ``basic``.
+
+    Raises:
+        NotFound: kind ``no-profile``.
+        Invalid: kind ``no-key``: pseudonyms without a secret can be guessed.
+    """
+    found = settings.deidentify.get(name)
+    if found is None and name != BUILT_IN:
+        raise NotFound(
+            f"the settings have no [deidentify.{name}]",
+            kind="no-profile",
+            hint=f"add it, or use the profile {BUILT_IN}",
+        )
+    found = found or DeidentifySettings()
+    key = found.key.get_secret_value() if found.key else ""
+    if len(key) < 16:
+        raise Invalid(
+            f"the profile {name} needs a secret key of 16 characters or more",
+            kind="no-key",
+            hint=f"set CATCHMENT_DEIDENTIFY__{name.upper()}__KEY",
+        )
+    return Profile(
+        name,
+        key.encode(),
+        found.dates,
+        found.retain_uids,
+        found.retain_device,
+        found.retain_patient,
+        frozenset(found.safe_private),
+        frozenset(found.shown),
+    )
+
+
+def deidentify_all(
+    source: Store, target: Store, profile: Profile, executor: Executor
+) -> tuple[Account, Counter[str]]:
+    """De-identify every file; those that are not are left out, and counted by reason.
+
+    The evidence, a line for each file, is written last, under :data:`EVIDENCE`. Names of the input
+    are in none of the output. Conflict (kind ``key-taken``) if there is evidence already.
+    """
+    with suppress(NotFound):
+        target.head(EVIDENCE)
+        raise Conflict(
+            "the output has evidence of an earlier run",
+            kind="key-taken",
+            hint="name a new folder",
+        )
+    account, lines = Account(), list[Told]()
+    work = partial(_task, source, target, profile)
+    for result in in_children(executor, work, list(source.list()), chunk=CHUNK):
+        if isinstance(result, list):
+            lines += result
+        else:
+            lines.append({"state": "quarantined", "reason": result[1]})
+    balance = account[Line(SITE, "files", "files")]
+    for line in lines:
+        balance.received += 1
+        if line["state"] == "written":
+            balance.kept += 1
+        else:
+            balance.quarantined[line["reason"]] += 1
+    account.check()
+    text = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
+    target.put(EVIDENCE, text.encode())
+    return account, balance.quarantined
+
+
+def _task(source: Store, target: Store, profile: Profile, files: Sequence[Stat]) -> list[Told]:
+    told: list[Told] = []
+    for stat in files:
+        data = source.read(stat.key)
+        try:
+            clean = deidentify(data, profile)
+        except BadFile as bad:
+            digest = hashlib.sha256(data).hexdigest()
+            told.append({"state": "quarantined", "reason": str(bad), "source_sha256": digest})
+            continue
+        key = f"{clean.uid}.dcm"
+        try:
+            target.put(key, clean.data)
+        except Conflict:
+            if target.read(key) != clean.data:
+                told.append({"state": "quarantined", "reason": "conflict", **clean.evidence})
+                continue
+        told.append({"state": "written", "file": key, **clean.evidence})
+    return told

@@ -1,0 +1,270 @@
+"""What identifies is put everywhere, at every depth, and found nowhere."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pydicom
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from catchment.core.errors import Conflict, Invalid, NotFound
+from catchment.core.settings import Settings
+from catchment.core.store import open_store
+from catchment.imaging.deidentify import Profile, deidentify
+from catchment.imaging.deidentify_run import deidentify_all, profile_of
+from catchment.imaging.walk import BadFile
+from catchment.testing.dicom import make_file
+
+KEY = b"0123456789abcdef"
+BASIC = Profile("basic", KEY)
+CANARY = "QZXCANARY"
+TEXTS = [
+    "PatientName", "OtherPatientNames", "PatientAddress", "PatientComments", "ReferringPhysicianName", "OperatorsName",
+    "InstitutionName", "InstitutionAddress", "StudyDescription", "SeriesDescription", "ImageComments", "ProtocolName",
+    "AdditionalPatientHistory", "TextValue", "PersonName", "RequestedProcedureDescription", "AccessionNumber",
+    "StationName", "DeviceSerialNumber", "PatientTelephoneNumbers", "EthnicGroup", "Occupation", "MedicalAlerts",
+    "CodeMeaning", "RetrieveAETitle", "RetrieveURL", "DerivationDescription", "FrameComments",
+]  # fmt: skip
+
+
+def put(dataset, names):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in names:
+            setattr(dataset, name, f"{CANARY}^Jane" if name.endswith("Name") else CANARY)
+        block = dataset.private_block(0x0029, "ACME", create=True)
+        block.add_new(1, "LO", CANARY)
+        block.add_new(2, "UN", CANARY.encode() + b" ")
+        block.add_new(3, "SQ", Sequence([Dataset()]))
+
+
+@st.composite
+def nested(draw, depth=0):
+    made = Dataset()
+    put(made, draw(st.lists(st.sampled_from(TEXTS), max_size=6, unique=True)))
+    made.PatientBirthDate = "19440203"
+    if depth < 3:
+        for name in draw(
+            st.lists(
+                st.sampled_from(
+                    [
+                        "ReferencedImageSequence",
+                        "ContentSequence",
+                        "AnatomicRegionSequence",
+                        "OtherPatientIDsSequence",
+                        "SourceImageSequence",
+                    ]
+                ),
+                max_size=2,
+                unique=True,
+            )
+        ):
+            setattr(made, name, Sequence(draw(st.lists(nested(depth + 1), min_size=1, max_size=2))))
+    return made
+
+
+def filled(items):
+    return make_file(
+        patient=f"{CANARY}77", PatientName=f"{CANARY}^Jane", InstitutionName=CANARY, StudyDescription=CANARY, AccessionNumber=CANARY,
+        PatientBirthDate="19440203", StudyDate="20250304", AcquisitionDateTime="20250304101112.500000+0100",
+        ReferencedImageSequence=Sequence(items), PatientAge="095Y", PatientWeight="71.5", DeviceSerialNumber="SN-9876",
+    )  # fmt: skip
+
+
+OPTIONS = st.builds(
+    Profile,
+    st.just("own"),
+    st.just(KEY),
+    st.sampled_from(["remove", "shift"]),
+    st.booleans(),
+    st.just(value=False),
+    st.booleans(),
+)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(nested(), max_size=3), OPTIONS)
+def test_what_identifies_is_found_nowhere_in_the_output(items, profile):
+    data = filled(items)
+    try:
+        clean = deidentify(data, profile)
+    except BadFile as reason:  # what is retained names the patient: it is not let through
+        assert str(reason) == "residual"
+        assert profile.device or profile.patient
+        return
+    assert CANARY.encode() not in clean.data
+    assert CANARY.lower().encode() not in clean.data.lower()
+    assert b"19440203" not in clean.data
+    assert CANARY not in json.dumps(clean.evidence)
+    back = pydicom.dcmread(io.BytesIO(clean.data))
+    assert back.PixelData == pydicom.dcmread(io.BytesIO(data)).PixelData
+    assert back.PatientIdentityRemoved == "YES"
+    assert not [e for e in back.iterall() if e.tag.is_private]
+    assert deidentify(data, profile).data == clean.data
+
+
+def read(clean):
+    return pydicom.dcmread(io.BytesIO(clean.data))
+
+
+def test_uids_are_others_and_the_same_everywhere():
+    inner = Dataset()
+    inner.ReferencedSOPInstanceUID = "1.2.3.1.1.2"
+    inner.ReferencedSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    one = deidentify(make_file("1.2.3.1.1.1", ReferencedImageSequence=[inner]), BASIC)
+    two = deidentify(make_file("1.2.3.1.1.2"), BASIC)
+    first, second = read(one), read(two)
+    assert first.StudyInstanceUID == second.StudyInstanceUID != "1.2.3.1"
+    assert (
+        first.ReferencedImageSequence[0].ReferencedSOPInstanceUID
+        == second.SOPInstanceUID
+        == two.uid
+    )
+    assert first.file_meta.MediaStorageSOPInstanceUID == first.SOPInstanceUID
+    assert first.SOPClassUID == first.ReferencedImageSequence[0].ReferencedSOPClassUID
+    assert deidentify(make_file(), replace(BASIC, key=b"another key of 16")).uid != one.uid
+    assert read(deidentify(make_file(), replace(BASIC, uids=True))).StudyInstanceUID == "1.2.3.1"
+
+
+def test_dates_move_together_by_the_patients_own_days():
+    shift = replace(BASIC, dates="shift")
+    first = read(deidentify(make_file(StudyDate="20250304", SeriesDate="20250311"), shift))
+    second = read(deidentify(make_file("1.2.9", StudyDate="20250401"), shift))
+    other = read(deidentify(make_file("1.2.8", patient="P2", StudyDate="20250304"), shift))
+    from datetime import date
+
+    def at(text):
+        return date(int(text[:4]), int(text[4:6]), int(text[6:]))
+
+    assert (at(first.SeriesDate) - at(first.StudyDate)).days == 7
+    assert (at(second.StudyDate) - at(first.StudyDate)).days == 28
+    assert first.StudyDate not in ("20250304", other.StudyDate)
+    assert first.PatientBirthDate == ""
+    assert first.LongitudinalTemporalInformationModified == "MODIFIED"
+    odd = read(deidentify(make_file(StudyDate="2025-99-99"), shift))
+    assert odd.StudyDate == ""
+    removed = read(deidentify(make_file(SeriesDate="20250311"), BASIC))
+    assert (removed.StudyDate, "SeriesDate" in removed) == ("", False)
+    assert removed.LongitudinalTemporalInformationModified == "REMOVED"
+
+
+def test_options_keep_what_they_name():
+    data = filled([])
+    kept = read(deidentify(data, replace(BASIC, patient=True, device=True)))
+    assert (kept.PatientAge, kept.PatientWeight, kept.DeviceSerialNumber) == (
+        "090Y",
+        71.5,
+        "SN-9876",
+    )
+    codes = {c.CodeValue for c in kept.DeidentificationMethodCodeSequence}
+    assert codes == {"113100", "113108", "113109"}
+    basic = read(deidentify(data, BASIC))
+    assert not {"PatientAge", "PatientWeight"} & set(basic.dir())
+    assert basic.DeviceSerialNumber == "DEIDENTIFIED"
+
+
+def test_safe_private_elements_stay():
+    dataset = pydicom.dcmread(io.BytesIO(make_file()))
+    block = dataset.private_block(0x0029, "ACME", create=True)
+    block.add_new(1, "DS", "1.5")
+    block.add_new(2, "LO", CANARY)
+    file = io.BytesIO()
+    dataset.save_as(file)
+    kept = read(deidentify(file.getvalue(), replace(BASIC, private=frozenset({"ACME/0029xx01"}))))
+    assert [e.value for e in kept if e.tag.is_private] == ["ACME", 1.5]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({"BurnedInAnnotation": "YES"}, "burned-in"),
+        ({"Modality": "US"}, "burned-in"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "burned-in"),
+        ({"EncapsulatedDocument": b"%PDF"}, "encapsulated-document"),
+        (
+            {
+                "PatientName": "Makers",
+                "CodeValue": "Makers",
+                "PatientID": "Quux77",
+                "SequenceName": "Quux77",
+            },
+            "residual",
+        ),
+    ],
+)
+def test_what_needs_a_look_is_never_let_through(attributes, reason):
+    with pytest.raises(BadFile, match=reason):
+        deidentify(make_file(**attributes), BASIC)
+
+
+def test_pictures_that_say_that_they_show_nothing_pass():
+    assert deidentify(make_file(Modality="US", BurnedInAnnotation="NO"), BASIC).uid
+    assert deidentify(make_file(Modality="US"), replace(BASIC, shown=frozenset({"US"}))).uid
+
+
+def test_what_cannot_be_read_is_left_out():
+    with pytest.raises(BadFile, match="header-broken"):
+        deidentify(b"no dicom", BASIC)
+
+
+def test_a_folder(tmp_path):
+    for name, data in {
+        "DOE^JANE/1.dcm": make_file("1.2.3.1.1.1"), "2": make_file("1.2.3.1.1.2"), "again": make_file("1.2.3.1.1.1"),
+        "other": make_file("1.2.3.1.1.1", SeriesNumber=2), "us": make_file("1.2.9", Modality="US"), "text": b"hello",
+    }.items():  # fmt: skip
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    source, target = open_store((tmp_path / "in").as_uri()), open_store((tmp_path / "out").as_uri())
+    with ThreadPoolExecutor(1) as threads:
+        account, left_out = deidentify_all(source, target, BASIC, threads)
+        assert left_out == {"burned-in": 1, "header-broken": 1, "conflict": 1}
+        assert account.total("files").kept == 3
+        with pytest.raises(Conflict):
+            deidentify_all(source, target, BASIC, threads)
+    names = {stat.key for stat in target.list()}
+    assert len(names) == 3  # two images, and the evidence
+    assert not any("JANE" in name for name in names)
+    lines = [json.loads(line) for line in target.read("evidence.ndjson").splitlines()]
+    assert len(lines) == 6
+    assert b"Test" not in target.read("evidence.ndjson")
+
+
+def test_a_profile_needs_its_key(monkeypatch):
+    monkeypatch.setenv("CATCHMENT_DEIDENTIFY__BASIC__KEY", "0123456789abcdef")
+    assert profile_of(Settings.load(), "basic").key == KEY
+    with pytest.raises(NotFound):
+        profile_of(Settings.load(), "other")
+    monkeypatch.delenv("CATCHMENT_DEIDENTIFY__BASIC__KEY")
+    with pytest.raises(Invalid, match="secret key"):
+        profile_of(Settings.load(), "basic")
+
+
+def errors(path):
+    done = subprocess.run(["dciodvfy", path], check=False, capture_output=True, text=True)
+    return sum(line.startswith("Error") for line in done.stderr.splitlines())
+
+
+@pytest.mark.skipif(not shutil.which("dciodvfy"), reason="needs dciodvfy (Debian: dicom3tools)")
+def test_dciodvfy_finds_no_more_errors_than_before(corpus, tmp_path):
+    looked = 0
+    for path in [p for p in corpus if "derived" not in str(p) and p.stat().st_size < 600_000][::12]:
+        try:
+            clean = deidentify(path.read_bytes(), BASIC)
+        except BadFile:
+            continue
+        made = tmp_path / "made.dcm"
+        made.write_bytes(clean.data)
+        assert errors(made) <= errors(path), path
+        looked += 1
+    assert looked > 10

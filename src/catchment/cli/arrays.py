@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -30,6 +31,109 @@ Chunks = Annotated[
     typer.Option("--chunks", metavar="DIM=N", help="Size of chunks along a dimension; repeat it."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
+
+
+@app.command()
+def transform(
+    ctx: typer.Context,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Which [arrays.NAME]. Default: the only one."),
+    ] = None,
+    recordings: Annotated[
+        str | None,
+        typer.Option("--recordings", metavar="URL", help="Recordings, instead of the settings'."),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", metavar="URL", help="Store of the results: needs no workspace."),
+    ] = None,
+    which: Annotated[
+        str | None,
+        typer.Option("--transform", metavar="T", help="Transform. Default: window."),
+    ] = None,
+    append_to_common: Annotated[
+        bool | None,
+        typer.Option(
+            "--append-to-common/--own-stores",
+            help="One store for all sessions, or one for each. Default: one for all.",
+        ),
+    ] = None,
+    common_store_name: Annotated[
+        str | None,
+        typer.Option(
+            "--common-store-name", metavar="S", help="Of the store. Default: windows_combined."
+        ),
+    ] = None,
+    session: Annotated[
+        list[str] | None,
+        typer.Option("--session", metavar="ID", help="Only this one, by id or key; repeat it."),
+    ] = None,
+    since: Annotated[
+        datetime | None, typer.Option("--since", help="Only recordings modified later (UTC).")
+    ] = None,
+    start_idx: Annotated[
+        int, typer.Option("--start-idx", min=0, metavar="N", help="Begin at the N-th recording.")
+    ] = 0,
+    max_items: Annotated[
+        int | None, typer.Option("--max-items", min=1, metavar="N", help="At most so many.")
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", min=1, metavar="N", help="Sessions under way at a time."),
+    ] = None,
+    min_session_size: Annotated[
+        int, typer.Option("--min-session-size", min=0, metavar="BYTES", help="Not smaller ones.")
+    ] = 0,
+    max_session_size: Annotated[
+        int | None,
+        typer.Option("--max-session-size", min=1, metavar="BYTES", help="Not larger ones."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, metavar="N", help="At a time.")
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option("--cluster", metavar="tcp://HOST:PORT", help="Work on this dask cluster."),
+    ] = None,
+    include_processed: Annotated[
+        bool, typer.Option("--include-processed", help="Also recordings that are done.")
+    ] = False,
+    reset: Annotated[
+        bool, typer.Option("--reset", help="Do all again, and replace what differs.")
+    ] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Recordings become sessions of a common store; what was done before is not done again."""
+    from catchment.arrays import capability
+    from catchment.arrays.transform.discovery import Choice
+
+    out: Output = ctx.obj
+    choice = Choice(
+        frozenset(session or ()),
+        since.replace(tzinfo=UTC) if since and since.tzinfo is None else since,
+        start_idx,
+        max_items,
+        min_session_size,
+        max_session_size,
+        include_processed,
+        reset,
+    )
+    own = {
+        "recordings": recordings,
+        "transform": which,
+        "options.append_to_common": append_to_common,
+        "options.common_store_name": common_store_name,
+    }
+    more = {"executor.kind": cluster, "executor.workers": workers}
+    with (
+        _workspace(out, name, output, own, more) as (workspace, chosen),
+        out.progress() as progress,
+    ):
+        outcome = capability.run(
+            workspace, chosen, dry_run=dry_run, choice=choice, batch=batch_size, progress=progress
+        )
+    out.result(outcome.to_json() | {"store": workspace.store.url}, _show_transform)
 
 
 @app.command()
@@ -191,6 +295,33 @@ def withdraw(
 
 
 @contextmanager
+def _workspace(
+    out: Output,
+    name: str | None,
+    output: str | None,
+    own: dict[str, Any],
+    more: dict[str, Any],
+) -> Iterator[tuple[Workspace, str]]:
+    """The workspace and the name of the aggregate; with an output URL, made of arguments alone."""
+    from catchment.arrays.capability import choose
+    from catchment.core.workspace import Workspace
+
+    if output is not None:
+        chosen = name or "default"
+        more = {"workspace.store": output, **more}
+    else:
+        chosen = choose(Workspace.open(out.workspace), name)
+    overrides = more | {f"arrays.{chosen}.{key}": value for key, value in own.items()}
+    workspace = (
+        Workspace.described(overrides)
+        if output is not None
+        else Workspace.open(out.workspace, overrides)
+    )
+    with workspace:
+        yield workspace, chosen
+
+
+@contextmanager
 def _settings(out: Output) -> Iterator[Workspace]:
     """The workspace, for what its settings say of S3 and of readers; without one, the defaults."""
     from catchment.core.workspace import Workspace
@@ -265,6 +396,44 @@ def _variables(one: Any) -> list[dict[str, Any]]:
         for n, v in one.variables.items()
         if v.ndim
     ]
+
+
+def _show_transform(data: dict[str, Any]) -> Iterator[str | Table]:
+    sessions = data["details"]["sessions"]
+    if sessions:
+        yield table(
+            "",
+            ("session", "recording", "status", "windows", "store", "slot", "reason"),
+            (
+                (s["session"], s["key"], s["status"], s["windows"], s["stores"], s["slots"],
+                 s["reason"])
+                for s in sessions
+            ),
+        )  # fmt: skip
+    yield table(
+        data["aggregate"],
+        ("site", "unit", "received", "kept", "dropped", "quarantined"),
+        (
+            (
+                line["site"],
+                line["unit"],
+                line["received"],
+                line["kept"],
+                sum(line["dropped"].values()),
+                sum(line["quarantined"].values()),
+            )
+            for line in data["account"]
+        ),
+    )
+    yield from findings(data["findings"])
+    if data["state"] == "planned":
+        yield "dry run: nothing was written"
+        return
+    for store in data["details"]["stores"]:
+        counts = f"{store['sessions']:,} sessions, {store['windows']:,} windows"
+        place = f"{data['store'].rstrip('/')}/{data['details']['output']}{store['store']}"
+        yield f"{place}: {counts}"
+    yield f"{data['state']}: snapshot {data['snapshot']}"
 
 
 def _show_outcome(data: dict[str, Any]) -> Iterator[str | Table]:

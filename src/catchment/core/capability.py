@@ -21,7 +21,7 @@ from catchment.core.progress import Progress
 from catchment.core.settings import Settings
 from catchment.core.workspace import Workspace
 
-NAMES = ("tables", "exports", "studies", "imaging")
+NAMES = ("tables", "exports", "studies", "imaging", "arrays")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -33,6 +33,7 @@ PATHS = {
     "identifiers": "",
     "duplicates_criteria": "file://",
     "files": "file://",
+    "recordings": "file://",
     "providers": "file://",
     "warehouse": "",
     "members": "file://",
@@ -376,6 +377,47 @@ class DeidentifySettings(Section):
     shown: Names = Field(
         default=(),
         description="Modalities whose pictures show no text, though those of others often do.",
+class ArraysSettings(Section):
+    """Sessions of one kind: ``[arrays.NAME]``. Recordings become a Zarr store that only grows."""
+
+    recordings: str = Field(description="Folder or URL of the recordings, at any depth.")
+    transform: str = Field(
+        default="window",
+        description="What makes sessions of recordings: `window`, an entry point of "
+        "`catchment.transforms`, `module:Class`, or `/path/file.py:Class`.",
+    )
+    options: dict[str, Any] = Field(
+        default={}, description="Options of the transform, as in `[arrays.NAME.options]`."
+    )
+    site: str | None = Field(
+        default=None,
+        description="Site of recordings that lie in no folder named after a site. Default: NAME.",
+    )
+    session_ids: Literal["pseudonyms", "names"] = Field(
+        default="pseudonyms",
+        description="What sessions are called: a keyed pseudonym of the file's place; or its name, "
+        "where that is a plain word, for names that tell of nobody.",
+    )
+    pseudonym_key: SecretStr | None = Field(
+        default=None,
+        description="Key of the pseudonyms. Default: a random one, kept in the store below "
+        "`_private/`. Never shown.",
+    )
+    on_conflict: Literal["error", "skip", "replace"] = Field(
+        default="error",
+        description="What becomes of a session that is there with other content: `error` "
+        "quarantines the new one.",
+    )
+    partition: Literal["none", "month", "year"] = Field(
+        default="none", description="A store for each month or year of the recordings' start."
+    )
+    partition_by_schema: bool = Field(
+        default=True,
+        description="Sessions that do not go with the common store get a store of their own; else "
+        "they are quarantined.",
+    )
+    max_sessions: PositiveInt | None = Field(
+        default=None, description="Sessions in a store; the next ones go to another. Default: any."
     )
 
 
@@ -386,4 +428,5 @@ NAMED: dict[str, type[Section]] = {
     "studies": StudiesSettings,
     "imaging": ImagingSettings,
     "deidentify": DeidentifySettings,
+    "arrays": ArraysSettings,
 }

@@ -26,6 +26,7 @@ from catchment.core.sections import (
     NAMED,
     PATHS,
     DeidentifySettings,
+    ArraysSettings,
     ExecutorSettings,
     ExportsSettings,
     FlywheelSettings,
@@ -58,6 +59,7 @@ class Settings(Section):
     serve: ServeSettings = ServeSettings()
     tables: dict[Slug, TablesSettings] = Field(default_factory=dict)
     exports: dict[Slug, ExportsSettings] = Field(default_factory=dict)
+    arrays: dict[Slug, ArraysSettings] = Field(default_factory=dict)
     imaging: dict[Slug, ImagingSettings] = Field(default_factory=dict)
     deidentify: dict[Slug, DeidentifySettings] = Field(default_factory=dict)
     studies: dict[Slug, StudiesSettings] = Field(default_factory=dict)

@@ -114,6 +114,8 @@ class StagingSink:
         if session is not None:
             facts = replace(facts, session=session.id, site=session.site, source=session.id)
         sessions, found = prepare(dataset, append_dim=append_dim, facts=facts)
+        if session is not None:
+            found = [replace(f, where=f"{session.id}: {f.where}") for f in found]
         if any(f.severity is Severity.ERROR for f in found):
             raise Refused(found)
         self.findings += found

@@ -112,21 +112,25 @@ class WindowTransform(BaseTransform):
             variables["fnirs"] = (("time", "fnirs_channel"), logs.astype("float32"), attrs)
             variables["fnirs_valid"] = (("time",), np.isfinite(logs).all(axis=1))
             coords["fnirs_channel"] = list(fnirs.labels)
+        variables["start"] = recording.start  # NaN where only the recording's own clock is known
         variables["timestamp"] = (("time",), starts, dict(CLOCK_ATTRIBUTES))
         return xr.Dataset(variables, coords=coords, attrs=dict(recording.attributes))
 
 
 def _starts(recording: Recording, window_ms: float) -> np.ndarray:
-    """When windows begin: at fNIRS frames, else one behind the other while samples last."""
+    """When windows begin: at fNIRS frames, else one behind the other in each stretch of EEG."""
     if recording.fnirs is not None:
         frames = signals.pace(recording.fnirs, window_ms)
         return np.asarray(recording.fnirs.times[frames])
     eeg = recording.eeg
     if eeg is None or not len(eeg.times):
         return np.empty(0)
-    length = eeg.times[-1] - eeg.times[0] + 1000.0 / eeg.rate
-    count = math.floor(length / window_ms + 1e-6)
-    return np.asarray(eeg.times[0] + np.arange(count) * window_ms)
+    starts = [np.empty(0)]
+    for stretch in signals.segments(eeg.times, eeg.rate):
+        times = eeg.times[stretch]
+        count = math.floor((times[-1] - times[0] + 1000.0 / eeg.rate) / window_ms + 1e-6)
+        starts.append(times[0] + np.arange(count) * window_ms)
+    return np.concatenate(starts)
 
 
 def _seconds(recording: Recording) -> float:

@@ -56,7 +56,7 @@ def _device(devices: Any, name: str, unit: str, options: Mapping[str, Any]) -> S
     told = device.attrs.get("sampling_rate", options.get(f"{name}_rate"))
     if told is None and period <= 0:
         raise unreadable(f"HDF5: the clock of {name} does not grow")
-    rate = float(told) if told is not None else round(1000.0 * samples / period, 1)
+    rate = float(told) if told is not None else _nominal(1000.0 * samples / period)
     # Frames come when the computer had time: sample times follow the rate within a frame.
     times = (clock[:, None] + np.arange(samples)[None, :] * (1000.0 / rate)).reshape(-1)
     flat = values.transpose(0, 2, 1).reshape(count * samples, channels)
@@ -72,9 +72,16 @@ def _steady(times: np.ndarray, rate: float) -> np.ndarray:
     made = times.copy()
     edges = [0, *breaks.tolist(), len(times)]
     for start, end in pairwise(edges):
-        offsets = times[start:end] - np.arange(end - start) * period
-        made[start:end] = np.median(offsets) + np.arange(end - start) * period
+        if end - start > 2:
+            index = np.arange(end - start)
+            slope, first = np.polyfit(index, times[start:end], 1)
+            made[start:end] = first + index * slope
     return made
+
+
+def _nominal(rate: float) -> float:
+    """The rate that a device was set to, from one that a computer's clock measured."""
+    return float(round(rate)) if rate >= 10 else float(f"{rate:.2g}")
 
 
 def _labels(device: Any, count: int) -> list[str]:

@@ -1,0 +1,202 @@
+"""Arrays as the workspace sees them: settings become a job, and what no session needs is found."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+
+from catchment.arrays import catalog
+from catchment.arrays import verify as verification
+from catchment.arrays.stack import Stack
+from catchment.arrays.transform import run as runs
+from catchment.arrays.transform.discovery import Choice, Naming, discover, pseudonym_key
+from catchment.arrays.transform.sinks import Partitioning, below
+from catchment.arrays.transform.worker import load
+from catchment.core.capability import Outcome
+from catchment.core.errors import Conflict, Invalid, NotFound
+from catchment.core.progress import Progress, silent
+from catchment.core.sections import ArraysSettings
+from catchment.core.store import Store
+from catchment.core.workspace import Workspace
+
+
+def run(
+    workspace: Workspace,
+    name: str,
+    *,
+    dry_run: bool = False,
+    choice: Choice | None = None,
+    batch: int | None = None,
+    progress: Progress = silent,
+) -> Outcome:
+    """Bring ``arrays/<name>`` up to date with its recordings; see :func:`runs.run`."""
+    wanted = job(workspace, name, choice=choice, dry_run=dry_run)
+    ledger = workspace.ledger_to_read() if dry_run else workspace.ledger
+    house = runs.House(workspace.store, ledger, workspace.executor, progress=progress)
+    if batch is not None:
+        house = runs.House(workspace.store, ledger, workspace.executor, progress, window=batch)
+    report = runs.run(wanted, house, dry_run=dry_run)
+    return Outcome(
+        aggregate=wanted.aggregate,
+        state=report.state,
+        snapshot=report.snapshot.number if report.snapshot else None,
+        location=report.snapshot.location if report.snapshot else None,
+        account=report.account,
+        findings=report.findings,
+        details={
+            "sessions": report.sessions,
+            "stores": list(report.snapshot.provenance.get("stores", ())) if report.snapshot else [],
+            "output": wanted.output,
+        },
+    )
+
+
+def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
+    """Chunks in slots that were given up, none while a run is at work."""
+    youngest = datetime.now(UTC) - grace
+    for name in workspace.settings.arrays:
+        try:
+            with workspace.ledger.holding(f"arrays/{name}"):
+                prefix = output_prefix(name)
+                folder = below(workspace.store, prefix.rstrip("/"))
+                found = [
+                    f"{prefix}{key}/{chunk}"
+                    for key in catalog.keys(folder)
+                    for chunk in _orphans(Stack(below(folder, key)))
+                ]
+        except Conflict:
+            continue
+        yield from (key for key in found if workspace.store.head(key).modified <= youngest)
+
+
+def _orphans(stack: Stack) -> Iterator[str]:
+    document, _ = stack.look()
+    if document is not None and document.commit:
+        yield from verification.orphans(stack, document)
+
+
+def sites(workspace: Workspace, name: str) -> Mapping[str, str]:
+    """By site, a digest of the recordings that are there now."""
+    wanted = job(workspace, name, dry_run=True)
+    transform = load(wanted.transform)
+    found: dict[str, hashlib._Hash] = {}
+    sessions = discover(wanted.source, transform.SOURCE_PREFIX, transform.SUFFIXES, wanted.naming)
+    for session in sessions:
+        if not isinstance(session, str):
+            text = f"{session.key} {session.version}\n"
+            found.setdefault(session.site, hashlib.sha256()).update(text.encode())
+    return {site: digest.hexdigest()[:16] for site, digest in sorted(found.items())}
+
+
+def verify(workspace: Workspace, name: str) -> list[str]:
+    """Every store is what its commits say, and the catalog of the snapshot is what stores hold."""
+    settings_of(workspace, name)
+    ledger = workspace.ledger_to_read()
+    latest = ledger.latest(f"arrays/{name}")
+    if latest is None:
+        raise NotFound(
+            f"arrays/{name} has no snapshot yet",
+            kind="no-snapshot",
+            hint=f"catchment arrays transform {name}",
+        )
+    folder = below(workspace.store, output_prefix(name).rstrip("/"))
+    wrong: list[str] = []
+    present: set[tuple[str, str, str]] = set()
+    for key in catalog.keys(folder):
+        verdict = verification.verify(Stack(below(folder, key)))
+        wrong += [f"{key}: {fault}" for fault in verdict.wrong]
+    for place in catalog.Catalog.build(folder).sessions:
+        present.add((place.store, place.session, place.content_hash))
+    (entry,) = latest.provenance["objects"]
+    data = workspace.store.read(entry["key"])
+    if f"sha256:{hashlib.sha256(data).hexdigest()}" != entry["digest"]:
+        wrong.append(f"{entry['key']} is not what the snapshot says")
+        return wrong
+    for place in catalog.Catalog.parse(data).sessions:
+        if (place.store, place.session, place.content_hash) not in present:
+            wrong.append(f"{place.store}: {place.session} is not as the snapshot says")
+    account = ledger.account(latest.run)
+    kept = account.total("sessions").kept
+    if account.total("windows").missing or account.total("sessions").missing:
+        wrong.append("the account does not balance")
+    if kept > len(catalog.Catalog.parse(data).sessions):
+        wrong.append(f"the account keeps {kept} sessions, the catalog has fewer")
+    return wrong
+
+
+def job(
+    workspace: Workspace, name: str, *, choice: Choice | None = None, dry_run: bool = False
+) -> runs.Job:
+    """The job of ``[arrays.<name>]``; NotFound (kind ``no-aggregate``)."""
+    settings = settings_of(workspace, name)
+    return runs.Job(
+        name=name,
+        transform=settings.transform,
+        options=_options(settings),
+        source=workspace.open_store(settings.recordings),
+        output=output_prefix(name),
+        naming=Naming(
+            _key(workspace, name, settings, dry_run=dry_run),
+            settings.session_ids == "names",
+            settings.site or name,
+        ),
+        partitioning=Partitioning(
+            "" if settings.partition == "none" else settings.partition,
+            settings.partition_by_schema,
+            settings.max_sessions or 0,
+        ),
+        on_conflict=settings.on_conflict,
+        choice=choice or Choice(),
+    )
+
+
+def _options(settings: ArraysSettings) -> dict[str, object]:
+    return dict(settings.options)
+
+
+def _key(workspace: Workspace, name: str, settings: ArraysSettings, *, dry_run: bool) -> bytes:
+    if settings.pseudonym_key is not None:
+        return settings.pseudonym_key.get_secret_value().encode()
+    place = f"_private/arrays/{name}.key"
+    if dry_run:
+        return _read_or_zero(workspace.store, place)
+    return pseudonym_key(workspace.store, place)
+
+
+def _read_or_zero(store: Store, place: str) -> bytes:
+    """The key, or any, where none was made yet: a dry run writes nothing."""
+    try:
+        return store.read(place)
+    except NotFound:
+        return bytes(32)
+
+
+def output_prefix(name: str) -> str:
+    """Prefix of the stores of ``[arrays.<name>]`` below the workspace's store."""
+    return f"arrays/{name}/"
+
+
+def choose(workspace: Workspace, name: str | None) -> str:
+    """The name itself, or that of the only ``[arrays.NAME]``; Invalid (kind ``which-arrays``)."""
+    names = sorted(workspace.settings.arrays)
+    if name is None and len(names) != 1:
+        raise Invalid(
+            f"expected the name of one of the workspace's arrays: {', '.join(names) or 'none'}",
+            kind="which-arrays",
+            hint="catchment config --show",
+        )
+    return name or names[0]
+
+
+def settings_of(workspace: Workspace, name: str) -> ArraysSettings:
+    """``[arrays.<name>]``; NotFound (kind ``no-aggregate``) if there is none."""
+    try:
+        return workspace.settings.arrays[name]
+    except KeyError:
+        names = ", ".join(sorted(workspace.settings.arrays)) or "none"
+        raise NotFound(
+            f"the settings have no [arrays.{name}], only: {names}",
+            kind="no-aggregate",
+            hint="catchment config --show",
+        ) from None

@@ -1,0 +1,420 @@
+"""The coordinator of a transform: discovers, skips, sends sessions to workers, commits, records."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from catchment.arrays import journal
+from catchment.arrays.catalog import Catalog
+from catchment.arrays.journal import Holder
+from catchment.arrays.model import Decision, OnConflict
+from catchment.arrays.stack import Stack, Staged
+from catchment.arrays.transform.discovery import Choice, Naming, discover
+from catchment.arrays.transform.model import Session, TransformResult
+from catchment.arrays.transform.sinks import Partitioning, Sent, below
+from catchment.arrays.transform.worker import Done, Task, load, process
+from catchment.core.account import Account, Line
+from catchment.core.errors import CatchmentError, Invalid
+from catchment.core.executor import bounded_unordered, failed_item
+from catchment.core.finding import Finding, Severity
+from catchment.core.ledger import (
+    Contribution,
+    Delivery,
+    Lease,
+    Ledger,
+    Move,
+    Publication,
+    Run,
+    Snapshot,
+)
+from catchment.core.progress import Event, Progress, silent
+from catchment.core.provenance import manifest, seal, seal_all
+from catchment.core.store import Store
+
+# States of a run record: a contribution of the ledger, one for each (session, transform, version).
+KEPT, QUARANTINED, SKIPPED = "kept", "quarantined", "skipped"
+PUBLISHED = {KEPT: "published", QUARANTINED: "quarantine-published", SKIPPED: "skip-published"}
+ENDED = {after: before for before, after in PUBLISHED.items()}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked for.
+
+    Attributes:
+        name: of the aggregate, ``arrays/<name>``.
+        transform: as :func:`~catchment.arrays.transform.worker.load` takes it.
+        output: prefix of the stores below the workspace's store; ends in ``/``.
+    """
+
+    name: str
+    transform: str
+    options: Mapping[str, Any]
+    source: Store
+    output: str
+    naming: Naming
+    partitioning: Partitioning = field(default_factory=Partitioning)
+    on_conflict: OnConflict = "error"
+    choice: Choice = field(default_factory=Choice)
+
+    @property
+    def aggregate(self) -> str:
+        """As the ledger knows it."""
+        return f"arrays/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """Where a job works."""
+
+    store: Store
+    ledger: Ledger
+    executor: Executor
+    progress: Progress = silent
+    window: int = 2 * (os.cpu_count() or 1)
+    lease: timedelta = timedelta(seconds=60)
+
+
+@dataclass
+class Report:
+    """What a run came to."""
+
+    state: str
+    account: Account
+    findings: list[Finding]
+    snapshot: Snapshot | None = None
+    sessions: list[dict[str, Any]] = field(default_factory=list)
+
+
+def run(job: Job, house: House, *, dry_run: bool = False) -> Report:
+    """Bring the stores up to date with the recordings; what was done before is not done again.
+
+    Raises:
+        Conflict: kind ``lease-held`` while another run is at work.
+        Corrupt: kind ``account-unbalanced``: nothing is published.
+        Unavailable, NotFound: discovery or the ledger failed; nothing is done on a guess.
+    """
+    transform = load(job.transform)
+    transform(job.source, house.store, job.options)  # says what is wrong with the options
+    if dry_run:
+        with journal.holding() as holder:
+            return _Work(job, house, holder, None, dry_run=True).carry_out()
+    with house.ledger.holding(job.aggregate, ttl=house.lease) as lease, journal.holding() as holder:
+        seal_all(house.store, house.ledger, job.aggregate)
+        return _Work(job, house, holder, lease).carry_out()
+
+
+class _Work:
+    """One coordinator at work; it holds the lease, but for a dry run."""
+
+    def __init__(
+        self, job: Job, house: House, holder: Holder, lease: Lease | None, *, dry_run: bool = False
+    ) -> None:
+        self.job = job
+        self.house = house
+        self.holder = holder
+        self.lease = lease
+        self.dry_run = dry_run
+        self.transform = load(job.transform)
+        self.identity = self.transform.identity()
+        self.destination = below(house.store, job.output.rstrip("/"))
+        self.account = Account()
+        self.findings: list[Finding] = []
+        self.rows: dict[str, Contribution] = {}  # run records by session, of this transform
+        self.stacks: dict[str, Stack] = {}
+        self.staged: dict[str, dict[int, Staged]] = {}  # by store key and slot
+        self.waiting: list[Done] = []
+        self.told: list[dict[str, Any]] = []
+        self.moves: list[Move] = []
+        self.changed = False
+
+    def carry_out(self) -> Report:
+        for row in self.house.ledger.contributions(self.job.aggregate):
+            self._remember(row)
+        todo = list(self._choose())
+        self._tell("sessions", 0, len(todo))
+        try:
+            for done in self._process(todo):
+                self._take(done)
+                self._tell("sessions", len(self.told), len(todo))
+        finally:
+            self._flush(last=True)  # what is whole is shown, even if the run fails
+        if self.dry_run:
+            return Report("planned", self.account, self.findings, sessions=self.told)
+        return self._publish()
+
+    def _choose(self) -> Iterator[Session]:
+        """Sessions to be done; the others are in the account."""
+        found = discover(
+            self.job.source, self.transform.SOURCE_PREFIX, self.transform.SUFFIXES, self.job.naming
+        )
+        choice, ignored, position, taken = self.job.choice, 0, -1, 0
+        for session in found:
+            if isinstance(session, str):
+                ignored += 1
+                continue
+            position += 1
+            line = self._line(session, "sessions")
+            self.account[line].received += 1
+            if not choice.takes(session, position) or (
+                choice.most is not None and taken >= choice.most
+            ):
+                self.account[line].dropped["not-selected"] += 1
+                continue
+            row = self.rows.get(session.id)
+            same = row is not None and row.meta["version"] == session.version
+            if row is not None and same and not (choice.again or choice.reset):
+                self._account(row)
+                continue
+            taken += 1
+            yield session
+        if ignored:
+            self.findings.append(
+                Finding(
+                    self.job.naming.site,
+                    Severity.NOTE,
+                    "files-ignored",
+                    "source",
+                    f"{ignored} files are no recordings of a known format",
+                    f"recordings end in {', '.join(self.transform.SUFFIXES)}",
+                )
+            )
+
+    def _process(self, todo: Sequence[Session]) -> Iterator[Done]:
+        """Workers' answers. The first goes alone: it makes the common store, if there is none."""
+        tasks = [self._task(session) for session in todo]
+        first, rest = tasks[:1], tasks[1:]
+        for group in (first, rest):
+            position = 0
+            while position < len(group):
+                part = group[position : position + 64]
+                done = set()
+                try:
+                    for number, answer in bounded_unordered(
+                        self.house.executor, process, part, self.house.window
+                    ):
+                        done.add(number)
+                        yield answer
+                except Invalid as error:  # of a worker that died: one session's fault
+                    failed = failed_item(error)
+                    if failed is None:
+                        raise
+                    yield Done(part[failed].session, TransformResult("failed"), error=error)
+                    done.add(failed)
+                group[position : position + 64] = [
+                    task for number, task in enumerate(part) if number not in done
+                ]
+
+    def _task(self, session: Session) -> Task:
+        conflict: OnConflict = "replace" if self.job.choice.reset else self.job.on_conflict
+        return Task(
+            self.job.transform,
+            self.job.options,
+            session,
+            self.job.source,
+            self.destination,
+            self.holder,
+            self.job.partitioning,
+            conflict,
+            self.dry_run,
+        )
+
+    def _take(self, done: Done) -> None:
+        self.findings += done.findings
+        error = done.error
+        if error is not None and not isinstance(error, Invalid) and error.kind != "session-differs":
+            raise error  # ours, not the session's: a store that is away, a full disk
+        if error is not None and not any(f.severity is Severity.ERROR for f in done.findings):
+            session = done.session
+            self.findings.append(
+                Finding(session.site, Severity.ERROR, error.kind, session.id, error.message,
+                        error.hint)
+            )  # fmt: skip
+        for sent in done.sent:
+            if sent.staged is not None:
+                slots = self.staged.setdefault(sent.key, {})
+                slots[sent.staged.claim.slot] = sent.staged
+        self.waiting.append(done)
+        self.told.append(_told(done))
+        self._flush()
+
+    def _flush(self, *, last: bool = False) -> None:
+        """Commit what is next in each store; at the end all, and give up what was not filled."""
+        if self.dry_run:
+            for done in self.waiting:
+                self._enter(done)
+            self.waiting = []
+            return
+        for key, slots in self.staged.items():
+            stack = self._stack(key)
+            document = stack.heal()
+            assert document is not None  # noqa: S101 - a worker made it
+            size, ready = document.size, []
+            while (last and slots) or size in slots:
+                slot = size if size in slots else min(slots)
+                ready.append(slots.pop(slot))
+                size = slot + 1
+            if ready and stack.commit(document, ready) is None:
+                raise Invalid(
+                    f"{key}: somebody else wrote to the store during the run",
+                    kind="commits-lost",
+                    hint="run the same command again",
+                )
+        shown = [d for d in self.waiting if not any(self._pending(s) for s in d.sent)]
+        self.waiting = [d for d in self.waiting if d not in shown]
+        for done in shown:
+            self._enter(done)
+
+    def _pending(self, sent: Sent) -> bool:
+        slots = self.staged.get(sent.key, {})
+        return sent.staged is not None and sent.staged.claim.slot in slots
+
+    def _enter(self, done: Done) -> None:
+        """A run record in the ledger, and the account's line: what is done is visible by now."""
+        session, state = done.session, KEPT
+        if done.error is not None or done.result.status == "failed":
+            state = QUARANTINED
+        elif done.result.status == "skipped":
+            state = SKIPPED
+        reason = done.error.kind if done.error else str(done.result.metadata.get("reason", state))
+        meta = {
+            "version": session.version,
+            "transform": self.identity,
+            "reason": reason,
+            "windows": sum(s.windows for s in done.sent),
+            "bytes": sum(s.raw_bytes for s in done.sent),
+            "stores": [
+                {"key": s.key, "slot": s.step.slot, "decision": s.step.decision.value}
+                for s in done.sent
+            ],
+            "metadata": done.result.metadata,
+        }
+        if self.dry_run:
+            self._add(session.site, state, meta)
+            return
+        self._withdraw_elsewhere(done)
+        text = f"{session.id} {session.version} {self.identity} {state} {meta['stores']}"
+        digest = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+        delivery = Delivery(session.site, session.id, digest, session.size, meta)
+        (row,) = self.house.ledger.receive_many(self.job.aggregate, [delivery], state)
+        self._remember(row)
+        self._account(row)
+        self.changed = True
+
+    def _withdraw_elsewhere(self, done: Done) -> None:
+        """A session that went to another store than before is no longer in the former one."""
+        row = self.rows.get(done.session.id)
+        if row is None or not done.sent:
+            return
+        now = {sent.key for sent in done.sent}
+        for former in row.meta["stores"]:
+            if former["key"] not in now:
+                stack = self._stack(former["key"])
+                document = stack.heal()
+                if document is not None and (
+                    slots := [
+                        e.slot for e in stack.known(document) if e.row.session == done.session.id
+                    ]
+                ):
+                    stack.tombstone(document, slots, "moved")
+
+    def _remember(self, row: Contribution) -> None:
+        """The newest record of each session; those of other code do not count as done."""
+        if row.meta.get("transform") == self.identity:
+            self.rows[row.name] = row
+        if row.state in PUBLISHED:
+            self.moves.append(Move(row.id, row.state, PUBLISHED[row.state]))
+
+    def _account(self, row: Contribution) -> None:
+        self._add(row.site, ENDED.get(row.state, row.state), row.meta)
+
+    def _add(self, site: str, state: str, meta: Mapping[str, Any]) -> None:
+        sessions = self.account[Line(site, self.job.name, "sessions")]
+        windows = self.account[Line(site, self.job.name, "windows")]
+        count = meta["windows"]
+        windows.received += count
+        if state == KEPT:
+            sessions.kept += 1
+            windows.kept += count
+        elif state == SKIPPED:
+            sessions.dropped[meta["reason"]] += 1
+            windows.dropped[meta["reason"]] += count
+        else:
+            sessions.quarantined[meta["reason"]] += 1
+            windows.quarantined[meta["reason"]] += count
+
+    def _publish(self) -> Report:
+        ledger, store = self.house.ledger, self.house.store
+        self.account.check()
+        latest = ledger.latest(self.job.aggregate)
+        if not self.moves and not self.changed:
+            return Report("unchanged", self.account, self.findings, latest, self.told)
+        record: Run = ledger.start_run(self.job.aggregate, self._config())
+        catalog = Catalog.build(self.destination)
+        location = f"{self.job.output}_snapshots/{record.id}/"
+        entry = catalog.write(store, location)
+        catalog.write(store, self.job.output, mode="overwrite")
+        publication = Publication(
+            aggregate=self.job.aggregate,
+            key=record.id,
+            location=location,
+            provenance={
+                "manifest": manifest(),
+                "config": self._config(),
+                "objects": [entry],
+                "stores": [s.to_json() for s in catalog.stores],
+            },
+            account=self.account,
+            findings=self.findings,
+            moves=self.moves,
+            run=record.id,
+        )
+        snapshot = ledger.publish(publication, self.lease)
+        seal(store, ledger, snapshot)
+        return Report("published", self.account, self.findings, snapshot, self.told)
+
+    def _config(self) -> dict[str, Any]:
+        return {
+            "transform": self.identity,
+            "options": dict(self.job.options),
+            "source": self.job.source.url,
+            "on_conflict": self.job.on_conflict,
+        }
+
+    def _stack(self, key: str) -> Stack:
+        if key not in self.stacks:
+            self.stacks[key] = Stack(below(self.destination, key))
+        return self.stacks[key]
+
+    def _line(self, session: Session, unit: str) -> Line:
+        return Line(session.site, self.job.name, unit)
+
+    def _tell(self, work: str, done: int, total: int) -> None:
+        self.house.progress(Event(f"{self.job.aggregate}: {work}", "step", done, total, work))
+
+
+def _told(done: Done) -> dict[str, Any]:
+    """A line of the report."""
+    error: CatchmentError | None = done.error
+    decisions = sorted({s.step.decision.value for s in done.sent})
+    quarantined = error is not None or done.result.status == "failed"
+    skipped = done.result.status == "skipped"
+    return {
+        "session": done.session.id,
+        "site": done.session.site,
+        "key": done.session.key,
+        "status": "quarantined" if quarantined else "skipped" if skipped else "kept",
+        "decision": ", ".join(decisions) or None,
+        "reason": error.kind if error else None,
+        "windows": sum(s.windows for s in done.sent),
+        "bytes": sum(s.raw_bytes for s in done.sent),
+        "stores": [s.key for s in done.sent],
+        "slots": [s.step.slot for s in done.sent],
+        "conflict": any(s.step.decision is Decision.CONFLICT for s in done.sent),
+    }

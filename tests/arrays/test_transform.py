@@ -1,0 +1,489 @@
+"""Recordings become sessions: every format, what is skipped, what is quarantined, where it goes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import catchment.arrays
+from catchment.arrays import catalog, read
+from catchment.arrays.stack import Stack
+from catchment.arrays.transform import signals
+from catchment.arrays.transform.base import BaseTransform
+from catchment.arrays.transform.discovery import Choice, Naming, discover, pseudonym_key
+from catchment.arrays.transform.model import (
+    Copied,
+    Recording,
+    Session,
+    Signal,
+    TransformResult,
+    Uploaded,
+)
+from catchment.arrays.transform.readers import read as read_file
+from catchment.arrays.transform.run import House, Job, run
+from catchment.arrays.transform.sinks import Partitioning, below
+from catchment.arrays.transform.window import WindowTransform
+from catchment.arrays.transform.worker import load
+from catchment.arrays.verify import verify
+from catchment.core.account import Line
+from catchment.core.errors import CatchmentError, Invalid, Unavailable
+from catchment.core.store import open_store
+from catchment.testing.faults import Faults, inject
+
+sys.path.insert(0, str(Path(__file__).parent))
+import recordings
+
+pytestmark = pytest.mark.usefixtures("no_sync")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Where recordings are put."""
+    made = tmp_path / "recordings"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+def work(tmp_path, folder, ledger):
+    """Runs a job of the folder, in threads."""
+    store = open_store((tmp_path / "data").as_uri())
+    with ThreadPoolExecutor(2) as executor:
+        house = House(store, ledger, executor)
+
+        def go(*, dry_run=False, house=house, **options):
+            job = Job(
+                "x",
+                "window",
+                {},
+                open_store(folder.as_uri()),
+                "arrays/x/",
+                Naming(b"key", site="lab"),
+            )
+            return run(replace(job, **options), house, dry_run=dry_run)
+
+        go.house = house
+        go.output = below(store, "arrays/x")
+        yield go
+
+
+def stores(work):
+    return list(catalog.keys(work.output))
+
+
+def totals(report):
+    sessions, windows = report.account.total("sessions"), report.account.total("windows")
+    assert (sessions.missing, windows.missing) == (0, 0)
+    return sessions.received, sessions.kept, sessions.quarantined.total(), windows.kept
+
+
+def test_recordings_become_one_store_and_are_not_done_again(folder, work):
+    for name in ("Ann Smith 1.h5", "b.h5", "c.h5"):
+        recordings.hdf5(folder / name, seed=len(name), frames=50 + len(name))
+    report = work()
+    assert (report.state, report.snapshot.number) == ("published", 1)
+    assert totals(report) == (3, 3, 0, 50 * 3 + 14 + 4 + 4)
+    assert stores(work) == ["windows_combined.zarr"]
+    found = xr.open_zarr(Path(work.output.path("windows_combined.zarr/zarr.json")).parent)
+    assert found["eeg"].dims == ("session", "time", "eeg_channel", "eeg_sample")
+    assert found["eeg"].attrs["sampling_rate_hz"] == 214
+    assert found["eeg"].dtype == "float32"
+    one = read.session(found, found["session"].values[0])
+    assert one["timestamp"].values[:2] - recordings.MARCH == pytest.approx([0, 210], abs=1)
+    assert one["eeg_valid"].values[1:-1].all()
+    assert one["fnirs_valid"].values.all()
+    everything = b"".join(
+        work.house.store.read(stat.key) + stat.key.encode() for stat in work.house.store.list()
+    )
+    assert b"Smith" not in everything
+
+    before = list(work.house.store.list())
+    again = work()
+    assert (again.state, again.sessions, again.snapshot.number) == ("unchanged", [], 1)
+    assert totals(again) == totals(report)
+    assert list(work.house.store.list()) == before
+
+    recordings.hdf5(folder / "d.h5", seed=9)
+    more = work()
+    assert (len(more.sessions), more.snapshot.number) == (1, 2)
+    assert totals(more)[:2] == (4, 4)
+    data = work.house.store.read(more.snapshot.location + catalog.NAME)
+    assert len(catalog.Catalog.parse(data).sessions) == 4
+    assert catalog.Catalog.build(work.output).dumps() == data
+    assert verify(Stack(below(work.output, "windows_combined.zarr"))).wrong == []
+
+
+def test_what_cannot_join_gets_a_store_of_its_own_and_what_is_broken_is_quarantined(folder, work):
+    recordings.hdf5(folder / "a.h5")
+    recordings.edf(folder / "b.edf")
+    recordings.edf(folder / "twice.edf", labels=("Fp1", "Fp1"))
+    recordings.snirf(folder / "c.snirf")
+    recordings.edf(folder / "short.edf", seconds=1, rate=10)
+    (folder / "broken.xdf").write_bytes(b"XDF:\0\0")
+    (folder / "broken.snirf").write_bytes(b"no")
+    (folder / "notes.txt").write_text("no recording")
+    report = work()
+    assert totals(report)[:3] == (7, 3, 4)
+    assert len(stores(work)) == 3
+    reasons = {f.code for f in report.findings if f.severity != "warning"}
+    assert reasons == {
+        "labels-repeated", "recording-too-short", "recording-unreadable", "files-ignored"
+    }  # fmt: skip
+    own = [f for f in report.findings if f.code == "own-partition"]
+    assert len(own) == 2
+    assert "variable-missing" in own[0].message
+    assert work().state == "unchanged"
+    refused = work(partitioning=Partitioning(schema=False), choice=Choice(again=True))
+    assert totals(refused)[:3] == (7, 1, 6)
+
+
+def test_a_recording_that_changed(folder, work):
+    recordings.hdf5(folder / "a.h5", seed=1)
+    work()
+    recordings.hdf5(folder / "a.h5", seed=2, frames=70)
+    quarantined = work()
+    assert totals(quarantined)[:3] == (1, 0, 1)
+    assert quarantined.findings[0].code == "session-differs"
+    replaced = work(choice=Choice(reset=True))
+    assert totals(replaced) == (1, 1, 0, 70)
+    found = catchment.arrays.open(below(work.output, "windows_combined.zarr"))
+    assert found["n_windows"].values.tolist() == [70]
+    # Other channels: it moves to another store, and leaves the first one.
+    recordings.hdf5(folder / "a.h5", seed=2, frames=40, labels=["a", "b", "c", "d"])
+    moved = work(on_conflict="replace")
+    assert totals(moved) == (1, 1, 0, 40)
+    places = catalog.Catalog.build(work.output).sessions
+    assert [(p.n_windows, p.slot) for p in places] == [(40, 0)]
+
+
+def test_partitions_by_time_and_size(folder, work):
+    for day in (1, 2, 3):
+        recordings.edf(folder / f"m{day}.edf", day=date(2026, 3, day), seed=day)
+    recordings.edf(folder / "april.edf", day=date(2026, 4, 1))
+    recordings.snirf(folder / "undated.snirf", when=None)
+    report = work(partitioning=Partitioning("month", max_sessions=2))
+    assert totals(report)[:2] == (5, 5)
+    assert stores(work) == [
+        "windows_combined.2026-03.0002.zarr",
+        "windows_combined.2026-03.zarr",
+        "windows_combined.2026-04.zarr",
+        "windows_combined.undated.zarr",
+    ]
+    assert Partitioning("year").key("w.zarr", recordings.MARCH) == "w.2026.zarr"
+    assert [f.code for f in report.findings] == ["clock-unknown"]
+
+
+def test_which_sessions_a_run_does(folder, work):
+    for name in "abcd":
+        recordings.edf(folder / f"{name}.edf", seed=ord(name))
+    planned = work(dry_run=True)
+    assert (planned.state, len(planned.sessions), stores(work)) == ("planned", 4, [])
+    assert totals(planned)[:2] == (4, 4)
+    first = work(choice=Choice(most=2, start=1))
+    assert first.account[Line("lab", "x", "sessions")].dropped == {"not-selected": 2}
+    assert [s["key"] for s in first.sessions] == ["b.edf", "c.edf"]
+    one = work(choice=Choice(sessions=frozenset(["a.edf"])))
+    assert [s["key"] for s in one.sessions] == ["a.edf"]
+    none = Choice(since=datetime(2100, 1, 1, tzinfo=UTC))
+    assert work(choice=none).account.total("sessions").dropped.total() == 4
+    assert work(choice=Choice(min_size=10**9)).account.total("sessions").kept == 0
+    assert work(choice=Choice(max_size=1)).account.total("sessions").kept == 0
+    again = work(choice=Choice(again=True))
+    assert {s["decision"] for s in again.sessions} == {"append", "unchanged"}
+    assert len(again.sessions) == 4
+    own = work(options={"append_to_common": False, "chunk_windows": 8}, choice=Choice(again=True))
+    assert {s["stores"][0].endswith("_windowed.zarr") for s in own.sessions} == {True}
+
+
+def test_a_failing_look_up_does_nothing(folder, work):
+    recordings.edf(folder / "a.edf")
+    work()
+    before = list(work.house.store.list())
+    for number in (1, 2, 3):
+        faults = Faults(fail_at=number)
+        house = replace(work.house, ledger=inject(work.house.ledger, faults))
+        with pytest.raises(Unavailable):
+            work(house=house, choice=Choice(again=True))
+        assert list(work.house.store.list()) == before
+
+
+def test_a_run_that_was_interrupted_goes_on(folder, work, monkeypatch):
+    for name in "abc":
+        recordings.edf(folder / f"{name}.edf", seed=ord(name))
+
+    def away(*args, **options):
+        raise Unavailable("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("catchment.arrays.transform.run.Catalog.build", away)
+        with pytest.raises(Unavailable):
+            work()
+    done = work()
+    assert (done.state, done.sessions) == ("published", [])  # it was only to be published
+    assert totals(done)[:2] == (3, 3)
+
+
+class Mine(BaseTransform):
+    """A transform of a user's own."""
+
+    NAME = "mine"
+    OPTIONS: ClassVar = {"fail": ""}
+
+    def process_session(self, session):
+        path = Path(self.local_file(session).__enter__())
+        if "skip" in session.key:
+            return TransformResult("skipped", {"reason": "too-old"})
+        if "bad" in session.key:
+            return TransformResult("failed", {"reason": "not-mine"})
+        dataset = xr.Dataset({"size": (("time",), np.arange(3.0) + len(session.key))})
+        self.append_dataset_to_s3_zarr(dataset, "mine.zarr", append_dim="session")
+        return TransformResult(
+            files_to_copy=[Copied(session.key, "raw.edf")],
+            files_to_upload=[Uploaded(str(path), "up.edf")],
+            zarr_stores=["mine.zarr"],
+        )
+
+
+def test_a_transform_of_ones_own(folder, work, tmp_path):
+    for name in ("a", "skip", "bad"):
+        recordings.edf(folder / f"{name}.edf")
+    name = f"{Path(__file__)}:Mine"
+    report = work(transform=name)
+    sessions = report.account.total("sessions")
+    assert (sessions.kept, sessions.dropped, sessions.quarantined) == (
+        1, {"too-old": 1}, {"not-mine": 1}
+    )  # fmt: skip
+    (place,) = catalog.Catalog.build(work.output).sessions
+    for file in ("raw.edf", "up.edf"):
+        assert work.output.read(f"{place.session}/{file}") == (folder / "a.edf").read_bytes()
+    assert load(name).identity().startswith("mine 1 ")
+    for wrong in ("nothing", "no.module:X", f"{tmp_path}/none.py:X", "json:dumps"):
+        with pytest.raises(Invalid) as caught:
+            load(wrong)
+        assert caught.value.kind == "bad-transform"
+    with pytest.raises(Invalid, match="no option colour"):
+        work(transform=name, options={"colour": 1})
+
+
+def test_a_transform_by_hand(folder, tmp_path):
+    recordings.hdf5(folder / "a.h5")
+    source, target = open_store(folder.as_uri()), open_store((tmp_path / "out").as_uri())
+    transform = WindowTransform(source, target)
+    (session,) = discover(source, "", transform.SUFFIXES, Naming(b"k", plain=True))
+    assert session.id == "a.h5"
+    assert transform.run_session(session).status == "success"
+    found = transform.open_dataset_from_s3_zarr("windows_combined.zarr")
+    assert found["session"].values.tolist() == ["a.h5"]
+    bad = xr.Dataset({"x": (("time",), [np.inf])}, attrs={"session_id": "q"})
+    with pytest.raises(Invalid) as caught:
+        transform.append_dataset_to_s3_zarr(bad, "other.zarr")
+    assert caught.value.kind == "values-infinite"
+    good = bad.assign(x=("time", [1.0]))
+    assert transform.save_dataset_to_s3_zarr(good, "own.zarr").endswith("out/own.zarr")
+    with pytest.raises(NotImplementedError):
+        BaseTransform(source, target).process_session(session)
+    with pytest.raises(Invalid):
+        transform.read_recording(replace(session, key="x.txt"))
+
+
+def test_names_of_sessions_and_sites(tmp_path):
+    store = open_store("memory://names")
+    key = pseudonym_key(store, "_private/k")
+    assert (len(key), pseudonym_key(store, "_private/k")) == (32, key)
+    naming = Naming(key)
+    assert naming.session("a/b") != naming.session("a-b")
+    assert naming.session("a/b") == naming.session("a/b")
+    assert naming.site_of("north/x.edf") == "north"
+    assert naming.site_of("North Clinic/x.edf") == naming.site_of("x.edf") == "all"
+    assert Naming(key, plain=True).session("Ann Smith.edf").startswith("s")
+
+
+# Readers
+
+
+def test_an_edf_file(tmp_path):
+    path = tmp_path / "a.edf"
+    recordings.edf(path, labels=("Fp1", "Status"), unit="mV")
+    made = read_file(str(path), ".edf", {})
+    assert (made.eeg.labels, made.eeg.units, made.eeg.rate) == (["Fp1"], "uV", 100.0)
+    assert made.start == made.eeg.times[0] == recordings.MARCH
+    assert np.abs(made.eeg.values).max() > 5000
+    assert made.findings[0][0] == "channels-left-out"
+    with pytest.raises(Invalid, match="codes"):
+        read_file(str(path), ".edf", {"eeg_channels": ["none"]})
+
+
+def test_a_snirf_file(tmp_path):
+    path = tmp_path / "a.snirf"
+    recordings.snirf(path)
+    made = read_file(str(path), ".snirf", {})
+    assert list(made.fnirs.labels) == ["S1_D1 690", "S1_D2 690"]
+    assert (made.fnirs.rate, made.start, len(made.fnirs.times)) == (5.0, recordings.MARCH, 60)
+    chosen = read_file(str(path), ".snirf", {"fnirs_channels": ["S1_D2 690"]})
+    assert chosen.fnirs.values.shape == (60, 1)
+
+
+def change(path, edit):
+    import h5py
+
+    with h5py.File(path, "r+") as file:
+        edit(file)
+
+
+@pytest.mark.parametrize(
+    ("edit", "kind"),
+    [
+        (lambda f: f.move("nirs", "other"), "recording-unreadable"),
+        (lambda f: f["nirs"].move("data1", "data7"), "no-signal"),
+        (lambda f: f["nirs/data1"].pop("measurementList2"), "recording-unreadable"),
+        (lambda f: f["nirs/data1/measurementList1/wavelengthIndex"].write_direct(np.array(9)),
+         "recording-unreadable"),
+        (lambda f: (f["nirs/data1"].pop("time"), f["nirs/data1"].update({"time": np.zeros(60)})),
+         "recording-unreadable"),
+        (lambda f: (f["nirs/data1"].pop("time"), f["nirs/data1"].update({"time": np.zeros(7)})),
+         "recording-unreadable"),
+        (lambda f: (f["nirs/data1"].pop("dataTimeSeries"),
+                    f["nirs/data1"].update({"dataTimeSeries": np.zeros(5)})), "no-signal"),
+    ],
+)  # fmt: skip
+def test_a_broken_snirf_file(tmp_path, edit, kind):
+    path = tmp_path / "a.snirf"
+    recordings.snirf(path)
+    change(path, edit)
+    with pytest.raises(Invalid) as caught:
+        read_file(str(path), ".snirf", {})
+    assert caught.value.kind == kind
+
+
+def test_an_xdf_file(tmp_path):
+    path = tmp_path / "a.xdf"
+    eeg = ("EEG", "cap", 100, recordings.noise(0, 300, 2), ["C3", "C4"])
+    light = ("NIRS", "light", 5, np.abs(recordings.noise(1, 15, 1)), [])
+    recordings.xdf(path, [eeg, light])
+    made = read_file(str(path), ".xdf", {})
+    assert (list(made.eeg.labels), made.eeg.units) == (["C3", "C4"], "uV")
+    assert list(made.fnirs.labels) == ["ch01"]
+    assert made.eeg.times[0] == pytest.approx(recordings.MARCH)
+    recordings.xdf(path, [eeg, eeg])
+    with pytest.raises(Invalid) as caught:
+        read_file(str(path), ".xdf", {})
+    assert caught.value.kind == "streams-ambiguous"
+    recordings.xdf(path, [eeg], moment="")
+    assert read_file(str(path), ".xdf", {}).findings[0][0] == "clock-unknown"
+    recordings.xdf(path, [("EEG", "cap", 0.0001, recordings.noise(0, 3, 2), [])])
+    assert read_file(str(path), ".xdf", {}).eeg.rate == 0.0001
+
+
+def test_the_first_systems_hdf5(tmp_path):
+    path = tmp_path / "a.h5"
+    recordings.hdf5(path, labels=["a", "b", "c", "d"])
+    made = read_file(str(path), ".h5", {"eeg_rate": 250})
+    assert (made.eeg.rate, made.eeg.values.shape, list(made.eeg.labels)) == (
+        250.0, (60 * 3 * 15, 4), ["a", "b", "c", "d"]
+    )  # fmt: skip
+    assert made.fnirs.values.shape == (60, 3)
+    recordings.hdf5(path, eeg=False, fnirs=False)
+    with pytest.raises(Invalid):
+        read_file(str(path), ".h5", {})
+    for edit in (
+        lambda f: f["devices/eeg"].pop("timestamps"),
+        lambda f: (
+            f["devices/eeg"].pop("timestamps"),
+            f["devices/eeg"].update({"timestamps": np.zeros((5, 3))}),
+        ),
+    ):
+        recordings.hdf5(path)
+        change(path, edit)
+        with pytest.raises(Invalid):
+            read_file(str(path), ".h5", {})
+
+
+# Signals
+
+
+def sine(hz, rate=100.0, seconds=20):
+    times = np.arange(int(rate * seconds)) * 1000 / rate
+    return Signal(np.sin(2 * np.pi * hz * times / 1000)[:, None], times, rate, ["a"], "uV")
+
+
+@pytest.mark.parametrize(("hz", "gain"), [(0.05, 0.0), (10, 1.0), (49, 0.02)])
+def test_the_filter_keeps_its_band_and_shifts_nothing(hz, gain):
+    signal = sine(hz)
+    filtered = signals.bandpass(signal)[500:-500, 0]
+    assert np.abs(filtered).max() == pytest.approx(gain, abs=0.1)
+    if gain == 1:
+        assert np.corrcoef(filtered, signal.values[500:-500, 0])[0, 1] > 0.999
+
+
+def test_gaps_and_missing_samples():
+    signal = sine(10)
+    values = signal.values.copy()
+    values[300:310] = np.nan
+    times = signal.times + np.where(np.arange(2000) >= 1000, 5000, 0)
+    broken = replace(signal, values=values, times=times)
+    assert signals.segments(times, 100) == [slice(0, 1000), slice(1000, 2000)]
+    filtered = signals.bandpass(broken)
+    assert np.flatnonzero(np.isnan(filtered[:, 0])).tolist() == list(range(300, 310))
+    windows = signals.cut(filtered, times, np.array([0.0, 2950, 9900, 12000, 99_000]), 100, 210)
+    assert windows.values.shape == (5, 1, 21)
+    assert windows.valid.tolist() == [True, False, False, False, False]
+    with pytest.raises(Invalid, match="too low"):
+        signals.bandpass(sine(0.1, rate=0.9, seconds=100))
+    assert np.isnan(signals.bandpass(sine(1, seconds=0.2))).all()
+    assert not np.isnan(signals.bandpass(sine(1, rate=50.0))).any()  # no low-pass above Nyquist
+
+
+def test_light_that_cannot_be():
+    logs = signals.log_intensity(np.array([1.0, 0.0, -1.0, np.nan, np.inf, np.e]))
+    assert np.isnan(logs).tolist() == [False, True, True, True, True, False]
+    assert logs[[0, 5]].tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("rate", [4.76, 10.0, 20.0, 1.0])
+def test_windows_follow_the_frames(rate):
+    jitter = recordings.noise(3, 400) * 3
+    frames = Signal(np.ones((400, 1)), np.arange(400) * 1000 / rate + jitter, rate, ["a"], "1")
+    chosen = signals.pace(frames, 210)
+    steps = np.diff(frames.times[chosen])
+    assert np.mean(steps) == pytest.approx(max(210, 1000 / rate), rel=0.06)
+    assert steps.min() > 210 - 1000 / rate / 2 - 25
+
+
+def test_a_recording_too_short_for_a_window(tmp_path):
+    transform = WindowTransform(open_store("memory://a"), open_store("memory://b"))
+    with pytest.raises(Invalid) as caught:
+        transform.windows(Recording(eeg=sine(1, seconds=0.1)))
+    assert caught.value.kind == "no-windows"
+    with pytest.raises(CatchmentError):
+        transform.windows(Recording())
+
+
+def test_the_field_s_own_recordings(shared, tmp_path, ledger):
+    source = open_store((shared / "data/arrays").as_uri())
+    store = open_store((tmp_path / "data").as_uri())
+    with ThreadPoolExecutor(2) as executor:
+        job = Job("x", "window", {}, source, "arrays/x/", Naming(b"k"))
+        report = run(job, House(store, ledger, executor))
+        assert totals(report)[:3] == (9, 5, 4)
+        assert run(job, House(store, ledger, executor)).state == "unchanged"
+    reasons = {s["key"]: s["reason"] for s in report.sessions}
+    assert reasons["mne_duplicate_channel_labels.edf"] == "labels-repeated"
+    assert reasons["empty_streams.xdf"] == reasons["minimum_example.snirf"] == "no-signal"
+    assert json.dumps(report.sessions)
+    folder = below(store, "arrays/x")
+    for key in catalog.keys(folder):
+        assert xr.open_zarr(folder.path(f"{key}/zarr.json").parent).sizes["session"] == 1
+
+
+def test_sessions_are_what_was_found():
+    session = Session("s", "k", "lab", 5, "e", datetime.now(UTC))
+    assert session.version == "5-e"

@@ -1,0 +1,140 @@
+"""``catchment arrays``, as people type it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from catchment.cli.main import run
+from catchment.testing.arrays import make_session
+
+pytest.importorskip("h5netcdf", reason="the extra arrays is not installed")
+sys.path.insert(0, str(Path(__file__).parents[1] / "arrays"))
+import recordings
+
+
+@pytest.fixture
+def call(capsys, tmp_path, monkeypatch):
+    """Runs a command line; its exit code, its output as JSON, or as text."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+    def go(*arguments, text=False):
+        code = run(["arrays", *arguments] if text else ["--json", "arrays", *arguments])
+        out = capsys.readouterr()
+        return code, (out.out + out.err) if text else json.loads(out.out)
+
+    return go
+
+
+def test_sessions_are_appended_listed_and_withdrawn(call, tmp_path):
+    for name in "ab":
+        make_session(name).to_netcdf(f"{name}.nc")
+    make_session("c").drop_vars("time").to_zarr("c.zarr", zarr_format=2, consolidated=False)
+    make_session("b", seed=1).to_netcdf("other.nc")
+
+    code, planned = call("append", "a.nc", "all.zarr", "--dry-run", "--chunks", "time=8")
+    assert (code, planned["steps"][0]["slot"], planned["dry_run"]) == (0, 0, True)
+    assert not Path("all.zarr").exists()
+    assert call("append", "a.nc", "all.zarr", "--chunks", "time=8")[1]["commit"] == 1
+    code, text = call("append", "b.nc", "all.zarr", "--site", "north", text=True)
+    assert (code, "commit 2" in text) == (0, True)
+    code, refused = call("append", "c.zarr", "all.zarr")
+    assert (code, refused["findings"][0]["code"]) == (1, "variable-missing")
+    assert call("append", "other.nc", "all.zarr")[1]["error"]["kind"] == "session-differs"
+    assert call("append", "other.nc", "all.zarr", "--on-conflict", "replace")[0] == 0
+    assert (
+        call("append", "a.nc", "all.zarr", "--chunks", "time=x")[1]["error"]["kind"] == "bad-chunks"
+    )
+    assert call("append", "a.nc", "all.zarr", "--chunks", "time=9")[0] == 2
+
+    code, told = call("list", "all.zarr")
+    assert [s["session"] for s in told["sessions"]] == ["a", "b"]
+    assert len(call("list", "all.zarr", "--all")[1]["sessions"]) == 3
+    assert "present" in call("list", "all.zarr", text=True)[1]
+    assert call("show", "all.zarr")[1]["windows"] == 40
+    assert "2 sessions" in call("show", "all.zarr", text=True)[1]
+    code, text = call("show", "all.zarr", "--session", "a", "--plot", "a.png", text=True)
+    assert (code, Path("a.png").stat().st_size > 1000) == (0, True)
+    assert (
+        call("show", "all.zarr", "--session", "a", "--plot", "a.txt")[1]["error"]["kind"]
+        == "bad-plot"
+    )
+    assert call("show", "all.zarr", "--session", "q")[0] == 3
+
+    assert call("withdraw", "all.zarr", "a", "--dry-run")[1]["dry_run"]
+    assert call("withdraw", "all.zarr", "q", "--dry-run")[0] == 3
+    assert "withdrawn" in call("withdraw", "all.zarr", "a", text=True)[1]
+    assert "all is well" in call("verify", "all.zarr", text=True)[1]
+    Path("all.zarr/session/c.0").unlink(missing_ok=True)
+    Path("all.zarr/session/0").unlink(missing_ok=True)
+    code, verdict = call("verify", "all.zarr", "--quick")
+    assert (code, len(verdict["wrong"])) == (1, 1)
+    code, text = call("verify", "all.zarr", "--repair", text=True)
+    assert (code, "written anew" in text) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [("x.nc", b"no netcdf", 2), ("none.nc", None, 3), ("none.zarr", None, 3)],
+)
+def test_what_is_no_dataset(call, name, content, code):
+    if content is not None:
+        Path(name).write_bytes(content)
+    assert call("append", name, "all.zarr")[0] == code
+
+
+def test_recordings_are_transformed(call, tmp_path):
+    Path("in/north").mkdir(parents=True)
+    recordings.edf(Path("in/north/a.edf"))
+    recordings.edf(Path("in/twice.edf"), labels=("A", "A"))
+    Path("catchment.toml").write_text(
+        "[executor]\nkind = 'threads'\n[arrays.eeg]\nrecordings = 'in'\n[arrays.eeg.options]\nchunk_windows = 16\n"
+    )
+    code, planned = call("transform", "--dry-run")
+    assert (code, planned["state"]) == (0, "planned")
+    assert not Path("data").exists()
+    code, text = call("transform", "eeg", text=True)
+    assert (code, "published: snapshot 1" in text, "labels-repeated" in text) == (0, True, True)
+    again = call("transform")[1]
+    assert again["state"] == "unchanged"
+    assert sum(line["kept"] for line in again["account"] if line["unit"] == "sessions") == 1
+    assert again["details"]["stores"][0]["windows"] == 19
+    own = ("--recordings", "in", "--output", "out", "--own-stores", "--workers", "1")
+    assert call("transform", *own, "--since", "2020-01-01")[1]["state"] == "published"
+    assert run(["status", "arrays/eeg"]) == 0
+    assert call("transform", "nothing")[1]["error"]["kind"] == "no-aggregate"
+
+
+def test_the_workspace_knows_arrays(call, tmp_path, capsys):
+    from catchment.arrays import capability
+    from catchment.core.errors import CatchmentError
+    from catchment.core.workspace import Workspace
+
+    Path("in").mkdir()
+    recordings.edf(Path("in/a.edf"))
+    Path("catchment.toml").write_text(
+        "[executor]\nkind = 'threads'\n[arrays.eeg]\nrecordings = 'in'\npseudonym_key = 'k'\n"
+    )
+    with Workspace.open(tmp_path) as workspace:
+        with pytest.raises(CatchmentError) as caught:
+            capability.verify(workspace, "eeg")
+        assert caught.value.kind == "no-snapshot"
+        before = capability.sites(workspace, "eeg")
+        assert capability.run(workspace, "eeg", batch=1).state == "published"
+        assert capability.verify(workspace, "eeg") == []
+        recordings.edf(Path("in/b.edf"), seed=3)
+        assert capability.sites(workspace, "eeg").keys() == before.keys() == {"eeg"}
+        assert capability.sites(workspace, "eeg") != before
+        (place,) = [s.key for s in workspace.store.list() if s.key.endswith("eeg/c/0/0/0/0")]
+        data = workspace.store.read(place)
+        workspace.store.put(place, data[::-1], mode="overwrite")
+        assert len(capability.verify(workspace, "eeg")) == 1
+        workspace.store.put("arrays/eeg/_snapshots/x", b"")
+    assert run(["gc", "--dry-run"]) == 0
+    Path("catchment.toml").write_text("")
+    assert call("transform")[1]["error"]["kind"] == "which-arrays"

@@ -5,6 +5,12 @@ claims of 200 members, of whom one always fails, come from a small FHIR server a
 at most 400 kB; and DICOM files of two providers become tables that join, and pictures. Prints each
 command that it runs, so that you can go on from there by hand. Run it again: no table changed, so
 none is made again; an export is a new job.
+at most 400 kB. Prints each command that it runs, so that you can go on from there by hand. Run it
+again: no table changed, so none is made again; an export is a new job.
+Then the claims of 200 members, of whom one always fails, come from a small FHIR server as NDJSON
+files of at most 400 kB; and three recordings, each sent twice, are appended to one Zarr store.
+Prints each command that it runs, so that you can go on from there by
+hand. Run it again: no table changed, so none is made again; an export is a new job.
 """
 
 from __future__ import annotations
@@ -81,6 +87,20 @@ def study() -> int:
     where = ("--workspace", str(FOLDER))
     worst = catchment(*where, "studies", "process")
     return max(worst, catchment(*where, "studies", "list"))
+def arrays() -> int:
+    """Three sessions, each sent twice, in one Zarr store."""
+    try:
+        from catchment.testing.arrays import make_session
+    except ImportError:
+        print("\nArrays are left out: pip install 'catchment[arrays]'")
+        return 0
+    store, worst = str(FOLDER / "sessions.zarr"), 0
+    for name, windows in (("s1", 80), ("s2", 60), ("s3", 95)):
+        file = FOLDER / f"{name}.nc"
+        make_session(name, windows=windows, channels=8, samples=105).to_netcdf(file)
+        for _ in range(2):
+            worst = max(worst, catchment("arrays", "append", str(file), store))
+    return max(worst, catchment("arrays", "list", store), catchment("arrays", "verify", store))
 
 
 JOIN = """
@@ -128,6 +148,9 @@ def demo() -> int:
     where = ("--workspace", str(FOLDER))
     worst = max(catchment(*where, "tables", "run"), catchment(*where, "tables", "verify"))
     worst = max(worst, study(), export(), imaging())
+    worst = max(worst, study(), export())
+    worst = max(catchment(*where, "tables", "run"), catchment(*where, "tables", "verify"), export())
+    worst = max(worst, arrays())
     print(f"\nNext, center by center: catchment --workspace {FOLDER} tables show")
     return worst
 

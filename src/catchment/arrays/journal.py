@@ -91,6 +91,14 @@ def take(
     return claim
 
 
+def next_slot(store: Store, document: Document) -> int:
+    """The first slot that nobody has claimed."""
+    slot = document.size
+    while _read(store, layout.claim(slot, 0)) is not None:
+        slot += 1
+    return slot
+
+
 def _try(store: Store, slot: int, row: Row, holder: Holder) -> Claim | None:
     earlier, attempt = None, 0
     while (found := _read(store, layout.claim(slot, attempt))) is not None:

@@ -417,7 +417,9 @@ class ArraysSettings(Section):
         "they are quarantined.",
     )
     max_sessions: PositiveInt | None = Field(
-        default=None, description="Sessions in a store; the next ones go to another. Default: any."
+        default=None,
+        description="About how many sessions a store takes; the next ones go to another. "
+        "Default: any number.",
     )
 
 

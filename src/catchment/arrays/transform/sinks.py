@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from catchment.arrays import plan
+from catchment.arrays import journal, plan
 from catchment.arrays.document import check_chunks
 from catchment.arrays.journal import Holder
 from catchment.arrays.look import Facts
@@ -170,7 +170,7 @@ class StagingSink:
         while (
             self.partitioning.max_sessions
             and document is not None
-            and document.size >= self.partitioning.max_sessions
+            and journal.next_slot(stack.store, document) >= self.partitioning.max_sessions
             and one.row.session not in plan.present(stack.known(document))
         ):
             number += 1

@@ -88,7 +88,7 @@ def test_what_is_no_dataset(call, name, content, code):
     assert call("append", name, "all.zarr")[0] == code
 
 
-def test_recordings_are_transformed(call, tmp_path):
+def test_recordings_are_transformed(call, tmp_path, capsys):
     Path("in/north").mkdir(parents=True)
     recordings.edf(Path("in/north/a.edf"))
     recordings.edf(Path("in/twice.edf"), labels=("A", "A"))
@@ -107,6 +107,7 @@ def test_recordings_are_transformed(call, tmp_path):
     own = ("--recordings", "in", "--output", "out", "--own-stores", "--workers", "1")
     assert call("transform", *own, "--since", "2020-01-01")[1]["state"] == "published"
     assert run(["status", "arrays/eeg"]) == 0
+    capsys.readouterr()
     assert call("transform", "nothing")[1]["error"]["kind"] == "no-aggregate"
 
 
@@ -136,5 +137,6 @@ def test_the_workspace_knows_arrays(call, tmp_path, capsys):
         assert len(capability.verify(workspace, "eeg")) == 1
         workspace.store.put("arrays/eeg/_snapshots/x", b"")
     assert run(["gc", "--dry-run"]) == 0
+    capsys.readouterr()
     Path("catchment.toml").write_text("")
     assert call("transform")[1]["error"]["kind"] == "which-arrays"

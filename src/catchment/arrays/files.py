@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,9 @@ def dataset(
     import xarray as xr
 
     try:
-        found = xr.open_zarr(CoreStore(open_store(url, **options)), group=group or None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # metadata need not be consolidated
+            found = xr.open_zarr(CoreStore(open_store(url, **options)), group=group or None)
     except (FileNotFoundError, KeyError):
         raise NotFound(
             f"there is no Zarr store at {url}", hint="name a .nc file or a Zarr store"

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from catchment.cli.output import Output, findings, table
+from catchment.cli import arrays_shows as shows
+from catchment.cli.output import Output
 from catchment.core.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from catchment.core.workspace import Workspace
 
 app = typer.Typer(help="Sessions append to a Zarr store that only grows.", no_args_is_help=True)
@@ -133,7 +132,7 @@ def transform(
         outcome = capability.run(
             workspace, chosen, dry_run=dry_run, choice=choice, batch=batch_size, progress=progress
         )
-    out.result(outcome.to_json() | {"store": workspace.store.url}, _show_transform)
+    out.result(outcome.to_json() | {"store": workspace.store.url}, shows.transform)
 
 
 @app.command()
@@ -187,7 +186,7 @@ def append(
             progress=progress,
             **workspace.settings.s3.options(),
         )
-    out.result(outcome.to_json(), _show_outcome)
+    out.result(outcome.to_json(), shows.outcome)
     if outcome.refused:
         raise typer.Exit(1)
 
@@ -208,7 +207,9 @@ def list_(
     with _stack(out, store) as stack:
         document, entries = read.entries(stack.store)
     shown = [e.to_json() for e in entries if everything or e.status is Status.PRESENT]
-    out.result({"store": stack.store.url, "commit": document.commit, "sessions": shown}, _show_list)
+    out.result(
+        {"store": stack.store.url, "commit": document.commit, "sessions": shown}, shows.listing
+    )
 
 
 @app.command()
@@ -229,14 +230,14 @@ def show(
     with _stack(out, store) as stack:
         document, entries = read.entries(stack.store)
         if session is None:
-            out.result(_described(stack.store.url, document, entries), _show_store)
+            out.result(_described(stack.store.url, document, entries), shows.store)
             return
         one = read.session(read.dataset(stack.store), session)
         entry = next(e for e in entries if e.row.session == session)
         told = entry.to_json() | {"variables": _variables(one), "plot": plot}
         if plot is not None:
             plots.save(one, plot)
-    out.result(told, _show_session)
+    out.result(told, shows.session)
 
 
 @app.command()
@@ -254,7 +255,7 @@ def verify(
     out: Output = ctx.obj
     with _stack(out, store, writes=repair) as stack, out.progress() as progress:
         verdict = look(stack, repair=repair, quick=quick, progress=progress)
-    out.result(verdict.to_json() | {"store": stack.store.url}, _show_verdict)
+    out.result(verdict.to_json() | {"store": stack.store.url}, shows.verdict)
     if verdict.wrong:
         raise typer.Exit(1)
 
@@ -396,100 +397,3 @@ def _variables(one: Any) -> list[dict[str, Any]]:
         for n, v in one.variables.items()
         if v.ndim
     ]
-
-
-def _show_transform(data: dict[str, Any]) -> Iterator[str | Table]:
-    sessions = data["details"]["sessions"]
-    if sessions:
-        yield table(
-            "",
-            ("session", "recording", "status", "windows", "store", "slot", "reason"),
-            (
-                (s["session"], s["key"], s["status"], s["windows"], s["stores"], s["slots"],
-                 s["reason"])
-                for s in sessions
-            ),
-        )  # fmt: skip
-    yield table(
-        data["aggregate"],
-        ("site", "unit", "received", "kept", "dropped", "quarantined"),
-        (
-            (
-                line["site"],
-                line["unit"],
-                line["received"],
-                line["kept"],
-                sum(line["dropped"].values()),
-                sum(line["quarantined"].values()),
-            )
-            for line in data["account"]
-        ),
-    )
-    yield from findings(data["findings"])
-    if data["state"] == "planned":
-        yield "dry run: nothing was written"
-        return
-    for store in data["details"]["stores"]:
-        counts = f"{store['sessions']:,} sessions, {store['windows']:,} windows"
-        place = f"{data['store'].rstrip('/')}/{data['details']['output']}{store['store']}"
-        yield f"{place}: {counts}"
-    yield f"{data['state']}: snapshot {data['snapshot']}"
-
-
-def _show_outcome(data: dict[str, Any]) -> Iterator[str | Table]:
-    yield from findings(data["findings"])
-    yield table(
-        "",
-        ("session", "what", "slot", "windows", "bytes"),
-        (
-            (s["session"], s["decision"], s["slot"], s["windows"], s["raw_bytes"])
-            for s in data["steps"]
-        ),
-    )
-    if data["dry_run"]:
-        yield "dry run: nothing was written"
-    elif data["commit"] is not None:
-        yield f"{data['store']} at commit {data['commit']}, {data['written_bytes']:,} bytes written"
-
-
-def _show_list(data: dict[str, Any]) -> Iterator[str | Table]:
-    yield table(
-        f"{data['store']} at commit {data['commit']}",
-        ("slot", "session", "windows", "site", "status", "content"),
-        (
-            (s["slot"], s["session"], s["n_windows"], s["site"], s["status"],
-             s["content_hash"].removeprefix("sha256:")[:12])
-            for s in data["sessions"]
-        ),
-    )  # fmt: skip
-
-
-def _show_store(data: dict[str, Any]) -> Iterator[str | Table]:
-    yield f"{data['store']} at commit {data['commit']}, schema {data['fingerprint']}"
-    yield f"{data['sessions']:,} sessions, {data['windows']:,} windows, along {data['append_dim']}"
-    yield _arrays(data["variables"])
-
-
-def _show_session(data: dict[str, Any]) -> Iterator[str | Table]:
-    yield f"{data['session']} in slot {data['slot']}: {data['n_windows']:,} windows"
-    yield f"content {data['content_hash']}"
-    yield _arrays(data["variables"])
-    if data["plot"]:
-        yield f"drawn to {data['plot']}"
-
-
-def _arrays(variables: list[dict[str, Any]]) -> Table:
-    return table(
-        "",
-        ("array", "type", "dimensions", "shape"),
-        ((v["name"], v["type"], v["dims"], v["shape"]) for v in variables),
-    )
-
-
-def _show_verdict(data: dict[str, Any]) -> Iterator[str]:
-    yield from data["wrong"]
-    yield from data["notes"]
-    if data["repaired"]:
-        yield "root and rows were written anew from the commits"
-    if not data["wrong"]:
-        yield f"{data['sessions']:,} sessions, {data['windows']:,} windows: all is well"

@@ -2,15 +2,10 @@
 
 Three sites upload a study; one of them sends a file that is refused, and is told why. Then the
 claims of 200 members, of whom one always fails, come from a small FHIR server as NDJSON files of
-at most 400 kB; and DICOM files of two providers become tables that join, and pictures. Prints each
-command that it runs, so that you can go on from there by hand. Run it again: no table changed, so
-none is made again; an export is a new job.
-at most 400 kB. Prints each command that it runs, so that you can go on from there by hand. Run it
-again: no table changed, so none is made again; an export is a new job.
-Then the claims of 200 members, of whom one always fails, come from a small FHIR server as NDJSON
-files of at most 400 kB; and three recordings, each sent twice, are appended to one Zarr store.
-Prints each command that it runs, so that you can go on from there by
-hand. Run it again: no table changed, so none is made again; an export is a new job.
+at most 400 kB; DICOM files of two providers become tables that join, and pictures; and three
+recordings, each sent twice, are appended to one Zarr store. Prints each command that it runs, so
+that you can go on from there by hand. Run it again: no table changed, so none is made again; an
+export is a new job.
 """
 
 from __future__ import annotations
@@ -87,6 +82,8 @@ def study() -> int:
     where = ("--workspace", str(FOLDER))
     worst = catchment(*where, "studies", "process")
     return max(worst, catchment(*where, "studies", "list"))
+
+
 def arrays() -> int:
     """Three sessions, each sent twice, in one Zarr store."""
     try:
@@ -147,10 +144,7 @@ def demo() -> int:
         settings.write_text(SETTINGS)
     where = ("--workspace", str(FOLDER))
     worst = max(catchment(*where, "tables", "run"), catchment(*where, "tables", "verify"))
-    worst = max(worst, study(), export(), imaging())
-    worst = max(worst, study(), export())
-    worst = max(catchment(*where, "tables", "run"), catchment(*where, "tables", "verify"), export())
-    worst = max(worst, arrays())
+    worst = max(worst, study(), export(), imaging(), arrays())
     print(f"\nNext, center by center: catchment --workspace {FOLDER} tables show")
     return worst
 

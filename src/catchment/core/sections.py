@@ -377,50 +377,33 @@ class DeidentifySettings(Section):
     shown: Names = Field(
         default=(),
         description="Modalities whose pictures show no text, though those of others often do.",
+    )
+
+
 class ArraysSettings(Section):
     """Sessions of one kind: ``[arrays.NAME]``. Recordings become a Zarr store that only grows."""
 
     recordings: str = Field(description="Folder or URL of the recordings, at any depth.")
     transform: str = Field(
         default="window",
-        description="What makes sessions of recordings: `window`, an entry point of "
-        "`catchment.transforms`, `module:Class`, or `/path/file.py:Class`.",
+        description="`window`, an entry point of `catchment.transforms`, or `module:Class`.",
     )
-    options: dict[str, Any] = Field(
-        default={}, description="Options of the transform, as in `[arrays.NAME.options]`."
-    )
-    site: str | None = Field(
-        default=None,
-        description="Site of recordings that lie in no folder named after a site. Default: NAME.",
-    )
+    options: dict[str, Any] = Field(default={}, description="Options of the transform.")
+    site: str | None = Field(default=None, description="Site where no folder names one.")
     session_ids: Literal["pseudonyms", "names"] = Field(
-        default="pseudonyms",
-        description="What sessions are called: a keyed pseudonym of the file's place; or its name, "
-        "where that is a plain word, for names that tell of nobody.",
+        default="pseudonyms", description="Keyed pseudonyms, or names of files that are plain."
     )
     pseudonym_key: SecretStr | None = Field(
-        default=None,
-        description="Key of the pseudonyms. Default: a random one, kept in the store below "
-        "`_private/`. Never shown.",
+        default=None, description="Default: random, kept below `_private/`. Never shown."
     )
     on_conflict: Literal["error", "skip", "replace"] = Field(
-        default="error",
-        description="What becomes of a session that is there with other content: `error` "
-        "quarantines the new one.",
+        default="error", description="For sessions that are there with other content."
     )
     partition: Literal["none", "month", "year"] = Field(
         default="none", description="A store for each month or year of the recordings' start."
     )
-    partition_by_schema: bool = Field(
-        default=True,
-        description="Sessions that do not go with the common store get a store of their own; else "
-        "they are quarantined.",
-    )
-    max_sessions: PositiveInt | None = Field(
-        default=None,
-        description="About how many sessions a store takes; the next ones go to another. "
-        "Default: any number.",
-    )
+    partition_by_schema: bool = Field(default=True, description="A store for each schema.")
+    max_sessions: PositiveInt | None = Field(default=None, description="Of a store, about.")
 
 
 # Tables of tables: one for each aggregate of a capability.

@@ -25,8 +25,8 @@ from catchment.core.errors import Invalid
 from catchment.core.sections import (
     NAMED,
     PATHS,
-    DeidentifySettings,
     ArraysSettings,
+    DeidentifySettings,
     ExecutorSettings,
     ExportsSettings,
     FlywheelSettings,

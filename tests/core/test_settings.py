@@ -119,7 +119,8 @@ def test_every_problem_is_told_with_its_place(file):
         "environment: nothing is called 'executor.workrs'; did you mean 'workers'?",
         "catchment.toml:6: tables.nacc: source = 'flywheel' needs 'project'",
         "catchment.toml:9: tables.Bad: not a usable name: expected a-z, then up to 62 of a-z 0-9 _ -, got 'Bad'",
-        "catchment.toml:12: nothing is called 'nothing'; expected one of " + ", ".join(Settings.model_fields),
+        "catchment.toml:12: nothing is called 'nothing'; expected one of "
+        + ", ".join(Settings.model_fields),
     ]
 
 

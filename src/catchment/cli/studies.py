@@ -177,6 +177,32 @@ def rollback(
     out.result(_outcome(study, done), _show_outcome)
 
 
+@app.command()
+def subscribe(ctx: typer.Context, dry_run: DryRun = False) -> None:
+    """Register what is published as tables, in DuckDB and in the AWS Glue catalog."""
+    from catchment.cli.output import facts
+    from catchment.studies import subscribe as subscriptions
+
+    out: Output = ctx.obj
+    with _workspace(out) as workspace:
+        done = subscriptions.crawl(workspace, dry_run=dry_run)
+    told = [
+        {
+            "target": one.target,
+            "new": one.new,
+            "changed": one.changed,
+            "removed": one.removed,
+            "unchanged": one.unchanged,
+            "failed": {what: facts(error) for what, error in one.failed.items()},
+        }
+        for one in done
+    ]
+    out.result(told, _show_crawls)
+    failed = [error for one in done for error in one.failed.values()]
+    if failed:
+        raise typer.Exit(failed[0].exit_code)
+
+
 @contextmanager
 def _workspace(out: Output) -> Iterator[Workspace]:
     from catchment.core.workspace import Workspace
@@ -293,3 +319,12 @@ def _show_outcome(data: dict[str, Any]) -> Iterator[str | Table]:
         yield f"{package['name']}, version {package['version']}: {sites}"
     yield from findings(data["findings"])
     yield f"{data['study']}: {data['state']}, snapshot {data['snapshot'] or 'none'}"
+
+
+def _show_crawls(data: list[dict[str, Any]]) -> Iterator[str | Table]:
+    for one in data:
+        for what in ("new", "changed", "removed"):
+            yield from (f"{one['target']}: {id_} is {what}" for id_ in one[what])
+        for what, error in one["failed"].items():
+            yield f"{one['target']}: {what} failed: {error['message']}; {error['hint']}"
+        yield f"{one['target']}: {one['unchanged']} tables are as they were"

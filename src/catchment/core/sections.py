@@ -323,6 +323,18 @@ class StudiesSettings(Section):
     )
 
 
+class SubscriptionsSettings(Section):
+    """Where what is published of studies is registered as tables, to be asked in SQL."""
+
+    warehouse: str | None = Field(default=None, description="DuckDB file that holds the tables.")
+    glue: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9_]{1,255}$",
+        description="Database of the AWS Glue catalog that tells Athena of the tables; the store "
+        "must be a bucket. Region and key are those of `[s3]`.",
+    )
+
+
 class ImagingSettings(Section):
     """DICOM files of many providers: ``[imaging.NAME]``."""
 

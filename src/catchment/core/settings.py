@@ -37,6 +37,7 @@ from catchment.core.sections import (
     ServeSettings,
     Slug,
     StudiesSettings,
+    SubscriptionsSettings,
     TablesSettings,
     WorkspaceSettings,
 )
@@ -57,6 +58,7 @@ class Settings(Section):
     identifiers: IdentifiersSettings = IdentifiersSettings()
     flywheel: FlywheelSettings = FlywheelSettings()
     serve: ServeSettings = ServeSettings()
+    subscriptions: SubscriptionsSettings = SubscriptionsSettings()
     tables: dict[Slug, TablesSettings] = Field(default_factory=dict)
     exports: dict[Slug, ExportsSettings] = Field(default_factory=dict)
     arrays: dict[Slug, ArraysSettings] = Field(default_factory=dict)

@@ -85,6 +85,28 @@ def client(options: Mapping[str, str]) -> Any:
         )
 
 
+def service(name: str, options: Mapping[str, str]) -> Any:
+    """A boto3 client of another AWS service, with the region and the key of the storage.
+
+    Its endpoint is that of AWS, or what ``AWS_ENDPOINT_URL_<SERVICE>`` says.
+    """
+    with aws_settings() as boto3:
+        from botocore.config import Config
+
+        return boto3.Session().client(
+            name,
+            region_name=_region(options) or None,
+            aws_access_key_id=options.get("access_key_id") or None,
+            aws_secret_access_key=options.get("secret_access_key") or None,
+            aws_session_token=options.get("session_token") or None,
+            config=Config(
+                retries={"mode": "standard", "total_max_attempts": 6},
+                connect_timeout=10,
+                read_timeout=60,
+            ),
+        )
+
+
 class _Fixed:
     """Credentials from options."""
 
@@ -116,7 +138,7 @@ def aws_settings() -> Iterator[Any]:
         from botocore.exceptions import BotoCoreError
     except ImportError:
         raise Invalid(
-            "S3 objects above 5 MiB and AWS profiles need boto3",
+            "S3 objects above 5 MiB, AWS profiles and Glue need boto3",
             kind="missing-extra",
             hint="pip install 'catchment[s3]'",
         ) from None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from catchment.core.errors import Invalid, Unavailable
+from catchment.core.duckdb_file import opened as open_file
 from catchment.imaging.entities import KEYS
 from catchment.imaging.model import Part
 
@@ -58,7 +57,7 @@ class DuckDBWarehouse:
         """The number of the snapshot that it shows; None before the first."""
         if not self._path.exists():
             return None
-        with self._open() as connection:
+        with open_file(self._path) as connection:
             return _shown(connection)
 
     def load(
@@ -66,7 +65,7 @@ class DuckDBWarehouse:
     ) -> dict[str, int]:
         """One transaction: parts that are gone are deleted, new ones are added."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._open() as connection:
+        with open_file(self._path) as connection:
             connection.begin()
             _prepare(connection)
             rows = {name: _load(connection, name, parts, opened) for name, parts in tables.items()}
@@ -81,32 +80,8 @@ class DuckDBWarehouse:
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """The rows of a question; the connection only reads."""
-        with self._open(read_only=True) as connection:
+        with open_file(self._path, read_only=True) as connection:
             return connection.execute(sql, list(parameters)).fetchall()
-
-    @contextmanager
-    def _open(self, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-        import duckdb
-
-        try:
-            connection = duckdb.connect(str(self._path), read_only=read_only)
-        except duckdb.IOException as error:
-            if "lock" in str(error).lower():
-                raise Unavailable(
-                    f"the warehouse {self._path.name} is open in another program",
-                    kind="warehouse-locked",
-                    hint="close it there, then run the same command again",
-                ) from None
-            raise Invalid(
-                f"{self._path.name} is no DuckDB database that can be opened",
-                kind="bad-warehouse",
-                hint="name another file as the warehouse; it is made anew from the snapshot",
-            ) from None
-        try:
-            connection.execute("SET autoinstall_known_extensions = false")
-            yield connection
-        finally:
-            connection.close()
 
 
 def _prepare(connection: duckdb.DuckDBPyConnection) -> None:

@@ -26,4 +26,5 @@ class House:
     bounds: Bounds = DEFAULT_BOUNDS
     limits: Limits = DEFAULT_LIMITS
     progress: Progress = silent
+    published: Callable[[str], None] = lambda _: None  # told of each study that was; never fails
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)

@@ -22,6 +22,7 @@ CSV_AGGREGATES = "csv_aggregates/"
 FLAT = "flat/"
 METADATA = "study_metadata/"
 MANIFEST = "manifest/"
+SUBSCRIPTIONS = "subscriptions/"
 UPLOADS = "uploads"  # the ledger's aggregate of all deliveries
 
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9@+._-]{0,199}")
@@ -126,6 +127,11 @@ def released(study: str, package: str, version: int, *, csv: bool = False) -> st
     prefix, ending = (CSV_AGGREGATES, "csv") if csv else (AGGREGATES, "parquet")
     name = f"{_study(study)}__{_package(package)}"
     return f"{prefix}{study}/{name}/{name}__{padded(version)}/{name}__aggregate.{ending}"
+
+
+def subscriptions(target: str) -> str:
+    """The list of what is registered in a target."""
+    return f"{SUBSCRIPTIONS}{target}.json"
 
 
 def kept(study: str, site: str, digest: str) -> str:

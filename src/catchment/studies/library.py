@@ -11,7 +11,7 @@ from catchment.core.progress import Progress, silent
 from catchment.core.sections import StudiesSettings
 from catchment.core.workspace import Workspace
 from catchment.studies import catalog as catalogs
-from catchment.studies import process
+from catchment.studies import process, subscribe
 from catchment.studies.catalog import Catalog
 from catchment.studies.house import House
 from catchment.studies.merge import Policy
@@ -127,4 +127,11 @@ def house(workspace: Workspace, progress: Progress = silent, *, dry_run: bool = 
         return Policy(settings.min_cell, settings.min_sites)
 
     ledger = workspace.ledger_to_read() if dry_run else workspace.ledger
-    return House(workspace.store, ledger, workspace.executor, policy, progress=progress)
+    return House(
+        workspace.store,
+        ledger,
+        workspace.executor,
+        policy,
+        progress=progress,
+        published=lambda study: subscribe.follow(workspace, study),
+    )

@@ -69,13 +69,17 @@ def settle(
         return _Run(house, study, again=again).plan_only(wish)
     with house.ledger.holding(aggregate, ttl=LEASE) as lease:
         mend(house, study)
-        while True:
+        outcome = None
+        while outcome is None:
             try:
-                return _Run(house, study, again=again).carry_out(wish, lease)
+                outcome = _Run(house, study, again=again).carry_out(wish, lease)
             except Conflict as error:
                 # Its own worker has checked a file meanwhile; what was merged is not merged again.
                 if error.kind != "state-changed":
                     raise
+    if outcome.state == "published":
+        house.published(study)
+    return outcome
 
 
 def mend(house: House, study: str) -> None:

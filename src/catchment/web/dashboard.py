@@ -19,7 +19,7 @@ from fastapi.security import APIKeyHeader
 from catchment.core.errors import CatchmentError, Invalid, NotFound
 from catchment.core.ledger.keys import Key, Keys, Read
 from catchment.core.workspace import Workspace
-from catchment.studies import library
+from catchment.studies import library, subscribe
 from catchment.studies.charts.filters import Condition, parse
 from catchment.studies.charts.query import Cache
 from catchment.studies.check import local
@@ -191,8 +191,14 @@ def aggregates(see: Seen, limit: Limit = _PAGE, offset: Offset = 0) -> Response:
 
 @router.get("/subscriptions")
 def subscriptions(see: Seen, limit: Limit = _PAGE, offset: Offset = 0) -> Response:
-    """The ids of what is published and can be charted or read."""
-    return _page([one.id for one in see.packages()], limit, offset)
+    """The ids of what is registered as a table; without a target, of all that is published."""
+    tables = subscribe.registered(see.workspace)
+    found = [
+        one.id
+        for one in (see.packages() if tables is None else tables)
+        if see.study(one.study) and (not one.site or see.site(one.site))
+    ]
+    return _page(found, limit, offset)
 
 
 @router.get("/data-packages/{package_id}")

@@ -302,11 +302,30 @@ def test_a_provider_that_is_away_does_not_keep_the_others_files(
     sites, job, house, opened, tmp_path
 ):
     sites(beta={"1": image(1)})
-    away = replace(job, providers=(Provider("away", "s3://not a bucket"), *job.providers))
-    with pytest.raises(Invalid):
-        run(away, house)
-    run(replace(job, providers=()), house)
+    away = Provider("away", "s3://not a bucket")
+    outcome = run(replace(job, providers=(away, *job.providers)), house)
+    (told,) = (f for f in outcome.findings if f.site == "away")
+    assert (told.severity, told.where, bool(told.hint)) == ("error", "provider", True)
     assert opened().rows()["images"] == 1
+    with pytest.raises(Invalid):
+        run(replace(job, providers=(away,)), house)
+
+
+@pytest.mark.parametrize("error", [Unavailable("no answer", kind="away"), NotFound("no bucket")])
+def test_a_provider_that_does_not_answer_is_a_finding(sites, job, house, opened, error):
+    sites(alpha={"1": image(1)}, beta={"1": image(2)})
+    whole = house.open_store
+
+    def open_store(url):
+        if "alpha" in url:
+            raise error
+        return whole(url)
+
+    outcome = run(job, replace(house, open_store=open_store))
+    assert [f.code for f in outcome.findings if f.site == "alpha"] == [error.kind]
+    assert opened().rows()["images"] == 1
+    run(job, house)
+    assert opened().rows()["images"] == 2
 
 
 def test_a_file_that_goes_away_or_keeps_changing_is_told_and_looked_at_again(

@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from catchment.core.errors import Conflict, Corrupt, Invalid, NotFound
+from catchment.core.errors import (
+    CatchmentError,
+    Conflict,
+    Corrupt,
+    Invalid,
+    NotFound,
+    Unavailable,
+)
 from catchment.core.finding import Finding, Severity
 from catchment.core.ledger import Contribution
 from catchment.core.progress import Event
@@ -59,18 +66,28 @@ class Lost(NamedTuple):
 def receive(job: Job, house: House) -> list[Finding]:
     """Keep every new file of every provider; the ledger has the deliveries on return.
 
-    A provider that cannot be reached does not keep the others' files away: its error is raised
-    when they are done.
+    A provider that cannot be reached does not keep the others' files away: it is a finding, and an
+    error only where no provider can be.
     """
     findings: list[Finding] = []
-    failed: Exception | None = None
+    failed: list[CatchmentError] = []
     for provider in job.providers:
         try:
             findings += _receive_one(job, provider, house)
-        except (Invalid, NotFound, ConnectionError) as error:
-            failed = failed or error
-    if failed is not None:
-        raise failed
+        except (Invalid, NotFound, Unavailable) as error:
+            failed.append(error)
+            findings.append(
+                Finding(
+                    provider.name,
+                    Severity.ERROR,
+                    error.kind,
+                    "provider",
+                    error.message,
+                    error.hint or "nothing is lost: the next run looks again",
+                )
+            )
+    if failed and len(failed) == len(job.providers):
+        raise failed[0]
     return findings
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from bench import studies_uploads
+from bench import studies_charts, studies_uploads
 from bench._common import RESULTS, Measured, Row, measure, report, scratch, timed
 from bench.studies_peers import arrow, original
 from catchment.core.workspace import Workspace
@@ -132,6 +132,8 @@ def main() -> None:
     }
     lines = [Row(titles[name], taken, peers) for name, taken in ours.items()]
     lines.append(studies_uploads.row())
+    charts, bounds = studies_charts.rows(int(studies_charts.ROWS * options.scale))
+    lines += charts
     recorded = options.scale == 1 and not options.ours
     report("studies", lines, RESULTS if recorded else None)
     for name, least in {"first": 8, "second": 30}.items():
@@ -140,6 +142,7 @@ def main() -> None:
         if taken := peers.get("original"):
             ratio = taken.seconds / ours[name].seconds
             print(f"  {_told(f'{ratio:.1f}x the original, at least {least}', ratio >= least)}")
+    print("\n".join(bounds))
     shutil.rmtree(folder)
 
 

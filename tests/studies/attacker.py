@@ -43,50 +43,68 @@ def rests(truth: dict[Cell, int]) -> dict[tuple[Cell, int], int]:
     return {of: truth[of[0]] - sum(truth[c] for c in them) for of, them in groups(truth).items()}
 
 
-def solve(truth, seen, *, absent=False) -> dict[Cell, int]:
-    """The cells that the attacker finds out, each with its count; 0 is no secret where absent.
+def relations(truth, seen, *, site=None, absent=None):
+    """All sums that hold: (parent, its parts, whether they are equal; else no part is above it).
 
-    With ``absent``, cells that are not listed may be above 0 too, wherever the values allow one.
+    With ``absent``, the values of each column, cells that are not listed may be above 0 too: of
+    people with one value in each column. Each site holds back its own: a cell over all sites, in the
+    column ``site``, is the sum of what they listed, and lacks what they did not.
     """
     rest = rests(truth)
     split = groups(seen)
-    hidden = [cell for cell, count in seen.items() if count is None]
-    if absent:
-        domains = [
-            [None, *sorted({c[d] for c in seen} - {None}, key=str)]
-            for d in range(len(next(iter(seen))))
-        ]
-        hidden += [cell for cell in product(*domains) if cell not in seen]
-        split = groups(dict.fromkeys([*seen, *hidden]))
-    place = {cell: n for n, cell in enumerate(hidden)}
-    equal, below = [], []
+    if absent is None or not seen:
+        for (parent, column), children in split.items():
+            left = rest[parent, column]
+            if left == 0:
+                yield parent, children, True
+            elif left > 0:
+                yield parent, children, False
+            else:
+                yield from ((parent, [child], False) for child in children)
+        return
+    width = len(next(iter(seen), ()))
+    values = [sorted({c[d] for c in seen} - {None}, key=str) for d in range(width)]
+    for d, known in enumerate(absent):
+        values[d] = sorted({*values[d], *known}, key=str)
 
-    def sums(signed):
+    def parts(parent, column):
+        return [(*parent[:column], v, *parent[column + 1 :]) for v in values[column]]
+
+    own = [[None, *v] if d != site else v for d, v in enumerate(values)]
+    for parent in product(*own):
+        for column in range(width):
+            if column != site and parent[column] is None:
+                complete = rest.get((parent, column)) == 0
+                all_ = split[parent, column] if complete else parts(parent, column)
+                yield parent, all_, True
+    for (parent, column), children in split.items():
+        if column == site:
+            yield parent, children, True
+        elif site is not None and parent[site] is None:
+            yield parent, children, rest[parent, column] == 0
+
+
+def solve(truth, seen, *, site=None, absent=None) -> dict[Cell, int]:
+    """The cells that the attacker finds out, each with its count; 0 is no secret where absent."""
+    sums_ = list(relations(truth, seen, site=site, absent=absent))
+    used = {cell for parent, parts, _ in sums_ for cell in (parent, *parts)}
+    hidden = [cell for cell, count in seen.items() if count is None]
+    hidden += [cell for cell in used if cell not in seen]
+    place = {cell: n for n, cell in enumerate(hidden)}
+    systems = {"eq": [], "ub": []}
+    for parent, parts, equal in sums_:
         row, known = defaultdict(int), 0
-        for cell, sign in signed:
+        for cell, sign in [(parent, -1), *((part, 1) for part in parts)]:
             if cell in place:
                 row[place[cell]] += sign
             else:
                 known += sign * seen[cell]
-        return dict(row), -known
-
-    for (parent, column), children in split.items():
-        signed = [(parent, -1), *((child, 1) for child in children)]
-        left = rest.get((parent, column))
-        if left is None and parent in truth and not absent:
-            continue
-        if left is None:  # a split of which nothing is listed; of people, if its parent is one
-            equal.append(sums(signed)) if parent not in truth else below.append(sums(signed))
-        elif left == 0 or (left > 0 and absent):
-            equal.append(sums(signed))
-        elif left > 0:
-            below.append(sums(signed))
+        if row:
+            systems["eq" if equal else "ub"].append((row, -known))
         else:
-            below.extend(sums([(parent, -1), (child, 1)]) for child in children)
-    found = {}
+            assert known == 0 if equal else known <= 0
     options = {"bounds": (0, None), "method": "highs"}
-    for name, sums_ in (("eq", equal), ("ub", below)):
-        rows = [(row, known) for row, known in sums_ if row]
+    for name, rows in systems.items():
         if rows:
             options[f"A_{name}"] = csr_matrix(
                 (
@@ -99,6 +117,7 @@ def solve(truth, seen, *, absent=False) -> dict[Cell, int]:
                 shape=(len(rows), len(hidden)),
             )
             options[f"b_{name}"] = [known for _, known in rows]
+    found = {}
     for cell, n in place.items():
         ends = []
         for sign in (1, -1):

@@ -73,27 +73,33 @@ def cube(people: list[list[tuple[str, ...]]], least: int, names: list[str]) -> p
 
 
 @st.composite
-def cubes(draw, columns: int = 3, values: int = 3, most: int = 1) -> tuple[pa.Table, int]:
-    """A merged cube, and a minimum cell size; ``most`` combinations of values for each person."""
+def cubes(draw, columns: int = 3, values: int = 3, most: int = 1):
+    """A merged cube, a minimum cell size, and the values that people have in each column.
+
+    ``most``: so many combinations of values may a person have.
+    """
     width = draw(st.integers(1, columns))
     names = [f"c{n}" for n in range(width)]
     sizes = [draw(st.integers(1, values)) for _ in names]
     combination = st.tuples(*(st.sampled_from([f"v{n}" for n in range(s)]) for s in sizes))
     least = draw(st.sampled_from([0, 0, 2, 3]))
-    sites = []
+    sites, seen = [], [set() for _ in names]
     for _ in range(draw(st.integers(0, 2)) or 1):
         kinds = draw(st.lists(st.lists(combination, min_size=1, max_size=most), max_size=8))
         often = st.sampled_from([1, 1, 2, 3, 5, 9])
+        for combination_ in itertools.chain(*kinds):
+            for known, value in zip(seen, combination_, strict=True):
+                known.add(value)
         people = [kind for kind in kinds for _ in range(draw(often))]
         sites.append(cube(people, least, names))
     table = merged(*sites) if len(sites) > 1 or draw(st.booleans()) else sites[0]
-    return table, draw(st.sampled_from([2, 3, 4, 6]))
+    return table, draw(st.sampled_from([2, 3, 4, 6])), seen
 
 
 @settings(max_examples=30, deadline=None)
 @given(cubes())
 def test_of_people_nothing_is_found_out(drawn):
-    table, size = drawn
+    table, size, _ = drawn
     truth, seen = attacker.cells(table), attacker.cells(release(table, min_cell=size).table)
     assert seen.keys() == truth.keys()
     assert all(count is None or count == truth[c] for c, count in seen.items())
@@ -104,21 +110,84 @@ def test_of_people_nothing_is_found_out(drawn):
 @settings(max_examples=20, deadline=None)
 @given(cubes(most=3))
 def test_of_people_with_several_values_nothing_is_found_out(drawn):
-    table, size = drawn
+    table, size, _ = drawn
     truth, seen = attacker.cells(table), attacker.cells(release(table, min_cell=size).table)
     assert attacker.solve(truth, seen) == {}
 
 
+def held_back(table, size, known):
+    """What an attacker finds out who knows all values, and that sites may hold back any cell."""
+    truth, seen = attacker.cells(table), attacker.cells(release(table, min_cell=size).table)
+    site = table.column_names.index("site") - 1 if "site" in table.column_names else None
+    found = attacker.solve(truth, seen, site=site, absent=known)
+    return {c: n for c, n in found.items() if c in truth or n < size}
+
+
 @settings(max_examples=40, deadline=None)
 @given(cubes(values=4))
-def test_what_a_site_held_back_is_not_what_one_sum_leaves(drawn):
-    table, size = drawn
-    truth, seen = attacker.cells(table), attacker.cells(release(table, min_cell=size).table)
-    for (parent, column), children in attacker.groups(seen).items():
-        left = attacker.rests(truth)[parent, column]
-        if seen[parent] is not None and left >= 0:
-            shown = sum(seen[child] or 0 for child in children)
-            assert not 0 < seen[parent] - shown < size
+def test_neither_is_what_a_site_held_back_nor_what_it_would_tell(drawn):
+    assert held_back(*drawn) == {}
+
+
+def people(*counts: tuple[str, str, int]) -> list[list[tuple[str, ...]]]:
+    return [[(one, other)] for one, other, count in counts for _ in range(count)]
+
+
+def test_a_cell_that_one_site_held_back_and_another_sent():
+    """The sum over all sites is of what was sent: it does not tell that the other has none."""
+    one = people(("a", "b", 12), ("a", "a", 1), ("b", "a", 15), ("b", "b", 2))
+    two = people(("a", "a", 6), ("a", "b", 19), ("b", "b", 9))
+    table = merged(*(cube(them, 3, ["c0", "c1"]) for them in (one, two)))
+    assert held_back(table, 3, [["a", "b"], ["a", "b"]]) == {}
+
+
+def test_a_value_that_no_site_sent():
+    one = people(("a", "b", 5), ("a", "c", 5), ("a", "x", 3), ("x", "c", 3), ("x", "x", 1))
+    table = cube(one, 5, ["c0", "c1"])
+    assert held_back(table, 5, [["a", "x"], ["b", "c", "x"]]) == {}
+
+
+def test_cells_that_are_part_of_no_sum():
+    table = pa.table({"cnt": [1, 9], "c": ["a", "b"]})
+    assert release(table, min_cell=3).table.to_pylist() == [
+        {"cnt": 9, "c": "b"},
+        {"cnt": None, "c": "a"},
+    ]
+
+
+def test_cells_that_few_sites_reported_are_not_shown():
+    alone, both = people(("a", "a", 40)), people(("b", "a", 30), ("b", "b", 50))
+    table = merged(cube(alone + both, 0, ["c0", "c1"]), cube(both, 0, ["c0", "c1"]))
+    free = attacker.cells(release(table, min_cell=5).table)
+    assert None not in free.values()
+    made = release(table, min_cell=5, min_sites=2)
+    truth, seen = attacker.cells(table), attacker.cells(made.table)
+    for cell in (("a", None, None), ("a", "a", None), ("a", None, "s0"), ("a", "a", "s0")):
+        assert seen[cell] is None
+    assert seen[None, None, None] == truth[None, None, None] == 200
+    assert attacker.solve(truth, seen, site=2, absent=[["a", "b"], ["a", "b"]]) == {}
+
+
+def test_marks_tell_how_many_sites_are_in_a_cell():
+    one = people(("a", "a", 20), ("b", "a", 2), ("b", "b", 30), ("a", "b", 40))
+    two = people(("a", "a", 25), ("b", "b", 30), ("a", "b", 30))
+    table = merged(*(cube(them, 0, ["c0", "c1"]) for them in (one, two)))
+    made = release(table, min_cell=5, sites=3)
+    cells_ = list(attacker.cells(made.table).items())
+    for (cell, count), mark in zip(cells_, made.marks.to_pylist(), strict=True):
+        parts = [n for c, n in cells_ if c[:2] == cell[:2] and c[2] is not None]
+        assert mark == {
+            "suppressed": count is None,
+            "reported": 1 if cell[2] else len(parts),
+            "withheld": int(count is None) if cell[2] else parts.count(None),
+            "absent": 0 if cell[2] else 3 - len(parts),
+        }
+    assert made.suppressed == sum(mark["suppressed"] for mark in made.marks.to_pylist()) > 0
+
+
+def test_marks_without_sites_tell_only_what_is_suppressed():
+    made = release(cube(people(("a", "a", 2), ("b", "b", 9)), 0, ["c0", "c1"]), min_cell=5)
+    assert made.marks.column_names == ["suppressed"]
 
 
 @pytest.mark.parametrize("sites", [False, True])

@@ -75,20 +75,22 @@ def release(
             kind="bad-setting",
         )
     counts, codes, sizes = encode(cube, MEASURE)
-    lattice = build(counts, codes, sizes)
+    lattice = build(counts, codes, tuple(size + 1 for size in sizes))  # 1: a value not listed
     reported = _reported(cube, lattice)
     hidden = (counts > 0) & (counts < min_cell)
     if min_sites > 1 and reported is not None:
         hidden |= _all_sites(cube, lattice, reported) < min_sites
     if hidden.any() or min_cell > 1:
-        hidden = close(lattice, hidden, min_cell)
+        hidden = close(lattice, hidden, min_cell, _site(cube))
     return _shown(cube, lattice, hidden, reported, sites)
 
 
-def close(lattice: Lattice, hidden: Flags, min_cell: int) -> Flags:
+def close(lattice: Lattice, hidden: Flags, min_cell: int, site: int | None = None) -> Flags:
     """The cells not to show, so that neither these nor what is missing can be found out."""
+    if not len(lattice.parents):
+        return hidden
     cells = len(lattice.counts)
-    lattice = _with_missing(lattice, min_cell)
+    lattice = _with_missing(lattice, site)
     unknown = np.ones(len(lattice.counts), bool)
     unknown[:cells] = hidden
     independent = lattice.independent()
@@ -223,28 +225,37 @@ def _near(lattice: Lattice, unknown: Flags, start: Ints) -> Ints:
     return start[:0]
 
 
-def _with_missing(lattice: Lattice, min_cell: int) -> Lattice:
-    """With a cell for each that is not there, but whose small count a single sum would tell."""
+def _with_missing(lattice: Lattice, site: int | None) -> Lattice:
+    """With a cell for each that is not there, but whose count a single sum would tell."""
+    listed = len(lattice.counts)
     while True:
-        small = np.flatnonzero((lattice.rest > 0) & (lattice.rest < min_cell))
-        codes, counts = _missing(lattice, small)
+        codes, counts = _missing(lattice, np.flatnonzero(lattice.rest > 0), site)
         if not len(counts):
             return lattice
         lattice = build(
             np.concatenate([lattice.counts, counts]),
             np.asfortranarray(np.concatenate([lattice.codes, codes])),
             lattice.sizes,
+            listed=listed,
+            site=site,
         )
 
 
-def _missing(lattice: Lattice, relations: Ints) -> tuple[Indices, Ints]:
-    """The only cell that can be missing in a relation, of those where it is one; its count."""
+def _missing(lattice: Lattice, relations: Ints, site: int | None) -> tuple[Indices, Ints]:
+    """The only cell that can be missing in a relation, of those where it is one; its count.
+
+    Where none of the values that are listed can be, it is of one that is listed nowhere.
+    What is missing over all sites is what is missing of some of them: only these are looked at.
+    """
     lengths = np.diff(lattice.starts)[relations]
     found_codes, found_counts = [lattice.codes[:0]], [lattice.counts[:0]]
     splits = lattice.codes[lattice.children[lattice.starts[relations]]]
     above = lattice.codes[lattice.parents[relations]]
+    own = np.ones(len(relations), bool) if site is None else above[:, site] > 0
     for column, size in enumerate(lattice.sizes):
-        here = (splits[:, column] > 0) & (above[:, column] == 0) & (size - lengths <= _FEW)
+        if column == site:
+            continue
+        here = (splits[:, column] > 0) & (above[:, column] == 0) & (size - lengths <= _FEW) & own
         chosen = relations[here]
         owner, children = lattice.members(chosen)
         there = np.zeros((len(chosen), size), bool)
@@ -252,7 +263,10 @@ def _missing(lattice: Lattice, relations: Ints) -> tuple[Indices, Ints]:
         owner, value = np.nonzero(~there)
         codes = lattice.codes[lattice.parents[chosen[owner]]]
         codes[:, column] = value + 1
-        can = _possible(lattice, codes)
+        can = _possible(lattice, codes, site)
+        last = value + 1 == size
+        some = np.bincount(owner[can & ~last], minlength=len(chosen)) > 0
+        can &= ~(last & some[owner])
         owner, codes = owner[can], codes[can]
         only = np.bincount(owner, minlength=len(chosen))[owner] == 1
         found_codes.append(codes[only])
@@ -263,10 +277,12 @@ def _missing(lattice: Lattice, relations: Ints) -> tuple[Indices, Ints]:
     return codes.astype(np.int32), counts[order][first]
 
 
-def _possible(lattice: Lattice, codes: Indices) -> Flags:
+def _possible(lattice: Lattice, codes: Indices, site: int | None) -> Flags:
     """Of cells that are not there, whether they can be above 0: no sum is complete without."""
     can = np.ones(len(codes), bool)
     for column in range(codes.shape[1]):
+        if column == site:  # the sum over all sites is complete without what one held back
+            continue
         split = np.flatnonzero(can & (codes[:, column] > 0))
         above = codes[split]
         above[:, column] = 0
@@ -276,8 +292,14 @@ def _possible(lattice: Lattice, codes: Indices) -> Flags:
         complete = (relations >= 0) & (lattice.rest[relations] == 0)
         can[split[there]] &= ~complete
         if not there.all():
-            can[split[~there]] &= _possible(lattice, above[~there])
+            can[split[~there]] &= _possible(lattice, above[~there], site)
     return can
+
+
+def _site(cube: pa.Table) -> int | None:
+    """The place of the column of sites among those of categories."""
+    names = [name for name in cube.column_names if name != MEASURE]
+    return names.index(SITE) if SITE in names else None
 
 
 def _reported(cube: pa.Table, lattice: Lattice) -> Ints | None:
@@ -323,7 +345,7 @@ def _shown(
         column = names.index(SITE)
         withheld = _withheld(lattice, hidden, column)
         own = lattice.codes[:, column] > 0
-        of = lattice.sizes[column] if sites is None else sites
+        of = lattice.sizes[column] - 1 if sites is None else sites
         absent = np.where(own, 0, np.maximum(of - reported, 0))
         for name, values in (("reported", reported), ("withheld", withheld), ("absent", absent)):
             marks[name] = pa.array(values[order].astype(np.int32))

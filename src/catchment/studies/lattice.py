@@ -195,8 +195,23 @@ def _keys(codes: Indices, strides: npt.NDArray[np.uint64]) -> npt.NDArray[np.uin
     return total
 
 
-def build(counts: Ints, codes: Indices, sizes: tuple[int, ...]) -> Lattice:
-    """The lattice of cells with these counts and codes."""
+def build(
+    counts: Ints,
+    codes: Indices,
+    sizes: tuple[int, ...],
+    *,
+    listed: int | None = None,
+    site: int | None = None,
+) -> Lattice:
+    """The lattice of cells with these counts and codes.
+
+    Args:
+        counts: of each cell.
+        codes: of each cell and column.
+        sizes: of each column.
+        listed: so many cells, the first, are in the cube; the others are missing in it.
+        site: the column of sites. A cell over all sites is the sum of those that are in the cube.
+    """
     keys = index(codes, sizes)
     cells, width = codes.shape
     relation = np.full((cells, width), -1, np.int32, order="F")
@@ -206,7 +221,10 @@ def build(counts: Ints, codes: Indices, sizes: tuple[int, ...]) -> Lattice:
     for column in range(width):
         split = rising[codes[rising, column] > 0]
         found = keys.above(split, column)
-        split, found = split[found >= 0], found[found >= 0]
+        there = found >= 0
+        if column == site and listed is not None:
+            there &= (split < listed) | (found >= listed)
+        split, found = split[there], found[there]
         order = np.argsort(found, kind="stable")
         split, found = split[order], found[order]
         first = np.flatnonzero(np.diff(found, prepend=-1))

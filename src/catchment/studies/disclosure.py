@@ -12,6 +12,9 @@ Why that is enough: the counts not shown are all above 0, so a solution of the s
 the true one is possible too, and by rule 3 there is one that differs in each such cell. Sums
 that do not add up (a person can be in two cells) tell only that a cell is not above its parent;
 where the two are equal, they are taken for known to be equal, which can only hide more.
+
+Where very many hidden cells hang together, rule 3 is not exact: see the decision on disclosure
+control for what is then not proven.
 """
 
 from __future__ import annotations

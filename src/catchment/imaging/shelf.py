@@ -119,7 +119,7 @@ class Shelf:
 
         sink = io.BytesIO()
         pq.write_table(rows.combine_chunks(), sink, compression="zstd", row_group_size=1 << 16)
-        data = sink.getbuffer()
+        data = sink.getvalue()  # not getbuffer(): CPython crashes on it in a cycle of garbage
         self._count += 1
         key = layout.part_key(self._name, table, month, self._run, self._count)
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"

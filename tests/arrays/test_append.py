@@ -223,6 +223,12 @@ def test_another_dimension_is_refused(store):
     assert ("append-dim-differs", "b") in codes(outcome)
 
 
+def test_a_dimension_of_positions_is_refused(store):
+    outcome = api.append(make_session("a"), Stack(store), append_dim="time")
+    assert ("append-dim-positions", "time") in codes(outcome)
+    assert not list(store.list())
+
+
 def infinite(d):
     d["eeg"][0, 0, 0] = np.inf
     return d
@@ -345,7 +351,7 @@ def test_chunks_are_fixed_when_the_store_is_made(store):
     for wrong in ({"time": 9}, {"channel": 3}, {"session": 2}, {"sample": 5}):
         with pytest.raises(Invalid, match="has chunks of") as caught:
             put(store, make_session("c"), chunks=wrong)
-        assert caught.value.hint.startswith("catchment arrays rechunk")
+        assert "catchment arrays append OLD NEW" in caught.value.hint
     with pytest.raises(Invalid) as caught:
         put(open_store("memory://chunks"), make_session("c"), chunks={"space": 8})
     assert caught.value.kind == "bad-chunks"

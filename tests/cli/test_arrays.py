@@ -139,4 +139,4 @@ def test_the_workspace_knows_arrays(call, tmp_path, capsys):
     assert run(["gc", "--dry-run"]) == 0
     capsys.readouterr()
     Path("catchment.toml").write_text("")
-    assert call("transform")[1]["error"]["kind"] == "which-arrays"
+    assert call("transform")[1]["error"]["kind"] == "which-aggregate"

@@ -96,7 +96,7 @@ def test_with_a_workspace(catchment, providers, tmp_path):
         ('[imaging.ct]\nsince = "yesterday"\nproviders = {a = "."}\n', "bad-since"),
         (
             '[imaging.ct]\nproviders = {a = "."}\n[imaging.mr]\nproviders = {a = "."}\n',
-            "which-imaging",
+            "which-aggregate",
         ),
         ('[imaging.ct]\nproviders = {A = "."}\n', "bad-settings"),
     ],

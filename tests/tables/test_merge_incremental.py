@@ -30,6 +30,7 @@ class Runs:
         self.merging = Merging()
         self.files: Sequence[File] = []
         self.merged: Merged | None = None
+        self.copied = 0
 
     def next(self, files: Sequence[File]) -> None:
         full = Merging()
@@ -42,6 +43,7 @@ class Runs:
                 fields[name].equals(self.fields[name]) for name in self.schemas[old].names
             ):
                 kept[number] = self.merging.keep(self.merged, old, file, number)
+        self.copied += len(kept)
         merged = self.merging.merge(files, kept, full.schemas)
         assert both(self.merging, merged) == both(full, expected)
         assert [p.dumps() for p in merged.placed] == [p.dumps() for p in expected.placed]
@@ -67,6 +69,8 @@ def check_runs(first: list[File], second: list[File], third: list[File]) -> None
     runs.next([*second, *first])
     runs.next([*first, *third])
     runs.next([*first[1:], *third])
+    rows = [pq.read_metadata(io.BytesIO(file.data)).num_rows for file in first]
+    assert runs.copied or not any(rows)
 
 
 TABLE = pa.table({"id": [f"N{n}" for n in range(40)], "v": [n / 2 for n in range(40)]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from catchment.arrays import catalog
@@ -13,10 +14,11 @@ from catchment.arrays.transform import run as runs
 from catchment.arrays.transform.discovery import Choice, Naming, discover, pseudonym_key
 from catchment.arrays.transform.sinks import Partitioning, below
 from catchment.arrays.transform.worker import load
-from catchment.core.capability import Outcome
-from catchment.core.errors import Conflict, Invalid, NotFound
+from catchment.core import provenance
+from catchment.core.capability import Outcome, named
+from catchment.core.errors import Conflict, NotFound
+from catchment.core.named_sections import ArraysSettings
 from catchment.core.progress import Progress, silent
-from catchment.core.sections import ArraysSettings
 from catchment.core.store import Store
 from catchment.core.workspace import Workspace
 
@@ -35,7 +37,7 @@ def run(
     ledger = workspace.ledger_to_read() if dry_run else workspace.ledger
     house = runs.House(workspace.store, ledger, workspace.executor, progress=progress)
     if batch is not None:
-        house = runs.House(workspace.store, ledger, workspace.executor, progress, window=batch)
+        house = replace(house, window=batch)
     report = runs.run(wanted, house, dry_run=dry_run)
     return Outcome(
         aggregate=wanted.aggregate,
@@ -108,20 +110,16 @@ def verify(workspace: Workspace, name: str) -> list[str]:
         wrong += [f"{key}: {fault}" for fault in verdict.wrong]
     for place in catalog.Catalog.build(folder).sessions:
         present.add((place.store, place.session, place.content_hash))
+    damaged = provenance.verify(workspace.store, latest)
+    if damaged:
+        return wrong + damaged
     (entry,) = latest.provenance["objects"]
-    data = workspace.store.read(entry["key"])
-    if f"sha256:{hashlib.sha256(data).hexdigest()}" != entry["digest"]:
-        wrong.append(f"{entry['key']} is not what the snapshot says")
-        return wrong
-    for place in catalog.Catalog.parse(data).sessions:
+    sessions = catalog.Catalog.parse(workspace.store.read(entry["key"])).sessions
+    for place in sessions:
         if (place.store, place.session, place.content_hash) not in present:
             wrong.append(f"{place.store}: {place.session} is not as the snapshot says")
-    account = ledger.account(latest.run)
-    kept = account.total("sessions").kept
-    if account.total("windows").missing or account.total("sessions").missing:
-        wrong.append("the account does not balance")
-    if kept > len(catalog.Catalog.parse(data).sessions):
-        wrong.append(f"the account keeps {kept} sessions, the catalog has fewer")
+    if ledger.account(latest.run).total("sessions").kept > len(sessions):
+        wrong.append("the account keeps more sessions than the catalog has")
     return wrong
 
 
@@ -133,7 +131,7 @@ def job(
     return runs.Job(
         name=name,
         transform=settings.transform,
-        options=_options(settings),
+        options=settings.options,
         source=workspace.open_store(settings.recordings),
         output=output_prefix(name),
         naming=Naming(
@@ -149,10 +147,6 @@ def job(
         on_conflict=settings.on_conflict,
         choice=choice or Choice(),
     )
-
-
-def _options(settings: ArraysSettings) -> dict[str, object]:
-    return dict(settings.options)
 
 
 def _key(workspace: Workspace, name: str, settings: ArraysSettings, *, dry_run: bool) -> bytes:
@@ -177,26 +171,6 @@ def output_prefix(name: str) -> str:
     return f"arrays/{name}/"
 
 
-def choose(workspace: Workspace, name: str | None) -> str:
-    """The name itself, or that of the only ``[arrays.NAME]``; Invalid (kind ``which-arrays``)."""
-    names = sorted(workspace.settings.arrays)
-    if name is None and len(names) != 1:
-        raise Invalid(
-            f"expected the name of one of the workspace's arrays: {', '.join(names) or 'none'}",
-            kind="which-arrays",
-            hint="catchment config --show",
-        )
-    return name or names[0]
-
-
 def settings_of(workspace: Workspace, name: str) -> ArraysSettings:
     """``[arrays.<name>]``; NotFound (kind ``no-aggregate``) if there is none."""
-    try:
-        return workspace.settings.arrays[name]
-    except KeyError:
-        names = ", ".join(sorted(workspace.settings.arrays)) or "none"
-        raise NotFound(
-            f"the settings have no [arrays.{name}], only: {names}",
-            kind="no-aggregate",
-            hint="catchment config --show",
-        ) from None
+    return named(workspace.settings.arrays, "arrays", name)

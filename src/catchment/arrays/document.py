@@ -59,7 +59,7 @@ class Document:
             raise Invalid(
                 "a zarr.json stands there that this program did not write",
                 kind="not-our-store",
-                hint="make a store of its sessions with: catchment arrays rechunk OLD NEW",
+                hint="append its sessions to a new store: catchment arrays append OLD NEW",
             ) from None
         return cls(root)
 
@@ -239,7 +239,8 @@ def check_chunks(document: Document, chunks: Mapping[str, int] | None) -> None:
             raise Invalid(
                 f"the store has chunks of {fixed} along {dim}, got {size}",
                 kind="chunks-fixed",
-                hint=f"catchment arrays rechunk STORE NEW-STORE --chunks {dim}={size}",
+                hint="leave it out, or append its sessions to a new store: "
+                f"catchment arrays append OLD NEW --chunks {dim}={size}",
             )
 
 

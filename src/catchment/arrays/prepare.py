@@ -81,8 +81,12 @@ def prepare(
     is one session: its id is that of ``facts``, of a scalar coordinate, or of the attribute
     ``session_id``.
     """
-    own = tuple(dim for dim in ragged if dim != append_dim)
-    look = Look(dataset, append_dim, own, facts or Facts())
+    look = Look(dataset, append_dim, tuple(ragged), facts or Facts())
+    if append_dim in ragged:
+        look.error(
+            "append-dim-positions", append_dim, "its positions are not sessions",
+            "append along a dimension of sessions, such as session",
+        )  # fmt: skip
     _check_names(look)
     if look.failed():
         return [], look.findings

@@ -11,6 +11,7 @@ import typer
 
 from catchment.cli import arrays_shows as shows
 from catchment.cli.output import Output
+from catchment.cli.place import Cluster, Url, open_aggregate
 from catchment.core.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
@@ -43,10 +44,7 @@ def transform(
         str | None,
         typer.Option("--recordings", metavar="URL", help="Recordings, instead of the settings'."),
     ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option("--output", metavar="URL", help="Store of the results: needs no workspace."),
-    ] = None,
+    output: Url = None,
     which: Annotated[
         str | None,
         typer.Option("--transform", metavar="T", help="Transform. Default: window."),
@@ -91,10 +89,7 @@ def transform(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, metavar="N", help="At a time.")
     ] = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option("--cluster", metavar="tcp://HOST:PORT", help="Work on this dask cluster."),
-    ] = None,
+    cluster: Cluster = None,
     include_processed: Annotated[
         bool, typer.Option("--include-processed", help="Also recordings that are done.")
     ] = False,
@@ -124,9 +119,10 @@ def transform(
         "options.append_to_common": append_to_common,
         "options.common_store_name": common_store_name,
     }
-    more = {"executor.kind": cluster, "executor.workers": workers}
     with (
-        _workspace(out, name, output, own, more) as (workspace, chosen),
+        open_aggregate(
+            out, "arrays", name, output, given=own, cluster=cluster, workers=workers
+        ) as (workspace, chosen),
         out.progress() as progress,
     ):
         outcome = capability.run(
@@ -293,33 +289,6 @@ def withdraw(
             else f"{t['session']} is withdrawn: {t['chunks']:,} chunks deleted"
         ],
     )
-
-
-@contextmanager
-def _workspace(
-    out: Output,
-    name: str | None,
-    output: str | None,
-    own: dict[str, Any],
-    more: dict[str, Any],
-) -> Iterator[tuple[Workspace, str]]:
-    """The workspace and the name of the aggregate; with an output URL, made of arguments alone."""
-    from catchment.arrays.capability import choose
-    from catchment.core.workspace import Workspace
-
-    if output is not None:
-        chosen = name or "default"
-        more = {"workspace.store": output, **more}
-    else:
-        chosen = choose(Workspace.open(out.workspace), name)
-    overrides = more | {f"arrays.{chosen}.{key}": value for key, value in own.items()}
-    workspace = (
-        Workspace.described(overrides)
-        if output is not None
-        else Workspace.open(out.workspace, overrides)
-    )
-    with workspace:
-        yield workspace, chosen
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,6 +11,7 @@ import typer
 
 from catchment.cli import imaging_views as views
 from catchment.cli.output import Output
+from catchment.cli.place import Cluster, Url, open_aggregate
 
 if TYPE_CHECKING:
     from catchment.core.workspace import Workspace
@@ -20,8 +21,6 @@ app = typer.Typer(
     help="DICOM of many providers becomes joinable tables and images.", no_args_is_help=True
 )
 
-NAME = "default"  # of the aggregate that arguments alone describe
-
 Name = Annotated[
     str | None,
     typer.Argument(metavar="NAME", help="Which [imaging.NAME]. Default: the only one."),
@@ -29,10 +28,6 @@ Name = Annotated[
 NameOption = Annotated[
     str | None,
     typer.Option("--name", metavar="NAME", help="Which [imaging.NAME]. Default: the only one."),
-]
-Url = Annotated[
-    str | None,
-    typer.Option("--output", metavar="URL", help="Store of the snapshots, without a workspace."),
 ]
 Providers = Annotated[
     list[str] | None,
@@ -43,12 +38,6 @@ Providers = Annotated[
 Warehouse = Annotated[
     str | None,
     typer.Option("--warehouse", metavar="FILE", help="DuckDB file that shows the tables."),
-]
-Cluster = Annotated[
-    str | None,
-    typer.Option(
-        "--cluster", metavar="tcp://HOST:PORT", help="Work on a dask cluster, by its scheduler."
-    ),
 ]
 Require = Annotated[
     bool,
@@ -95,11 +84,12 @@ def run(
     given = _given(provider, warehouse=warehouse, require=require_deidentified)
     given |= {"previews": previews, "archive": archive}
     with (
-        _workspace(out, name, output, given, cluster) as (workspace, chosen),
+        open_aggregate(out, "imaging", name, output, given=given, cluster=cluster) as (
+            workspace,
+            chosen,
+        ),
         out.progress() as progress,
     ):
-        if dry_run:
-            workspace.only_read()
         done = capability.run(
             workspace, chosen, dry_run=dry_run, sync=not no_sync, progress=progress
         )
@@ -115,7 +105,7 @@ def sync(
 
     out: Output = ctx.obj
     with (
-        _workspace(out, name, output, _given(provider)) as (workspace, chosen),
+        open_aggregate(out, "imaging", name, output, given=_given(provider)) as (workspace, chosen),
         out.progress() as progress,
     ):
         done = capability.sync(workspace, chosen, progress=progress)
@@ -189,7 +179,8 @@ def resolve(
         return
     if (keep is None) != keep_none:
         raise typer.BadParameter("give either --keep or --keep-none")
-    with _workspace(out, name, output, {}) as (workspace, chosen):
+    given = {"providers": {}} if output is not None else None  # what is there is asked, not brought
+    with open_aggregate(out, "imaging", name, output, given=given) as (workspace, chosen):
         job = capability.job(workspace, chosen, receives=False)
         done = resolving.resolve(job, capability.house(workspace), uid, keep)
         if done.snapshot is not None:
@@ -218,7 +209,7 @@ def show(
     if series is not None and png is not None:
         from catchment.imaging.series import sheet_of
 
-        with _workspace(out, name, output, {}) as (workspace, chosen):
+        with open_aggregate(out, "imaging", name, output) as (workspace, chosen):
             shown = _pinned(workspace, chosen, snapshot)
             png.write_bytes(sheet_of(shown, series, workspace.executor))
         out.result({"written": str(png)}, lambda data: [f"wrote {data['written']}"])
@@ -328,41 +319,10 @@ def _given(
 
 
 @contextmanager
-def _workspace(
-    out: Output,
-    name: str | None,
-    output: str | None,
-    given: Mapping[str, Any],
-    cluster: str | None = None,
-) -> Iterator[tuple[Workspace, str]]:
-    """The workspace and the name of the aggregate; with an output URL, made of arguments alone."""
-    from catchment.core.workspace import Workspace
-    from catchment.imaging.capability import choose
-
-    own = {key: value for key, value in given.items() if value is not None}
-    overrides: dict[str, Any] = {}
-    if output is not None:
-        chosen = name or NAME
-        overrides["workspace.store"] = output
-        overrides[f"imaging.{chosen}.providers"] = {}
-    else:
-        chosen = choose(Workspace.open(out.workspace), name)
-    overrides |= {f"imaging.{chosen}.{key}": value for key, value in own.items()}
-    overrides |= {"executor.kind": cluster} if cluster else {}
-    workspace = (
-        Workspace.described(overrides)
-        if output is not None
-        else Workspace.open(out.workspace, overrides)
-    )
-    with workspace:
-        yield workspace, chosen
-
-
-@contextmanager
 def _opened(
     out: Output, name: str | None, output: str | None, snapshot: int | None
 ) -> Iterator[ImagingSnapshot]:
-    with _workspace(out, name, output, {}) as (workspace, chosen):
+    with open_aggregate(out, "imaging", name, output) as (workspace, chosen):
         yield _pinned(workspace, chosen, snapshot)
 
 

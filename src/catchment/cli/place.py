@@ -57,6 +57,7 @@ def open_aggregate(
     *,
     given: Mapping[str, Any] | None = None,
     cluster: str | None = None,
+    workers: int | None = None,
 ) -> Iterator[tuple[Workspace, str]]:
     """The workspace and the name of one aggregate; with a URL, made of arguments alone.
 
@@ -67,6 +68,7 @@ def open_aggregate(
         url: of the store; None: the workspace has a file.
         given: settings of the aggregate, as arguments say them; None is what none of them says.
         cluster: a scheduler that takes the work.
+        workers: how many at a time on this machine.
     """
     from catchment.core.capability import choose
 
@@ -74,5 +76,6 @@ def open_aggregate(
     if url is None:
         chosen = choose(open_workspace(out).settings, capability, name)
     settings = {f"{capability}.{chosen}.{key}": value for key, value in (given or {}).items()}
-    with open_workspace(out, url, settings | {"executor.kind": cluster}) as workspace:
+    settings |= {"executor.kind": cluster, "executor.workers": workers}
+    with open_workspace(out, url, settings) as workspace:
         yield workspace, chosen

@@ -46,7 +46,7 @@ def serve(
         int, typer.Option("--workers", min=1, help="Processes that serve side by side.")
     ] = 1,
 ) -> None:
-    """Serve the workspace over HTTP until it is interrupted."""
+    """Serve the workspace over HTTP: uploads of sites, charts, downloads."""
     from catchment.core.workspace import Workspace
 
     output: Output = ctx.obj

@@ -56,7 +56,7 @@ def upload(
         bool, typer.Option("--allow-http", help="Send the secret without TLS.")
     ] = False,
 ) -> None:
-    """Check a study's packages here, send them, and show what was accepted.
+    """Send a study's packages to a coordinating center, and see what was accepted.
 
     The exit code is 0 if all of it was accepted, 1 if anything was refused. Called again after an
     interruption it goes on with the same upload.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -86,20 +86,15 @@ def verify(store: Store, snapshot: Snapshot) -> list[str]:
     Every object must exist with its size and SHA-256, as must the provenance, where it is written
     already; the account must balance. Reads all of them.
     """
-    told = snapshot.provenance
-    seal = {"key": snapshot.location + NAME, **_facts([dumps(told)])}
-    wrong = []
-    for item in [*told["objects"], *([seal] if snapshot.sealed else [])]:
-        try:
-            found = _facts(store.stream(item["key"]))
-        except NotFound:
-            wrong.append(f"{item['key']}: missing")
-            continue
-        if any(item[name] != found[name] for name in found):
-            wrong.append(
-                f"{item['key']}: {found['size']} bytes, {found['digest']}; "
-                f"expected {item['size']} bytes, {item['digest']}"
-            )
+    told, data = snapshot.provenance, dumps(snapshot.provenance)
+    wrong = [
+        fault
+        for item in told["objects"]
+        for fault in compare(store, item["key"], item["size"], item["digest"])
+    ]
+    if snapshot.sealed:
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        wrong += compare(store, snapshot.location + NAME, len(data), digest)
     try:
         Account.from_json(told[SECTION]["account"]).check()
     except Corrupt as error:
@@ -107,9 +102,16 @@ def verify(store: Store, snapshot: Snapshot) -> list[str]:
     return wrong
 
 
-def _facts(chunks: Iterable[bytes]) -> dict[str, Any]:
-    digest, size = hashlib.sha256(), 0
-    for chunk in chunks:
-        digest.update(chunk)
-        size += len(chunk)
-    return {"size": size, "digest": f"sha256:{digest.hexdigest()}"}
+def compare(store: Store, key: str, size: int, digest: str) -> list[str]:
+    """What is wrong with one object, of which size and ``sha256:`` digest are known; reads it."""
+    made, length = hashlib.sha256(), 0
+    try:
+        for chunk in store.stream(key):
+            made.update(chunk)
+            length += len(chunk)
+    except NotFound:
+        return [f"{key}: missing"]
+    found = f"sha256:{made.hexdigest()}"
+    if (length, found) != (size, digest):
+        return [f"{key}: {length} bytes, {found}; expected {size} bytes, {digest}"]
+    return []

@@ -22,23 +22,25 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from catchment.core.errors import Invalid
-from catchment.core.sections import (
+from catchment.core.named_sections import (
     NAMED,
-    PATHS,
     ArraysSettings,
     DeidentifySettings,
-    ExecutorSettings,
     ExportsSettings,
+    ImagingSettings,
+    StudiesSettings,
+    TablesSettings,
+)
+from catchment.core.sections import (
+    PATHS,
+    ExecutorSettings,
     FlywheelSettings,
     IdentifiersSettings,
-    ImagingSettings,
     S3Settings,
     Section,
     ServeSettings,
     Slug,
-    StudiesSettings,
     SubscriptionsSettings,
-    TablesSettings,
     WorkspaceSettings,
 )
 

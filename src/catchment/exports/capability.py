@@ -11,9 +11,9 @@ from catchment.core.account import Account
 from catchment.core.capability import Outcome, named
 from catchment.core.errors import Conflict, Invalid, NotFound
 from catchment.core.ledger import Ledger, Snapshot
+from catchment.core.named_sections import ExportsSettings
 from catchment.core.progress import Progress, silent
 from catchment.core.provenance import NAME
-from catchment.core.sections import ExportsSettings
 from catchment.core.workspace import Workspace
 from catchment.exports import jobs, layout
 from catchment.exports import run as runs

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from catchment.core.capability import Outcome
-from catchment.core.errors import Conflict, Invalid, NotFound
+from catchment.core.capability import Outcome, named
+from catchment.core.errors import Conflict, Invalid
 from catchment.core.ledger import Snapshot
+from catchment.core.named_sections import ImagingSettings
 from catchment.core.progress import Progress, silent
-from catchment.core.sections import ImagingSettings
 from catchment.core.settings import without_password
 from catchment.core.workspace import Workspace
 from catchment.imaging import layout
@@ -33,7 +33,7 @@ def run(
 ) -> Outcome:
     """Bring ``imaging/<name>`` up to date, or say what waits; see :func:`runs.run`."""
     wanted = job(workspace, name, receives=sync)
-    place = house(workspace, progress)
+    place = house(workspace, progress, dry_run=dry_run)
     done = runs.plan_only(wanted, place) if dry_run else runs.run(wanted, place, sync=sync)
     if done.snapshot is not None and not dry_run:
         load_warehouse(workspace, name, done.snapshot)
@@ -123,11 +123,11 @@ def _needed(workspace: Workspace, wanted: Job) -> Iterator[str]:
         yield from (key for key in shown["compressed_images"]["object"].to_pylist() if key)
 
 
-def house(workspace: Workspace, progress: Progress = silent) -> House:
-    """Where a job of the workspace works."""
+def house(workspace: Workspace, progress: Progress = silent, *, dry_run: bool = False) -> House:
+    """Where a job of the workspace works; a dry run makes no ledger where there is none."""
     return House(
         workspace.store,
-        workspace.ledger,
+        workspace.ledger_to_read() if dry_run else workspace.ledger,
         workspace.executor,
         workspace.open_store,
         progress=progress,
@@ -167,29 +167,9 @@ def job(workspace: Workspace, name: str, *, receives: bool = True) -> Job:
     )
 
 
-def choose(workspace: Workspace, name: str | None) -> str:
-    """The name itself, or that of the only ``[imaging.NAME]``; Invalid (kind ``which-imaging``)."""
-    names = sorted(workspace.settings.imaging)
-    if name is None and len(names) != 1:
-        raise Invalid(
-            f"expected the name of one of the workspace's imaging: {', '.join(names) or 'none'}",
-            kind="which-imaging",
-            hint="catchment config --show",
-        )
-    return name or names[0]
-
-
 def settings_of(workspace: Workspace, name: str) -> ImagingSettings:
     """``[imaging.<name>]``; NotFound (kind ``no-aggregate``) if there is none."""
-    try:
-        return workspace.settings.imaging[name]
-    except KeyError:
-        names = ", ".join(sorted(workspace.settings.imaging)) or "none"
-        raise NotFound(
-            f"the settings have no [imaging.{name}], only: {names}",
-            kind="no-aggregate",
-            hint="catchment config --show",
-        ) from None
+    return named(workspace.settings.imaging, "imaging", name)
 
 
 def _since(text: str | None) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from catchment.core.account import Account, Line
 from catchment.core.errors import Conflict, Invalid, NotFound
-from catchment.core.sections import DeidentifySettings
+from catchment.core.named_sections import DeidentifySettings
 from catchment.core.settings import Settings
 from catchment.core.store import Stat, Store
 from catchment.imaging.deidentify import Profile, deidentify

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -11,9 +10,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from catchment.core.account import Account
-from catchment.core.errors import Corrupt, NotFound
+from catchment.core.errors import NotFound
 from catchment.core.ledger import Ledger, Snapshot
-from catchment.core.provenance import NAME, dumps
+from catchment.core.provenance import compare, verify
 from catchment.core.store import Store
 from catchment.imaging import layout
 from catchment.imaging.model import TABLES, Part, State
@@ -120,30 +119,20 @@ class ImagingSnapshot(Mapping[str, "pa.Table"]):
         each file must be in one state, each ingested one have its image, each reference lead to a
         row; with ``sources``, the files as received must be what they were.
         """
-        provenance = dumps(self.record.provenance)
-        wrong = []
-        for part in self._shelf.parts:
-            wrong += self._compare(part.key, part.size, part.digest)
-        if self.record.sealed:
-            digest = f"sha256:{hashlib.sha256(provenance).hexdigest()}"
-            wrong += self._compare(self.record.location + NAME, len(provenance), digest)
+        wrong = verify(self.store, self.record)
         if wrong:
             return wrong
-        try:
-            self.account().check()
-        except Corrupt as error:
-            wrong.append(error.message)
         with self.connect() as connection:
             wrong += broken_references(lambda sql: connection.execute(sql).fetchall())
         wrong += self._unaccounted()
         for row in self["compressed_images"].to_pylist():
             if row["object"]:
                 digest = f"sha256:{row['object_sha256']}"
-                wrong += self._compare(row["object"], row["object_size"], digest)
+                wrong += compare(self.store, row["object"], row["object_size"], digest)
         if sources:
             for digest, size in self._digests():
                 key = layout.object_key(self.name, digest)
-                wrong += self._compare(key, size, f"sha256:{digest}")
+                wrong += compare(self.store, key, size, f"sha256:{digest}")
         return wrong
 
     def _unaccounted(self) -> list[str]:
@@ -160,19 +149,6 @@ class ImagingSnapshot(Mapping[str, "pa.Table"]):
         files = self["files"]
         pairs = zip(files["sha256"].to_pylist(), files["size"].to_pylist(), strict=True)
         return sorted({(digest, size) for digest, size in pairs if digest})
-
-    def _compare(self, key: str, size: int, digest: str) -> list[str]:
-        made, length = hashlib.sha256(), 0
-        try:
-            for chunk in self.store.stream(key):
-                made.update(chunk)
-                length += len(chunk)
-        except NotFound:
-            return [f"{key}: missing"]
-        found = f"sha256:{made.hexdigest()}"
-        if (length, found) != (size, digest):
-            return [f"{key}: {length} bytes, {found}; expected {size} bytes, {digest}"]
-        return []
 
 
 class LocalParts:

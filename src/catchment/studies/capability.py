@@ -98,7 +98,7 @@ def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
 def sites(workspace: Workspace, name: str) -> dict[str, str]:
     """The uploads of each site that wait to be processed; of the others nothing is new."""
     waiting: dict[str, list[str]] = {}
-    for one in scans.arrived(library.house(workspace), name):
+    for one in scans.arrived(library.house(workspace, dry_run=True), name):
         waiting.setdefault(one.site, []).append(one.transaction)
     return {site: ",".join(sorted(found)) for site, found in sorted(waiting.items())}
 

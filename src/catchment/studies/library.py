@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from catchment.core.named_sections import StudiesSettings
 from catchment.core.progress import Progress, silent
-from catchment.core.sections import StudiesSettings
 from catchment.core.workspace import Workspace
 from catchment.studies import catalog as catalogs
 from catchment.studies import process, subscribe

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 from catchment.core.capability import Outcome, named
 from catchment.core.errors import Conflict, Invalid, NotFound
+from catchment.core.named_sections import TablesSettings
 from catchment.core.progress import Progress, silent
 from catchment.core.provenance import NAME
-from catchment.core.sections import TablesSettings
 from catchment.core.settings import without_password
 from catchment.core.store import check_prefix
 from catchment.core.workspace import Workspace

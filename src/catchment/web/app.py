@@ -19,7 +19,7 @@ from catchment.core.errors import CatchmentError, Unavailable
 from catchment.core.workspace import Workspace
 from catchment.studies.arrivals import Worker
 from catchment.web import dashboard, exports, sites
-from catchment.web.guard import Guard
+from catchment.web.guard import Guard, status_of
 
 DESCRIPTION = (
     "Sites upload data packages of studies (`sites`), and dashboards read what they became."
@@ -92,15 +92,9 @@ def _failed(_: Request, error: Exception) -> Response:
     headers = {}
     if error.status_code == HTTPStatus.UNAUTHORIZED:
         headers = {"WWW-Authenticate": 'Basic realm="catchment", charset="UTF-8"'}
-    elif error.status_code == HTTPStatus.TOO_MANY_REQUESTS or isinstance(error, Unavailable):
+    elif isinstance(error, Unavailable):
         headers = _RETRY
-    status = error.status_code
-    if status == HTTPStatus.UNPROCESSABLE_ENTITY:
-        status = _STATUS.get(error.kind, HTTPStatus.BAD_REQUEST)
-    return _told(status, error.kind, error.message, error.hint, headers)
-
-
-_STATUS = {"upload-too-large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
+    return _told(status_of(error), error.kind, error.message, error.hint, headers)
 
 
 def _invalid(_: Request, error: Exception) -> Response:

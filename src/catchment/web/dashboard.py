@@ -24,6 +24,8 @@ from catchment.studies.charts.filters import Condition, parse
 from catchment.studies.charts.query import Cache
 from catchment.studies.check import local
 from catchment.studies.model import SITE, Package
+from catchment.web.guard import status_of
+from catchment.web.login import Unauthorized
 
 FORMAT = "2"  # of metadata
 COLUMNS_FORMAT = "1"
@@ -39,14 +41,7 @@ IfNoneMatch = Annotated[str | None, Header(description="ETags that the client ha
 Kind = Literal["csv", "tsv", "json"]
 
 
-class NoKey(CatchmentError):
-    """No key, or none that we know."""
-
-    kind = "unauthorized"
-    status_code = 401
-
-
-class Forbidden(CatchmentError):
+class Forbidden(Invalid):
     """The key is good, but not for this."""
 
     kind = "forbidden"
@@ -112,12 +107,12 @@ def _view(request: Request, token: Annotated[str | None, Depends(_key)]) -> Iter
     house: Dashboard = request.app.state.dashboard
     key = house.keys.find(token) if token else None
     if key is None:
-        raise NoKey("expected a key in the header x-api-key", hint="catchment key add NAME")
+        raise Unauthorized("expected a key in the header x-api-key", hint="catchment key add NAME")
     status = 200
     try:
         yield View(house, key)
     except CatchmentError as error:
-        status = error.status_code
+        status = status_of(error)
         raise
     finally:
         path = request.url.path[:500].replace("\0", "").encode(errors="replace").decode()

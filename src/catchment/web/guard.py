@@ -7,6 +7,7 @@ import logging
 import time
 import traceback
 from collections.abc import Iterable
+from http import HTTPStatus
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -116,3 +117,13 @@ def _places(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     told = error.kind if isinstance(error, CatchmentError) else type(error).__qualname__
     return " < ".join([told, *(f"{f.filename}:{f.lineno}" for f in reversed(frames))])
+
+
+_STATUS = {"upload-too-large": HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
+
+
+def status_of(error: CatchmentError) -> int:
+    """The status of an answer; what a client sent wrong is 400, as its contract says, not 422."""
+    if error.status_code == HTTPStatus.UNPROCESSABLE_ENTITY:
+        return _STATUS.get(error.kind, HTTPStatus.BAD_REQUEST)
+    return error.status_code

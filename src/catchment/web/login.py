@@ -16,7 +16,7 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
 from catchment.core import passwords
-from catchment.core.errors import CatchmentError
+from catchment.core.errors import Invalid, Unavailable
 from catchment.core.ledger.access import Access
 from catchment.core.ledger.ledger import Ledger
 
@@ -36,14 +36,14 @@ class Site(NamedTuple):
     site: str
 
 
-class Unauthorized(CatchmentError):
+class Unauthorized(Invalid):
     """Nobody whom we know, or not with this secret."""
 
     kind = "unauthorized"
     status_code = 401
 
 
-class TooMany(CatchmentError):
+class TooMany(Unavailable):
     """Too many failures: no secret is looked at for a while."""
 
     kind = "too-many-failures"

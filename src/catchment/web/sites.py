@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPBasicCredentials
 
 from catchment.core import strictjson
-from catchment.core.errors import CatchmentError, Conflict, Invalid
+from catchment.core.errors import CatchmentError, Conflict, Invalid, Unavailable
 from catchment.core.ledger.uploads import Uploads
 from catchment.core.workspace import Workspace
 from catchment.studies import arrivals, forms
@@ -226,7 +226,7 @@ class _Body:
                 yield chunk
 
 
-class Silent(CatchmentError):
+class Silent(Unavailable):
     """A sender that sends no more."""
 
     kind = "sender-silent"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -39,7 +40,7 @@ class Sink(Protocol):
         ...
 
 
-class BaseTransform:
+class BaseTransform(ABC):
     """What all transforms share.
 
     Args:
@@ -101,13 +102,13 @@ class BaseTransform:
         """Name, version and code of the transform, as it stands in stores."""
         return f"{cls.NAME} {cls.VERSION} {cls.code_digest()}"
 
+    @abstractmethod
     def process_session(self, session: Session) -> TransformResult:
         """Make of one session what belongs below the destination. Yours to write.
 
         Raise :class:`Invalid` for a recording that cannot be used: the session is quarantined, and
         the others go on.
         """
-        raise NotImplementedError
 
     def run_session(self, session: Session) -> TransformResult:
         """:meth:`process_session`, with what the session is known by at hand."""

@@ -292,7 +292,7 @@ def test_a_transform_by_hand(folder, tmp_path):
     good = bad.assign(x=("time", [1.0]))
     assert transform.save_dataset_to_s3_zarr(good, "own.zarr").endswith("out/own.zarr")
     with pytest.raises(TypeError, match="process_session"):
-        BaseTransform(source, target)  # type: ignore[abstract]
+        BaseTransform(source, target)
     with pytest.raises(Invalid):
         transform.read_recording(replace(session, key="x.txt"))
 

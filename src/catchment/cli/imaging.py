@@ -179,7 +179,9 @@ def resolve(
         return
     if (keep is None) != keep_none:
         raise typer.BadParameter("give either --keep or --keep-none")
-    given = {"providers": {}} if output is not None else None  # what is there is asked, not brought
+    given: dict[str, Any] = (
+        {"providers": {}} if output else {}
+    )  # what is there is asked, not brought
     with open_aggregate(out, "imaging", name, output, given=given) as (workspace, chosen):
         job = capability.job(workspace, chosen, receives=False)
         done = resolving.resolve(job, capability.house(workspace), uid, keep)

@@ -26,6 +26,10 @@ BLOCK = re.compile(
 SLUG = re.compile(r"[a-z]+[0-9]*(-[a-z0-9]+)+")
 # Text that looks like a kind or a code and is none.
 NOT_SLUGS = {
+    "session-token",
+    "secret-access-key",
+    "force-virtual-addressing",
+    "access-key-id",
     "accept-encoding",
     "if-none-match",
     "if-range",

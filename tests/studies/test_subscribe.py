@@ -16,9 +16,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from catchment.cli.main import run
+from catchment.core import duckdb_file
 from catchment.core.errors import Invalid, Unavailable
 from catchment.core.ledger.keys import Keys, scopes
 from catchment.core.store_s3_config import service
+from catchment.core.warehouse.sql import SqlChange
 from catchment.studies import actions, library, subscribe, subscribe_glue
 from catchment.testing.s3 import moto  # noqa: F401 - a fixture
 from catchment.web.app import create_app
@@ -157,13 +159,13 @@ def test_a_table_of_somebody_else_is_left_alone(subscribed, file):
 def test_a_crawl_that_fails_in_the_middle_changes_nothing(subscribed, file, monkeypatch):
     send_cube(subscribed, "a", CUBE)
     before = shown(file)
-    real = subscribe._Loading._load
+    real = SqlChange._load
 
-    def fail(self, one):
-        real(self, one)
+    def fail(*args):
+        real(*args)
         raise MemoryError
 
-    monkeypatch.setattr(subscribe._Loading, "_load", fail)
+    monkeypatch.setattr(SqlChange, "_load", fail)
     assert send_cube(subscribed, "b", OTHER).accepted  # the publication stands
     assert shown(file) == before != published(subscribed)
     monkeypatch.undo()
@@ -173,14 +175,15 @@ def test_a_crawl_that_fails_in_the_middle_changes_nothing(subscribed, file, monk
 
 def _crawl_and_die(folder, file):
     """A child that is killed after the last table was loaded, before the transaction's end."""
-    real = subscribe._Loading._load
+    real = SqlChange._load
 
-    def die(self, one):
-        real(self, one)
-        if one.id == "core__second__000":
+    def die(self, place, *args):
+        rows = real(self, place, *args)
+        if place == "core__second__000":
             os.kill(os.getpid(), signal.SIGKILL)
+        return rows
 
-    subscribe._Loading._load = die
+    SqlChange._load = die
     with workspace(folder, **{"subscriptions.warehouse": str(file)}) as space:
         subscribe.crawl(space)
 
@@ -224,7 +227,7 @@ def test_what_is_published_meanwhile_is_seen(subscribed, file, monkeypatch):
 
 
 def test_a_file_that_is_in_use_does_not_hold_a_publication(subscribed, file, monkeypatch, caplog):
-    monkeypatch.setattr(subscribe, "_PATIENCE", 0.2)
+    monkeypatch.setattr(duckdb_file, "_PATIENCE", 0.2)
     file.parent.mkdir()
     with duckdb.connect(str(file), config={"threads": 1}), caplog.at_level(logging.WARNING):
         assert send_cube(subscribed, "a", CUBE).accepted
@@ -263,11 +266,7 @@ def test_a_load_that_fails_is_told(subscribed, file, monkeypatch):
     send_cube(subscribed, "a", CUBE)
     before = shown(file)
 
-    def fail(self, one):
-        self._run(f'DROP TABLE "{one.id}"')
-        self._run("SELECT 1 / 'x'")
-
-    monkeypatch.setattr(subscribe._Loading, "_load", fail)
+    monkeypatch.setattr(SqlChange, "_load", lambda self, *_: self.run("SELECT 1 / 'x'"))
     send_cube(subscribed, "b", OTHER)
     failed = only(subscribe.crawl(subscribed)).failed
     assert failed["duckdb"].kind == "bad-warehouse"
@@ -313,6 +312,37 @@ def test_the_dashboard_lists_what_is_registered(tmp_path, subscribed):
     assert ask("every") == [ID, "core__listing__a__000", "core__listing__b__000"]
     assert ask("other") == []
     assert ask("b") == [ID, "core__listing__b__000"]
+
+
+@pytest.mark.parametrize("kind", ["duckdb", "iceberg"])
+def test_the_workspaces_warehouse_and_iceberg_hold_the_same(tmp_path, kind):
+    given = {"warehouse.kind": "duckdb", "warehouse.file": f"{tmp_path}/all.duckdb"}
+    if kind == "iceberg":
+        pytest.importorskip("pyiceberg")
+        given = {"iceberg.catalog": "sql", "iceberg.uri": f"sqlite:///{tmp_path}/ice.db"}
+    with workspace(tmp_path, **given) as space:
+        assert only(subscribe.crawl(space, dry_run=True)).new == []
+        assert send_cube(space, "a", CUBE).accepted
+        assert send_flat(space, "a").accepted
+        flat = "core__listing__a__000"
+
+        def found(id_):
+            if kind == "duckdb":
+                with duckdb.connect(f"{tmp_path}/all.duckdb", read_only=True) as connection:
+                    return connection.execute(f'FROM studies."{id_}"').fetchall()
+            from catchment.core.iceberg import open_catalog
+
+            return rows_of(open_catalog(space).load_table(("studies", id_)).scan().to_arrow())
+
+        assert found(ID) == published(space)
+        assert found(flat) == rows_of(FLAT)
+        assert only(subscribe.crawl(space)).unchanged == 2
+        assert send_cube(space, "b", OTHER).accepted
+        assert found(ID) == published(space)
+        assert [one.id for one in subscribe.registered(space)] == [ID, flat]
+        actions.withdraw(library.house(space), "core", "a")
+        assert only(subscribe.crawl(space)).unchanged == 1
+        assert [one.id for one in subscribe.registered(space)] == [ID]
 
 
 # --- Glue --------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,28 @@ from catchment.core.errors import Invalid, Unavailable
 
 if TYPE_CHECKING:
     import duckdb
+
+_PATIENCE = 5.0  # seconds that a file may be open elsewhere
+_PAUSE = 0.1
+
+
+@contextmanager
+def patiently(path: Path, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+    """As :func:`opened`, as soon as those who have the file open let go of it."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        file = opened(path, read_only=read_only)
+        try:
+            connection = file.__enter__()
+            break
+        except Unavailable:
+            if time.monotonic() > end:
+                raise
+            time.sleep(_PAUSE)
+    try:
+        yield connection
+    finally:
+        file.__exit__(None, None, None)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -38,6 +38,8 @@ PATHS = {
     "certificate": "",
     "certificate_key": "",
     "authority": "",
+    "file": "",
+    "private_key_file": "",
 }
 
 
@@ -183,4 +185,58 @@ class SubscriptionsSettings(Section):
         pattern=r"^[a-z0-9_]{1,255}$",
         description="Database of the AWS Glue catalog that tells Athena of the tables; the store "
         "must be a bucket. Region and key are those of `[s3]`.",
+    )
+
+
+class WarehouseSettings(Section):
+    """The database that shows what is published, a schema for each aggregate."""
+
+    kind: Literal["none", "duckdb", "snowflake"] = Field(
+        default="none", description="What it is: a `duckdb` file, or a `snowflake` database."
+    )
+    file: str = Field(default="warehouse.duckdb", description="The DuckDB file.")
+    account: str | None = Field(default=None, description="Snowflake account.")
+    user: str | None = Field(default=None, description="Snowflake user.")
+    role: str | None = Field(default=None, description="Role of the user. Default: its own.")
+    compute: str | None = Field(
+        default=None, description="Snowflake's virtual warehouse that does the work."
+    )
+    database: str | None = Field(default=None, description="Snowflake database.")
+    stage: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*){0,2}$",
+        description="External stage whose URL is that of the store: files are loaded where they "
+        "lie. Default: they are put into a stage of the schema first.",
+    )
+    password: SecretStr | None = Field(
+        default=None, description="Password, or programmatic access token. Never shown."
+    )
+    private_key_file: str | None = Field(
+        default=None, description="Private key of the user, a PEM file, in a password's place."
+    )
+    endpoint: str | None = Field(
+        default=None, description="URL of the service, if it is not the account's own."
+    )
+
+
+class IcebergSettings(Section):
+    """Where what is published is told to readers of Apache Iceberg, such as Spark and Trino."""
+
+    catalog: Literal["none", "sql", "rest", "glue"] = Field(
+        default="none", description="Kind of the catalog: a database, a REST service, or AWS Glue."
+    )
+    uri: str | None = Field(
+        default=None,
+        description="URL of the catalog: of a database as SQLAlchemy takes it, or of the service. "
+        "Default, with `sql`: `.catchment/iceberg.db` beside this file.",
+    )
+    location: str | None = Field(
+        default=None,
+        description="URL below which the tables' metadata lies. Default: `iceberg/` in the store.",
+    )
+    token: SecretStr | None = Field(
+        default=None, description="Bearer token for a REST catalog. Never shown."
+    )
+    properties: dict[str, str] = Field(
+        default={}, description="More properties of the catalog, as pyiceberg calls them."
     )

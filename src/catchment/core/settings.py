@@ -35,12 +35,14 @@ from catchment.core.sections import (
     PATHS,
     ExecutorSettings,
     FlywheelSettings,
+    IcebergSettings,
     IdentifiersSettings,
     S3Settings,
     Section,
     ServeSettings,
     Slug,
     SubscriptionsSettings,
+    WarehouseSettings,
     WorkspaceSettings,
 )
 
@@ -48,6 +50,8 @@ FILE = "catchment.toml"
 ENVIRONMENT = "CATCHMENT_"
 WHERE = "CATCHMENT_ENV"
 LOCAL = "local"  # the environment that needs no file of its own
+# Paths that are there unless another is set, beside the workspace's file.
+DEFAULTS = [("workspace.store", "data"), ("warehouse.file", "warehouse.duckdb")]
 SHOWN_SECRET = "***"  # noqa: S105 - what stands in a secret's place
 
 
@@ -61,6 +65,8 @@ class Settings(Section):
     flywheel: FlywheelSettings = FlywheelSettings()
     serve: ServeSettings = ServeSettings()
     subscriptions: SubscriptionsSettings = SubscriptionsSettings()
+    warehouse: WarehouseSettings = WarehouseSettings()
+    iceberg: IcebergSettings = IcebergSettings()
     tables: dict[Slug, TablesSettings] = Field(default_factory=dict)
     exports: dict[Slug, ExportsSettings] = Field(default_factory=dict)
     arrays: dict[Slug, ArraysSettings] = Field(default_factory=dict)
@@ -104,7 +110,7 @@ class Settings(Section):
         values: dict[str, Any] = {}
         origins: dict[str, str] = {}
         for layer, origin, base in (
-            ([("workspace.store", "data")], "default", root),
+            (DEFAULTS, "default", root),
             (_flatten(tree), file, root),
             (_flatten(_read(overlay)[2]), overlay.name, root) if overlay else ((), file, root),
             (_variables(environment), "environment", here),

@@ -12,6 +12,8 @@ from catchment.core.ledger import Snapshot
 from catchment.core.named_sections import ImagingSettings
 from catchment.core.progress import Progress, silent
 from catchment.core.settings import without_password
+from catchment.core.warehouse import follow, load
+from catchment.core.warehouse.duck import DuckDBWarehouse
 from catchment.core.workspace import Workspace
 from catchment.imaging import layout
 from catchment.imaging import run as runs
@@ -19,8 +21,7 @@ from catchment.imaging.job import House
 from catchment.imaging.model import Job, Options, Provider
 from catchment.imaging.receive import listing, read_delivery
 from catchment.imaging.shelf import parts_of
-from catchment.imaging.snapshot import ImagingSnapshot, LocalParts, open_snapshot
-from catchment.imaging.warehouse import DuckDBWarehouse, Warehouse
+from catchment.imaging.snapshot import ImagingSnapshot, open_snapshot
 
 
 def run(
@@ -60,19 +61,12 @@ def outcome(wanted: Job, done: runs.Outcome) -> Outcome:
 
 
 def load_warehouse(workspace: Workspace, name: str, snapshot: Snapshot) -> None:
-    """Make the warehouse, if there is one, show this snapshot."""
-    warehouse = open_warehouse(workspace, name)
-    if warehouse is None or warehouse.snapshot() == snapshot.number:
-        return
-    tables = ImagingSnapshot(workspace.store, name, snapshot).parts()
-    with LocalParts(workspace.store) as opened:
-        warehouse.load(snapshot.number, tables, opened)
-
-
-def open_warehouse(workspace: Workspace, name: str) -> Warehouse | None:
-    """The warehouse of the settings; None where they name none."""
+    """Make the warehouses of the settings, if there are any, show this snapshot."""
+    shown = ImagingSnapshot(workspace.store, name, snapshot)
     path = settings_of(workspace, name).warehouse
-    return None if path is None else DuckDBWarehouse(Path(path))
+    if path is not None:
+        load(DuckDBWarehouse(Path(path)), snapshot.number, shown.relations)
+    follow(workspace, f"imaging/{name}", snapshot.number, shown.relations)
 
 
 def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from catchment.core.account import Account
 from catchment.core.errors import NotFound
 from catchment.core.ledger import Ledger, Snapshot
 from catchment.core.provenance import compare, verify
 from catchment.core.store import Store
+from catchment.core.warehouse import Relation, Source
 from catchment.imaging import layout
 from catchment.imaging.model import TABLES, Part, State
+from catchment.imaging.references import broken_references
 from catchment.imaging.shelf import Shelf, parts_of
-from catchment.imaging.warehouse import broken_references
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -58,6 +56,19 @@ class ImagingSnapshot(Mapping[str, "pa.Table"]):
     def parts(self) -> dict[str, list[Part]]:
         """The objects of each table."""
         return {table: self._shelf.of(table) for table in ALL}
+
+    def relations(self) -> dict[str, Relation]:
+        """The tables as a warehouse takes them, a partition for each object."""
+        from catchment.imaging.tables import schema_of
+
+        return {
+            table: Relation(
+                schema_of(table),
+                {p.key: [Source(self.store, p.key, p.size, p.digest)] for p in parts},
+                partitioned=True,
+            )
+            for table, parts in self.parts().items()
+        }
 
     def rows(self) -> dict[str, int]:
         """How many rows each table has."""
@@ -149,34 +160,6 @@ class ImagingSnapshot(Mapping[str, "pa.Table"]):
         files = self["files"]
         pairs = zip(files["sha256"].to_pylist(), files["size"].to_pylist(), strict=True)
         return sorted({(digest, size) for digest, size in pairs if digest})
-
-
-class LocalParts:
-    """Gives parts as files: those of a folder as they are, others as copies while it is open."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._stack = ExitStack()
-        self._folder: Path | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
-
-    def __call__(self, part: Part) -> Path:
-        """The file of a part."""
-        path = self._store.path(part.key)
-        if path is not None:
-            return path
-        if self._folder is None:
-            made = TemporaryDirectory(prefix="catchment-")
-            self._folder = Path(self._stack.enter_context(made))
-        copy = self._folder / f"{part.digest.removeprefix('sha256:')}.parquet"
-        with copy.open("wb") as file:
-            file.writelines(self._store.stream(part.key))
-        return copy
 
 
 def open_snapshot(

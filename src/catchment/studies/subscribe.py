@@ -9,33 +9,24 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
-import time
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-from catchment.core.duckdb_file import opened
-from catchment.core.errors import CatchmentError, Conflict, Invalid, NotFound, Unavailable
+from catchment.core.errors import CatchmentError, Conflict, Invalid, NotFound
 from catchment.core.store import Store
+from catchment.core.warehouse import open_warehouse
 from catchment.core.workspace import Workspace
 from catchment.studies import catalog as catalogs
 from catchment.studies import layout
 from catchment.studies.catalog import Catalog
-from catchment.studies.check import local
 from catchment.studies.model import Package
-
-if TYPE_CHECKING:
-    import duckdb
 
 logger = logging.getLogger(__name__)
 
-_RECORD = "catchment_subscriptions"  # the table that tells which tables of a file are ours
-_PATIENCE = 5.0  # seconds that a file may be open elsewhere
-_PAUSE = 0.1
-_turns: threading.Lock = threading.Lock()  # connections of one process share the file
+SCHEMA = "studies"  # of the warehouse, for all studies
 
 
 class Table(NamedTuple):
@@ -103,7 +94,7 @@ def crawl(workspace: Workspace, study: str | None = None, *, dry_run: bool = Fal
         raise Invalid(
             "expected a target for subscriptions in the settings, found none",
             kind="no-subscriptions",
-            hint="set subscriptions.warehouse or subscriptions.glue",
+            hint="set warehouse.kind, iceberg.catalog, subscriptions.warehouse or subscriptions.glue",
         )
     return [_crawl(workspace, target, study, dry_run=dry_run) for target in found]
 
@@ -123,7 +114,19 @@ def targets(workspace: Workspace) -> list[Target]:
     settings = workspace.settings.subscriptions
     found: list[Target] = []
     if settings.warehouse is not None:
-        found.append(DuckDBTarget(workspace.store, Path(settings.warehouse)))
+        from catchment.core.warehouse.duck import DuckDBWarehouse
+        from catchment.studies.subscribe_warehouse import WarehouseTarget
+
+        found.append(WarehouseTarget(workspace.store, DuckDBWarehouse(Path(settings.warehouse))))
+    general = open_warehouse(workspace.settings.warehouse, SCHEMA, workspace.store.url)
+    if general is not None:
+        from catchment.studies.subscribe_warehouse import WarehouseTarget
+
+        found.append(WarehouseTarget(workspace.store, general, name="warehouse"))
+    if workspace.settings.iceberg.catalog != "none":
+        from catchment.studies.subscribe_iceberg import IcebergTarget
+
+        found.append(IcebergTarget(workspace))
     if settings.glue is not None:
         from catchment.studies.subscribe_glue import GlueTarget
 
@@ -211,116 +214,3 @@ def _tell(store: Store, target: str, tables: Mapping[str, Table]) -> None:
     except NotFound:
         pass
     store.put(key, data, mode="overwrite")
-
-
-class DuckDBTarget:
-    """Tables in a DuckDB file, each a copy of its released object; one transaction for a crawl."""
-
-    name = "duckdb"
-
-    def __init__(self, store: Store, path: Path) -> None:
-        self._store = store
-        self._path = path
-
-    @contextmanager
-    def session(self, *, dry_run: bool) -> Iterator[Session]:
-        """The file, for us alone; a dry run on no file is one on an empty database."""
-        import duckdb
-
-        there = self._path.exists()
-        path = self._path if there or not dry_run else Path(":memory:")
-        if not dry_run:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with _turns, _patiently(path, read_only=dry_run and there) as connection:
-            try:
-                yield _Loading(self._store, connection)
-            except duckdb.Error as error:  # its text may quote cells
-                raise Invalid(
-                    f"the warehouse {path.name} cannot be loaded: {type(error).__name__}",
-                    kind="bad-warehouse",
-                    hint="look at the disk; or name another file as the warehouse",
-                ) from None
-
-
-@contextmanager
-def _patiently(path: Path, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The file, as soon as those who have it open let go of it."""
-    end = time.monotonic() + _PATIENCE
-    while True:
-        file = opened(path, read_only=read_only)
-        try:
-            connection = file.__enter__()
-            break
-        except Unavailable:
-            if time.monotonic() > end:
-                raise
-            time.sleep(_PAUSE)
-    try:
-        yield connection
-    finally:
-        file.__exit__(None, None, None)
-
-
-class _Loading:
-    def __init__(self, store: Store, connection: duckdb.DuckDBPyConnection) -> None:
-        self._store = store
-        self._run = connection.execute
-        self._beside = connection.cursor()
-
-    def tables(self) -> dict[str, Table]:
-        there = self._there()
-        if _RECORD not in there:
-            return {}
-        rows: list[Any] = self._run(f"FROM {_RECORD}").fetchall()
-        return {row[0]: Table(*row) for row in rows if row[0] in there}  # somebody may drop one
-
-    def _there(self) -> set[str]:
-        query = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'main'"
-        return {row[0] for row in self._run(query).fetchall()}
-
-    def change(
-        self, wanted: Mapping[str, Package], gone: Collection[str]
-    ) -> dict[str, CatchmentError]:
-        failed: dict[str, CatchmentError] = {}
-        self._run("BEGIN")
-        try:
-            others = self._there() - self.tables().keys()
-            self._run(
-                f"CREATE TABLE IF NOT EXISTS {_RECORD} (id VARCHAR, kind VARCHAR, study VARCHAR, "
-                "site VARCHAR, version INTEGER, digest VARCHAR)"
-            )
-            for id_, one in wanted.items():
-                try:
-                    if id_ in others:
-                        raise taken(id_, "the warehouse", "subscriptions.warehouse")
-                    self._load(one)
-                except CatchmentError as error:
-                    failed[id_] = error
-                else:
-                    self._run(f"DELETE FROM {_RECORD} WHERE id = ?", [id_])  # noqa: S608 - ours
-                    self._run(f"INSERT INTO {_RECORD} VALUES (?, ?, ?, ?, ?, ?)", table_of(one))  # noqa: S608 - ours
-            for id_ in gone:
-                self._run(f'DROP TABLE "{id_}"')
-                self._run(f"DELETE FROM {_RECORD} WHERE id = ?", [id_])  # noqa: S608 - ours
-        except BaseException:
-            self._run("ROLLBACK")
-            raise
-        self._run("COMMIT")
-        return failed
-
-    def _load(self, one: Package) -> None:
-        """Ask for no row first, beside the transaction: a question that fails would end it."""
-        import duckdb
-
-        source = "SELECT * FROM read_parquet([?])"
-        with local(self._store, one.released.key) as path:
-            try:
-                self._beside.execute(f"{source} LIMIT 0", [str(path)])
-            except duckdb.Error as error:
-                raise Invalid(
-                    f"{one.id} cannot be a table of DuckDB: {type(error).__name__}",
-                    kind="bad-subscription",
-                    hint=f"catchment studies reprocess {one.study}",
-                ) from None
-            # A name of checked parts has no quotes.
-            self._run(f'CREATE OR REPLACE TABLE "{one.id}" AS {source}', [str(path)])

@@ -12,6 +12,7 @@ from catchment.core.progress import Progress, silent
 from catchment.core.provenance import NAME
 from catchment.core.settings import without_password
 from catchment.core.store import check_prefix
+from catchment.core.warehouse import follow
 from catchment.core.workspace import Workspace
 from catchment.tables import layout
 from catchment.tables import run as runs
@@ -21,7 +22,7 @@ from catchment.tables.datasets import find_datasets
 from catchment.tables.identifiers import IdentifiersOptions, open_identifiers
 from catchment.tables.job import House, Job
 from catchment.tables.model import Options
-from catchment.tables.snapshot import open_snapshot
+from catchment.tables.snapshot import TableSnapshot, open_snapshot
 from catchment.tables.sources import MappingSource, Source, TemplateSource
 
 MAX_FILE = 64 * 1024 * 1024  # bytes of a center mapping or of criteria
@@ -38,6 +39,9 @@ def run(
     """Bring ``tables/<name>`` up to date, or say what that would do; see :func:`runs.run`."""
     work = runs.plan_only if dry_run else runs.run
     done = work(job(workspace, name), house(workspace, progress, dry_run=dry_run), full=full)
+    if done.snapshot is not None and not dry_run:
+        shown = TableSnapshot(workspace.store, done.snapshot)
+        follow(workspace, f"tables/{name}", done.snapshot.number, shown.relations)
     return Outcome(
         aggregate=f"tables/{name}",
         state=done.state,

@@ -13,6 +13,7 @@ from catchment.core.ledger import Ledger, Snapshot
 from catchment.core.provenance import verify
 from catchment.core.store import Store
 from catchment.core.store_file import StoreFile
+from catchment.core.warehouse import Relation, Source
 
 if TYPE_CHECKING:
     import duckdb
@@ -100,6 +101,18 @@ class TableSnapshot(Mapping[str, Table]):
 
     def __contains__(self, table: object) -> bool:
         return table in self._objects
+
+    def relations(self) -> dict[str, Relation]:
+        """The tables as a warehouse takes them, an object each."""
+        import pyarrow.parquet as pq
+
+        found = {}
+        for name, table in self.items():
+            with StoreFile(table.store, table.key, table.size) as file:
+                schema = pq.read_schema(file)
+            source = Source(table.store, table.key, table.size, table.digest)
+            found[name] = Relation.whole(schema, source)
+        return found
 
     @property
     def account(self) -> Account:

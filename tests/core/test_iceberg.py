@@ -1,0 +1,300 @@
+"""Iceberg tables over the objects of snapshots, read back by those who know nothing of us."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from catchment.core import iceberg
+from catchment.core.errors import Conflict, Invalid, Unavailable
+from catchment.core.iceberg import Shelf, follow, open_catalog
+from catchment.core.warehouse import Relation, Source
+from catchment.core.workspace import Workspace
+from catchment.testing.s3 import moto  # noqa: F401 - a fixture
+
+pytest.importorskip("pyiceberg", reason="pip install 'catchment[iceberg]'")
+
+from pyiceberg.catalog import load_catalog
+from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
+
+AGGREGATE = "tables/main"
+TABLE = ("tables_main", "people")
+
+
+def rows(*values, kind=None):
+    ids = pa.array([f"p{v}" for v in values], pa.string())
+    return pa.table({"id": ids, "n": pa.array(values, kind or pa.int64())})
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    settings = {"workspace.store": f"{tmp_path}/a store", "iceberg.catalog": "sql"}
+    settings["iceberg.uri"] = f"sqlite:///{tmp_path}/catalog.db"
+    with Workspace.described(settings) as made:
+        yield made
+
+
+@pytest.fixture
+def source(workspace):
+    return lambda table: put(workspace.store, table)
+
+
+def put(store, table):
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    data = sink.getvalue()
+    digest = hashlib.sha256(data).hexdigest()
+    key = f"tables/main/{digest[:12]}.parquet"
+    store.put(key, data, mode="overwrite")
+    return Source(store, key, len(data), f"sha256:{digest}")
+
+
+def show(workspace, number, **parts):
+    """Publish a table of such parts as a snapshot."""
+    relation = Relation(
+        next(iter(parts.values()))[0], {k: [s] for k, (_, s) in parts.items()}, True
+    )
+    return follow(workspace, AGGREGATE, number, lambda: {"people": relation})
+
+
+def part(source, table):
+    return table.schema, source(table)
+
+
+def read(workspace, name="people"):
+    return open_catalog(workspace).load_table((TABLE[0], name))
+
+
+def test_others_read_the_same_objects(workspace, source, tmp_path, monkeypatch):
+    monkeypatch.setenv("POLARS_ICEBERG_PLANNER", "pyiceberg")  # it has another, to be installed
+    schema, made = part(source, rows(1, 2, 3))
+    before = {stat.key: stat.etag for stat in workspace.store.list("tables/")}
+    assert show(workspace, 1, x=(schema, made)) == []
+    # A catalog that is opened without us.
+    catalog = load_catalog("catchment", type="sql", uri=f"sqlite:///{tmp_path}/catalog.db")
+    table = catalog.load_table(TABLE)
+    assert table.scan().to_arrow().sort_by("n").to_pylist() == rows(1, 2, 3).to_pylist()
+    assert pl.scan_iceberg(table).filter(pl.col("n") > 1).collect().height == 2
+    (task,) = table.scan().plan_files()
+    assert task.file.file_path == f"file://{workspace.store.path(made.key)}"
+    assert {stat.key: stat.etag for stat in workspace.store.list("tables/")} == before
+    assert table.properties["gc.enabled"] == "false"
+
+
+def test_one_commit_for_each_snapshot_and_none_for_the_same(workspace, source):
+    x, y, z = (part(source, rows(*v)) for v in ([1], [2, 3], [4]))
+    for _ in range(2):
+        show(workspace, 1, x=x, y=y)
+    assert len(read(workspace).snapshots()) == 1
+    for _ in range(2):
+        show(workspace, 2, x=x, z=z)
+    table = read(workspace)
+    assert [s.summary["catchment.snapshot"] for s in table.snapshots()] == ["1", "2"]
+    assert sorted(table.scan().to_arrow()["n"].to_pylist()) == [1, 4]
+    old = table.scan(snapshot_id=table.snapshots()[0].snapshot_id).to_arrow()
+    assert sorted(old["n"].to_pylist()) == [1, 2, 3]
+    show(workspace, 1, x=x, y=y)  # a slow one, late
+    show(workspace, 3, x=x, z=z)  # the same objects
+    show(workspace, 2, x=x, y=y)
+    assert len(read(workspace).snapshots()) == 3
+    assert sorted(read(workspace).scan().to_arrow()["n"].to_pylist()) == [1, 4]
+
+
+def test_columns_may_come_go_and_change(workspace, source):
+    show(workspace, 1, x=part(source, rows(1, 2)))
+    new = pa.table({"id": ["a"], "n": ["text"], "came": [[1, 2]], "when": [{"day": 3}]})
+    show(workspace, 2, x=part(source, new))
+    table = read(workspace)
+    assert table.scan().to_arrow().to_pylist() == new.to_pylist()
+    assert len(table.snapshots()) == 2
+    show(workspace, 3, x=part(source, rows(5)))
+    assert read(workspace).scan().to_arrow().to_pylist() == rows(5).to_pylist()
+
+
+def test_what_is_gone_is_dropped_and_its_objects_stay(workspace, source):
+    made = part(source, rows(1))
+    show(workspace, 1, x=made)
+    assert follow(workspace, AGGREGATE, 2, dict) == []
+    assert Shelf(open_catalog(workspace), AGGREGATE).tables() == set()
+    assert workspace.store.head(made[1].key).size == made[1].size
+    show(workspace, 3, x=made)
+    assert read(workspace).scan().to_arrow().num_rows == 1
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.uint32(),
+        pa.uint64(),
+        pa.timestamp("ns"),
+        pa.timestamp("us", "Europe/Berlin"),
+        pa.time32("ms"),
+        pa.float16(),
+        pa.null(),
+        pa.list_(pa.uint64()),
+        pa.struct([("x", pa.null())]),
+        pa.map_(pa.string(), pa.uint64()),
+        pa.decimal256(50, 0),
+    ],
+    ids=str,
+)
+def test_what_iceberg_cannot_hold_is_not_there_rather_than_old(workspace, source, kind, caplog):
+    show(workspace, 1, x=part(source, rows(1)))
+    odd = pa.table({"odd": pa.nulls(1, kind)})
+    good = Relation.whole(rows(7).schema, source(rows(7)))
+    bad = Relation.whole(odd.schema, source(odd) if "month" not in str(kind) else good.parts[""][0])
+    (error,) = follow(workspace, AGGREGATE, 2, lambda: {"people": bad, "good": good})
+    assert error.kind == "iceberg-type"
+    assert "odd" in caplog.text
+    assert Shelf(open_catalog(workspace), AGGREGATE).tables() == {"good"}
+
+
+TYPES = {
+    "bool": [True],
+    "int8": [-5],
+    "uint16": [65535],
+    "int64": [-(2**63)],
+    "float": [0.5],
+    "double": [0.1],
+    "string": ["é"],
+    "binary": [b"\x00"],
+}
+
+
+def test_types_come_back_as_they_are(workspace, source):
+    from datetime import UTC, date, datetime
+    from decimal import Decimal
+
+    table = pa.table(
+        {name: pa.array(v, pa.type_for_alias(name)) for name, v in TYPES.items()}
+        | {
+            "words": pa.array(["a"]).dictionary_encode(),
+            "day": [date(2020, 2, 29)],
+            "ms": pa.array([datetime(2020, 1, 1, 2, 3)], pa.timestamp("ms")),
+            "zone": pa.array([datetime(2020, 1, 1, tzinfo=UTC)], pa.timestamp("us", "UTC")),
+            "money": pa.array([Decimal("1.25")], pa.decimal128(38, 2)),
+            "fixed": pa.array([b"ab"], pa.binary(2)),
+            "list": [[1, None]],
+            "deep": [{"a": {"b": ["x"]}}],
+            "pairs": pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64())),
+            "odd.name 'x\"": [1],
+        }
+    )
+    show(workspace, 1, x=part(source, table))
+    assert read(workspace).scan().to_arrow().to_pylist() == table.to_pylist()
+
+
+def test_a_table_of_somebody_else_is_left_alone(workspace, source):
+    catalog = open_catalog(workspace)
+    catalog.create_namespace(TABLE[0])
+    catalog.create_table(TABLE, rows().schema)
+    with pytest.raises(Conflict) as caught:
+        show(workspace, 1, x=part(source, rows(1)))
+    assert caught.value.kind == "warehouse-taken"
+    assert follow(workspace, AGGREGATE, 2, dict) == []
+    assert catalog.table_exists(TABLE)
+
+
+@pytest.mark.parametrize("error", [CommitFailedException, CommitStateUnknownException])
+@pytest.mark.parametrize("done", [False, True])
+def test_a_commit_that_fails_or_is_not_known_to_be_done(
+    workspace, source, monkeypatch, error, done
+):
+    """Whether it was done is looked up: never twice, never not."""
+    made = part(source, rows(1))
+    real, calls = iceberg._commit, []
+
+    def doubtful(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            if done:
+                real(*args)
+            raise error("who knows")
+        return real(*args)
+
+    monkeypatch.setattr(iceberg, "_commit", doubtful)
+    show(workspace, 1, x=made)
+    assert len(read(workspace).snapshots()) == 1
+    monkeypatch.setattr(iceberg, "_commit", lambda *_: (_ for _ in ()).throw(error("no")))
+    with pytest.raises(Conflict) as caught:
+        show(workspace, 2, x=made)
+    assert caught.value.kind == "iceberg-busy"
+
+
+def test_two_publish_at_once(workspace, source, monkeypatch):
+    """The other commits between our look and our commit; ours is made over its table."""
+    first, second = part(source, rows(1)), part(source, rows(2))
+    show(workspace, 1, x=first)
+    real, inside = iceberg._evolve, []
+
+    def meanwhile(*args):
+        if not inside:
+            inside.append(True)
+            show(workspace, 2, x=second)
+        return real(*args)
+
+    monkeypatch.setattr(iceberg, "_evolve", meanwhile)
+    show(workspace, 3, x=first)
+    table = read(workspace)
+    assert [s.summary["catchment.snapshot"] for s in table.snapshots()] == ["1", "2", "3"]
+    assert table.scan().to_arrow()["n"].to_pylist() == [1]
+
+
+def test_a_bucket_and_the_glue_catalog(moto, tmp_path):  # noqa: F811
+    settings = {f"s3.{name}": value for name, value in moto.options.items()}
+    settings |= {"workspace.store": f"s3://{moto.bucket}/lake", "iceberg.catalog": "glue"}
+    settings["iceberg.properties"] = {"glue.endpoint": moto.endpoint}
+    settings["workspace.ledger"] = f"sqlite:///{tmp_path}/ledger.db"
+    with Workspace.described(settings) as space:
+        made = put(space.store, rows(1, 2))
+        for _ in range(2):
+            relation = Relation.whole(rows().schema, made)
+            follow(space, AGGREGATE, 1, lambda r=relation: {"people": r})
+        table = read(space)
+        assert len(table.snapshots()) == 1
+        assert table.location().startswith(f"s3://{moto.bucket}/lake/iceberg")
+        assert sorted(table.scan().to_arrow()["n"].to_pylist()) == [1, 2]
+
+
+def test_settings_choose_the_catalog(tmp_path, monkeypatch):
+    given = {"workspace.store": f"{tmp_path}/s", "iceberg.catalog": "rest"}
+    given |= {"iceberg.uri": "https://catalog.internal", "iceberg.token": "hush"}
+    asked = {}
+    monkeypatch.setattr("pyiceberg.catalog.load_catalog", lambda name, **p: asked.update(p, n=name))
+    with Workspace.described(given) as space:
+        open_catalog(space)
+        assert (asked["type"], asked["uri"], asked["token"]) == (
+            "rest",
+            "https://catalog.internal",
+            "hush",
+        )
+        assert "hush" not in str(list(space.settings.shown()))
+    (tmp_path / "catchment.toml").write_text('[iceberg]\ncatalog = "sql"\n')
+    with Workspace.open(tmp_path) as space:
+        open_catalog(space)
+        assert asked["uri"] == f"sqlite:///{tmp_path}/.catchment/iceberg.db"
+    with Workspace.described({"iceberg.catalog": "none"}) as space:
+        assert follow(space, AGGREGATE, 1, dict) == []
+
+
+def test_what_cannot_be_is_told(tmp_path, monkeypatch):
+    lost = {"workspace.store": f"{tmp_path}/s", "iceberg.catalog": "sql"}
+    lost["iceberg.uri"] = f"sqlite:///{tmp_path}/no/such/folder.db"
+    with Workspace.described(lost) as space, pytest.raises(Unavailable) as caught:
+        follow(space, AGGREGATE, 1, dict)
+    assert caught.value.kind == "iceberg-unavailable"
+    nowhere = {"workspace.store": "memory://x", "iceberg.catalog": "sql"}
+    with Workspace.described(nowhere) as space, pytest.raises(Invalid) as caught:
+        follow(space, AGGREGATE, 1, dict)
+    assert caught.value.kind == "iceberg-store"
+    for name in ("pyiceberg.catalog", "pyiceberg"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with Workspace.described(lost) as space, pytest.raises(Invalid) as caught:
+        follow(space, AGGREGATE, 1, dict)
+    assert caught.value.kind == "missing-extra"

@@ -94,7 +94,7 @@ def crawl(workspace: Workspace, study: str | None = None, *, dry_run: bool = Fal
         raise Invalid(
             "expected a target for subscriptions in the settings, found none",
             kind="no-subscriptions",
-            hint="set warehouse.kind, iceberg.catalog, subscriptions.warehouse or subscriptions.glue",
+            hint="set warehouse.kind, iceberg.catalog, or what [subscriptions] names",
         )
     return [_crawl(workspace, target, study, dry_run=dry_run) for target in found]
 

@@ -400,3 +400,42 @@ def test_objects_that_vanish_during_a_listing(root, store):
     assert [stat.key for stat in listing] == ["e/f"]
     with pytest.raises(NotFound):
         store.head("b")
+
+
+def test_a_copy_is_a_second_name_that_nobody_writes_to(store):
+    store.put("a", b"1")
+    store.copy("a", "b/c")
+    path = store.path("b/c")
+    assert path.samefile(store.path("a"))
+    assert not path.stat().st_mode & 0o222
+    store.copy("a", "b/c", mode="overwrite")  # the same two names
+    store.put("a", b"2", mode="overwrite")
+    assert (store.read("a"), store.read("b/c")) == (b"2", b"1")
+    store.delete("a")
+    assert store.read("b/c") == b"1"
+    assert not list(Path(store.root, ".catchment", "tmp").iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EMLINK, errno.EPERM])
+def test_where_no_second_name_can_be_a_copy_is_one(store, monkeypatch, number):
+    def fail(*_, **__):
+        raise OSError(number, "no")
+
+    store.put("a", b"1")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", fail)
+        store.copy("a", "b", mode="overwrite")
+    assert not store.path("b").samefile(store.path("a"))
+    assert store.read("b") == b"1"
+
+
+def test_a_copy_that_fails_leaves_nothing(store, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.EIO, "broken disk")
+
+    store.put("a", b"1")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", fail)
+        with pytest.raises(Unavailable):
+            store.copy("a", "b", mode="overwrite")
+    assert [stat.key for stat in store.list()] == ["a"]

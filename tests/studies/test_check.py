@@ -176,7 +176,7 @@ def test_limits_are_held_by_the_footer(tmp_path):
     store = open_store("memory://limits")
     store.put("x", to_parquet(CUBE), mode="overwrite")
     for limits in (Limits(rows=3), Limits(columns=2), Limits(decoded=10)):
-        found = check.check(store, "x", "sha256:0", Kind.CUBE, "p", "l/", limits)
+        found = check.check(store, "x", "sha256:0", Kind.CUBE, "p", "l/", limits, "s")
         assert found.problems[0].code == "parquet-too-large"
     path = tmp_path / "x.parquet"
     path.write_bytes(to_parquet(pa.table([[1], [2]], names=["a", "A"])))

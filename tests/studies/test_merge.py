@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from unittest.mock import patch
 
 import pyarrow as pa
 import pytest
@@ -11,11 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catchment.core.store import open_store
-from catchment.studies import check, coded
-from catchment.studies.merge import Merged, Part, Policy, merge, unified
-from catchment.studies.model import Kind
+from catchment.studies import blocks, check, coded
+from catchment.studies.merge import Merged, Policy, merge, unified
+from catchment.studies.model import Kind, Part
 from catchment.testing.studies import cube, make_people, parquet, wide_cube
-from tests.studies.studying import CUBE, DATA, model, read, rows_of, send_cube, table, workspace
+from tests.studies.studying import (
+    CUBE,
+    DATA,
+    model,
+    package,
+    published,
+    read,
+    rows_of,
+    send_cube,
+    table,
+    workspace,
+)
 
 OPEN = Policy(0, 1)
 PLACE = ("core", "count", 0)
@@ -28,7 +40,7 @@ def part(store, site, content, number=0) -> Part:
     store.put(key, data, mode="overwrite")
     digest = f"sha256:{abs(hash((site, number, data))):064x}"
     checked = check.check(
-        store, key, digest, Kind.CUBE, "count", f"parts/{site}/", check.DEFAULT_LIMITS
+        store, key, digest, Kind.CUBE, "count", f"parts/{site}/", check.DEFAULT_LIMITS, site
     )
     assert checked.facts is not None, checked.problems
     facts = checked.facts
@@ -44,16 +56,25 @@ def content(store, made: Merged) -> list[tuple]:
 WORDS = st.one_of(
     st.none(), st.sampled_from(["f", "m", "", "=1+1", "a,b", 'q"q', "é", "cumulus__none"])
 )
-ROWS = st.dictionaries(st.tuples(WORDS, WORDS), st.integers(0, 40), min_size=1, max_size=12)
+COUNTS = st.integers(0, 40) | st.integers(1, 3)
+ROWS = st.dictionaries(st.tuples(WORDS, WORDS), COUNTS, min_size=1, max_size=16)
 SITES = st.sampled_from(["a", "ab", "a_b", "b"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     first=st.dictionaries(SITES, ROWS, min_size=1),
     then=st.lists(st.tuples(SITES, st.none() | ROWS), max_size=3),
+    sizes=st.sampled_from([(4096, 1 << 18), (2, 3), (1, 1), (3, 100)]),
 )
-def test_a_merge_is_the_model_and_how_it_came_about_does_not_matter(first, then):
+def test_a_merge_is_the_model_and_how_it_came_about_does_not_matter(first, then, sizes):
+    """Whichever rows are blocks that are copied."""
+    least, most = sizes
+    with patch.multiple(blocks, LEAST=least, MOST=most):
+        merges_are_the_model(first, then)
+
+
+def merges_are_the_model(first, then):
     store = open_store("memory://merge")
     for stat in list(store.list()):
         store.delete(stat.key)
@@ -147,12 +168,62 @@ def test_many_columns_of_many_values_still_have_keys():
     assert content(store, made)[0][0] == 80
 
 
-def test_columns_may_come_in_any_order():
+@pytest.mark.parametrize("least", [1, 4096])
+def test_columns_may_come_in_any_order(monkeypatch, least):
+    """And when the first site leaves, the order is that of the next."""
+    monkeypatch.setattr(blocks, "LEAST", least)
     store = open_store("memory://order")
-    other = CUBE.select(["race", "cnt", "sex"])
-    parts = [part(store, "b", other), part(store, "a", CUBE)]
-    made = merge(store, PLACE, parts, OPEN)
-    assert content(store, made) == model({"a": CUBE, "b": other.select(["cnt", "sex", "race"])})
+    one = cube([{"sex": p["gender"], "race": p["race"]} for p in make_people(3, 30)])
+    other = cube([{"race": p["race"], "sex": p["gender"]} for p in make_people(4, 30)])
+    parts = [part(store, "b", other), part(store, "a", one)]
+    same = other.select(["cnt", "sex", "race"])
+    for _ in range(2):  # the second time, the part in another order is there
+        made = merge(store, PLACE, parts, OPEN, again=True)
+        assert content(store, made) == model({"a": one, "b": same})
+        assert len(store.read(made.csv.key).splitlines()) == made.rows + 1
+    last = merge(store, PLACE, parts[:1], OPEN, made)
+    assert content(store, last) == model({"b": other})
+
+
+def test_blocks_are_copied_and_every_reader_reads_the_merge(tmp_path, monkeypatch):
+    """A site that did not change is not encoded again."""
+    import duckdb
+    import polars as pl
+
+    store = open_store(tmp_path.as_uri())
+    cubes = {site: wide_cube(number, 30_000) for number, site in enumerate(("a", "b", "c"))}
+    parts = {site: part(store, site, cube) for site, cube in cubes.items()}
+    before = merge(store, PLACE, parts.values(), OPEN)
+    cubes["b"] = wide_cube(7, 20_000)
+    parts["b"] = part(store, "b", cubes["b"], 1)
+    written = []
+    real = coded.batch
+    monkeypatch.setattr(
+        coded, "batch", lambda *a, **k: written.append(made := real(*a, **k)) or made
+    )
+    made = merge(store, PLACE, parts.values(), OPEN, before)
+    known = model(cubes)
+    assert 3 * sum(batch.num_rows for batch in written) < 2 * 2 * len(known)
+    assert content(store, made) == known
+    path = str(store.path(made.merged.key))
+    assert pl.read_parquet(path).rows() == known
+    assert duckdb.connect().read_parquet(path).fetchall() == known
+    read = pl.read_csv(store.path(made.csv.key), schema_overrides={"site": pl.String})
+    assert read["cnt"].to_list() == [row[0] for row in known]
+    assert read["site"].to_list() == [row[-1] for row in known]
+
+
+def test_a_package_that_becomes_open_gets_its_text(tmp_path):
+    """The CSV of a part that was checked for a release of its own is made when it is wanted."""
+    with workspace(tmp_path, **{"studies.core.min_cell": 5}) as space:
+        send_cube(space, "a", CUBE)
+    with workspace(tmp_path) as space:
+        from catchment.studies import capability
+
+        capability.run(space, "core")
+        assert published(space) == model({"a": CUBE})
+        text = list(csv.reader(io.StringIO(space.store.read(package(space).csv.key).decode())))
+        assert len(text) == len(model({"a": CUBE})) + 1
 
 
 def test_counts_near_the_limit_do_not_run_over():

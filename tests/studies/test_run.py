@@ -17,7 +17,6 @@ from catchment.studies import (
     catalog,
     layout,
     library,
-    merge,
     process,
     run,
     scan,
@@ -193,10 +192,10 @@ def test_what_is_found_bad_when_read_again_leaves(space, monkeypatch):
 
     real = check.check
 
-    def stricter(store, key, digest, kind, package, parts, limits, *, again=False):
-        if "/a/" in parts:
+    def stricter(store, key, digest, kind, package, parts, limits, site, **more):
+        if site == "a":
             raise Invalid("not any more", kind="parquet-too-large")
-        return real(store, key, digest, kind, package, parts, limits, again=again)
+        return real(store, key, digest, kind, package, parts, limits, site, **more)
 
     monkeypatch.setattr(check, "check", stricter)
     done = actions.reprocess(library.house(space), "core")
@@ -360,23 +359,20 @@ def test_a_worker_waits_for_the_one_that_holds_the_study(space, monkeypatch):
 
 
 def test_one_sites_change_costs_about_that_site(space, monkeypatch):
-    """The parts of the other sites are not read, nor checked."""
+    """Of the parts of other sites only rows between the blocks are read; none is checked."""
     for n in range(5):
         send_cube(space, f"s{n}", CUBE)
     reads = []
-    real = merge.local
+    real = blocks.Blocks.read
 
-    def counted(store, key):
-        reads.append(key)
-        return real(store, key)
+    def counted(self, types, *, loose=False):
+        reads.append((self.key.split("/")[-2], loose))
+        return real(self, types, loose=loose)
 
-    monkeypatch.setattr(merge, "local", counted)
+    monkeypatch.setattr(blocks.Blocks, "read", counted)
     send_cube(space, "s3", OTHER)
-    assert [key.rpartition("/")[2].partition("-")[0] for key in reads if "/parts/" in key] == [
-        "1",
-        "1",
-    ]
-    assert all("/s3/" in key for key in reads if "/parts/" in key)
+    assert [site for site, loose in reads if not loose] == ["s3", "s3"]
+    assert sorted(site for site, loose in reads if loose) == ["s0", "s1", "s2", "s4"]
     monkeypatch.undo()
     assert published(space) == model({f"s{n}": CUBE if n != 3 else OTHER for n in range(5)})
     number = library.catalog(space, "core").snapshot

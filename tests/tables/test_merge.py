@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given, settings
 
 from catchment.core.errors import Corrupt, Invalid, NotFound
+from catchment.core.parquet.parse import parse_file
 from catchment.core.progress import Event
 from catchment.core.safe import SafePool
 from catchment.core.store import open_store
 from catchment.tables import decode
 from catchment.tables.merge import Fresh, InputFailed, Merged, merge_table
 from catchment.tables.model import Fate, Removal
-from catchment.tables.parse import parse_file
 from catchment.tables.unify import unify
 from catchment.testing.parquet import Writing
 from tests.tables.merging import CONSTANTS, File, Inline, Merging, naive, sets, table_values

@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catchment.core.errors import Invalid, NotFound, Unavailable
+from catchment.core.parquet.footer import MAGIC
+from catchment.core.parquet.thrift import binary, i64
 from catchment.core.store import Store, open_store
 from catchment.tables import opinions, parquet
-from catchment.tables.footer import MAGIC
 from catchment.tables.parquet import Footer, Limits, inspect, vouch
-from catchment.tables.thrift import binary, i64
 from catchment.tables.types import plain, plain_schema
 from catchment.tables.unify import BOUNDS
 from catchment.testing.parquet import FLAT, Writing, schemas, table, tables, writings

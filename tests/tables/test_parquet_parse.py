@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catchment.tables import thrift
-from catchment.tables.footer import MAGIC, Columns, assemble, columns_of, join, leaves_of
-from catchment.tables.parse import Raw, parse, parse_file
-from catchment.tables.thrift import Buffer, Walk
+from catchment.core.parquet import thrift
+from catchment.core.parquet.footer import MAGIC, Columns, assemble, columns_of, join, leaves_of
+from catchment.core.parquet.parse import Raw, parse, parse_file
+from catchment.core.parquet.thrift import Buffer, Walk
 from catchment.testing.parquet import Writing, schemas, tables, writings
 
 # What a template leaves out or sets itself.

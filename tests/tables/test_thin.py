@@ -18,8 +18,8 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from catchment.core.errors import Invalid
+from catchment.core.parquet.parse import parse_file
 from catchment.tables import pages, rewrite, thin
-from catchment.tables.parse import parse_file
 from catchment.testing import parquet
 from catchment.testing.parquet import FLAT, Writing
 from tests.tables.merging import CONSTANTS, File, Merging, naive, table_values, values

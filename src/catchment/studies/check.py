@@ -27,7 +27,7 @@ from catchment.studies.model import COUNT, NONE, SITE, Kind, Problem
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT = 1  # of parts and facts: another one makes them anew
+FORMAT = 2  # of parts and facts: another one makes them anew
 MAX_COUNT = 10**15  # so that no sum over sites can leave 64 bits
 CATEGORIES = 1000  # values of a column that the facts remember
 LONGEST = 4096  # bytes of a category
@@ -105,11 +105,14 @@ def check(  # noqa: PLR0917 - what a member is; it travels as arguments of a tas
     package: str,
     parts: str,
     limits: Limits,
+    site: str,
     *,
+    text: bool = False,
     again: bool = False,
 ) -> Checked:
     """Read the member ``key`` and say what it is; a cube's part is written below ``parts``.
 
+    With ``text``, a part is written as CSV too, for a package that is released as it is merged.
     Doing it again gives the same answer, from what was written where it was accepted before;
     ``again`` reads it all the same.
     """
@@ -123,7 +126,7 @@ def check(  # noqa: PLR0917 - what a member is; it travels as arguments of a tas
         else:
             with local(store, key) as path:
                 if kind is Kind.CUBE:
-                    facts = _cube(store, path, f"{name}.parquet", limits)
+                    facts = _cube(store, path, f"{name}.parquet", limits, site, text=text)
                 else:
                     facts = _plain(path, package, kind, limits)
     except Refused as refused:
@@ -161,10 +164,10 @@ def local(store: Store, key: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _cube(store: Store, path: Path, part: str, limits: Limits) -> Facts:
+def _cube(store: Store, path: Path, part: str, limits: Limits, site: str, *, text: bool) -> Facts:
     import numpy as np
 
-    from catchment.studies import coded
+    from catchment.studies import blocks, coded
 
     table = _read(path, limits)
     names = [name for name in table.column_names if name != COUNT]
@@ -187,8 +190,12 @@ def _cube(store: Store, path: Path, part: str, limits: Limits) -> Facts:
     counts = _counts(table[COUNT]).to_numpy()
     columns = {name: _column(name, table[name]) for name in names}
     kinds = {name: str(column.type) for name, column in columns.items()}
-    encoded = {n: c.combine_chunks().dictionary_encode() for n, c in columns.items()}
-    rows = coded.unify([{n: _chunks(c) for n, c in encoded.items()}], kinds)
+    stored = coded.plain(kinds)
+    encoded = {
+        n: c.cast(coded.TYPES[stored[n]]).combine_chunks().dictionary_encode()
+        for n, c in columns.items()
+    }
+    rows = coded.unify([{n: _chunks(c) for n, c in encoded.items()}], stored)
     keys = rows.keys()
     by_key = np.argsort(keys, kind="stable")
     again = int(np.count_nonzero(np.diff(keys[by_key]) == 0))
@@ -200,8 +207,7 @@ def _cube(store: Store, path: Path, part: str, limits: Limits) -> Facts:
             "group the counts by all columns before they are exported",
         )
     order = by_key[np.argsort(-counts[by_key], kind="stable")]
-    batches = list(coded.batches({COUNT: counts}, rows, order))
-    size, digest = parquet.write(store, part, batches, batches[0].schema)
+    size, digest = blocks.write(store, part, counts[order], rows.take(order), site, text=text)
     return Facts(
         rows=len(counts),
         total=int(counts.max()),

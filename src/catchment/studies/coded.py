@@ -10,7 +10,6 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,6 @@ TYPES = {
     "bool": pa.bool_(),
     "date32[day]": pa.date32(),
     "timestamp[us]": pa.timestamp("us"),
-    "null": pa.null(),
 }
 CHUNK = 1 << 16  # rows that are in memory as text at once
 _WIDE = 1 << 62  # what a key or a rank must stay below
@@ -84,20 +82,28 @@ class Coded:
         return keys
 
 
+def plain(kinds: Mapping[str, str]) -> dict[str, str]:
+    """The types that columns are stored as: what no row has is text."""
+    return {name: "string" if kind == "null" else kind for name, kind in kinds.items()}
+
+
 def read(
-    path: Path, types: Mapping[str, str], numbers: Sequence[str]
+    file: pq.ParquetFile,
+    types: Mapping[str, str],
+    numbers: Sequence[str],
+    groups: Sequence[int] | None = None,
 ) -> tuple[dict[str, list[pa.Array]], dict[str, npt.NDArray[Any]]]:
-    """Columns of one of our own files: categories as dictionary arrays, numbers as they are."""
-    known = set(pq.read_schema(path).names)
-    texts = [name for name, kind in types.items() if kind == "string"]
-    table = pq.read_table(path, columns=[*numbers, *types], read_dictionary=texts)
+    """Columns of one of our own files: categories as dictionary arrays, numbers as they are.
+
+    Of all row groups, or of some.
+    """
+    chosen = range(file.num_row_groups) if groups is None else groups
+    table = file.read_row_groups(list(chosen), columns=[*numbers, *types])
     columns: dict[str, list[pa.Array]] = {}
     for name, kind in types.items():
-        column = table[name] if name in known else pa.nulls(table.num_rows, pa.null())
-        if pa.types.is_null(column.type):
-            column = column.cast(TYPES[kind])
+        column = table[name]
         if not pa.types.is_dictionary(column.type):
-            column = column.dictionary_encode()
+            column = column.cast(TYPES[kind]).dictionary_encode()
         columns[name] = column.chunks
     return columns, {name: table[name].to_numpy() for name in numbers}
 
@@ -129,46 +135,53 @@ def order(counts: Ints, ranks: npt.NDArray[np.int32]) -> Ints:
     return np.lexsort((ranks, -counts))
 
 
-def batches(
-    numbers: Mapping[str, npt.NDArray[Any]], coded: Coded, rows: Ints, *, last: str = ""
-) -> Iterator[pa.RecordBatch]:
-    """The rows in this order, as record batches: numbers first, but for the ``last`` column."""
+def batch(
+    numbers: Mapping[str, npt.NDArray[Any]], coded: Coded, rows: Any, *, last: str = ""
+) -> pa.RecordBatch:
+    """These rows, in this order: numbers first, but for the ``last`` column.
+
+    It depends on its rows only: values that none of them has are not in its dictionaries.
+    """
+    columns: dict[str, pa.Array] = {n: pa.array(column[rows]) for n, column in numbers.items()}
+    for name, values in coded.values.items():
+        codes = coded.codes[name][rows]
+        if pa.types.is_string(values.type):
+            used = np.bincount(codes + 1, minlength=len(values) + 1)[1:] > 0
+            places = np.append(np.cumsum(used, dtype=np.int32) - 1, -1).astype(np.int32)
+            indices = pa.array(places[codes], mask=codes < 0)
+            columns[name] = pa.DictionaryArray.from_arrays(indices, values.filter(pa.array(used)))
+        else:
+            columns[name] = values.take(pa.array(codes, mask=codes < 0))
     names = [*numbers, *(name for name in coded.names if name != last), *([last] if last else [])]
-    for start in range(0, len(rows), CHUNK):
-        some = rows[start : start + CHUNK]
-        columns = {name: pa.array(column[some]) for name, column in numbers.items()}
-        for name, values in coded.values.items():
-            codes = coded.codes[name][some]
-            indices = pa.array(codes, mask=codes < 0)
-            columns[name] = (
-                pa.DictionaryArray.from_arrays(indices, values)
-                if pa.types.is_string(values.type)
-                else values.take(indices)
-            )
-        yield pa.record_batch([columns[name] for name in names], names=names)
+    return pa.record_batch([columns[name] for name in names], names=names)
 
 
-def csv_lines(counts: pa.Array, coded: Coded, rows: Ints) -> Iterator[bytes]:
-    """The rows in this order as CSV, with a header; the counts come first, NULL as nothing.
+class Lines:
+    """Rows as CSV, the counts first, NULL as nothing.
 
     Text that a spreadsheet would take for a formula is quoted.
     """
-    yield _line([COUNT, *coded.names]).encode()
-    groups = [*_groups(coded)]
-    for start in range(0, len(rows), CHUNK):
-        some = rows[start : start + CHUNK]
-        cells = counts.take(pa.array(some)).dictionary_encode()  # in order: few of them
-        texts = pc.fill_null(cells.dictionary.cast(pa.string()), "")
-        pieces = [pc.fill_null(texts.take(cells.indices), "")]
-        for text, group in groups:
-            place = np.zeros(len(some), np.int32)
-            for codes, many in group:
-                place = place * many + (codes[some] + 1)
-            pieces.append(text.take(pa.array(place)))
-        lines = pc.binary_join_element_wise(*pieces, "")
-        _, offsets, data = lines.buffers()
-        ends = np.frombuffer(offsets, np.int32)[lines.offset : lines.offset + len(lines) + 1]
-        yield memoryview(data)[ends[0] : ends[-1]].tobytes()
+
+    def __init__(self, coded: Coded) -> None:
+        self.header = _line([COUNT, *coded.names]).encode()
+        self._groups = [*_groups(coded)]
+
+    def of(self, counts: pa.Array, rows: Ints) -> Iterator[bytes]:
+        """The rows in this order."""
+        for start in range(0, len(rows), CHUNK):
+            some = rows[start : start + CHUNK]
+            cells = counts.take(pa.array(some)).dictionary_encode()  # in order: few of them
+            texts = pc.fill_null(cells.dictionary.cast(pa.string()), "")
+            pieces = [pc.fill_null(texts.take(cells.indices), "")]
+            for text, group in self._groups:
+                place = np.zeros(len(some), np.int32)
+                for codes, many in group:
+                    place = place * many + (codes[some] + 1)
+                pieces.append(text.take(pa.array(place)))
+            lines = pc.binary_join_element_wise(*pieces, "")
+            _, offsets, data = lines.buffers()
+            ends = np.frombuffer(offsets, np.int32)[lines.offset : lines.offset + len(lines) + 1]
+            yield memoryview(data)[ends[0] : ends[-1]].tobytes()
 
 
 def _groups(coded: Coded) -> Iterator[tuple[pa.Array, list[tuple[Codes, int]]]]:

@@ -11,45 +11,18 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from catchment.core.errors import NotFound
 from catchment.core.store import Store
-from catchment.studies import coded, layout, parquet
+from catchment.studies import assembly, coded, layout, parquet
 from catchment.studies import columns as types
 from catchment.studies.check import local
-from catchment.studies.model import COUNT, SITE, Column, Object
+from catchment.studies.model import COUNT, Column, Object, Part
 
-FORMAT = 1  # of merges: another one makes them anew
-REPORTED = "sites"  # column of the totals: how many sites have the row
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What a site contributes to a package now."""
-
-    site: str
-    source: str  # digest of the member that it was made of
-    key: str
-    digest: str
-    rows: int
-    total: int
-    columns: Mapping[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain types."""
-        return {
-            "site": self.site,
-            "source": self.source,
-            "key": self.key,
-            "digest": self.digest,
-            "rows": self.rows,
-            "total": self.total,
-            "columns": dict(self.columns),
-        }
+FORMAT = 2  # of merges: another one makes them anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +123,17 @@ def merge(
     known = None if again else _known(store, done)
     if known is not None:
         return replace(known, parts=ordered)  # the same rows may have come in another file
-    work = _Work(store, place, ordered)
-    work.read(before)
+    work = assembly.Work(store, place, ordered, unified(ordered))
+    usable = before is not None and unified(before.parts) == work.types
+    work.read(before.parts, before.totals.key) if before and usable else work.read()
     name = f"{place}released-{policy.min_cell}-{policy.min_sites}"
-    with ThreadPoolExecutor(1) as other:
-        text = other.submit(_put, store, f"{name}.csv", work.csv()) if policy.open else None
-        merged, totals = work.merged(), work.totals()
+    with ThreadPoolExecutor(2) as others:
+        text = others.submit(work.csv, f"{name}.csv") if policy.open else None
+        summed = others.submit(work.totals)
+        merged = work.merged()
+        totals = summed.result()
         if text is not None:
-            seen = work.seen(merged, text.result())
+            seen = _Seen(work.many, work.total, work.described(), merged, text.result(), None)
         else:
             del work
             seen = _release(store, name, merged, policy, len(ordered))
@@ -241,7 +217,9 @@ def _lines(table: pa.Table) -> Iterator[bytes]:
     kinds = {name: str(column.type.value_type) for name, column in columns.items()}
     rows = coded.unify([{name: [column] for name, column in columns.items()}], kinds)
     counts = table[COUNT].combine_chunks()
-    yield from coded.csv_lines(counts, rows, np.arange(table.num_rows))
+    lines = coded.Lines(rows)
+    yield lines.header
+    yield from lines.of(counts, np.arange(table.num_rows))
 
 
 def _put(store: Store, key: str, chunks: Iterable[bytes]) -> Object:
@@ -257,137 +235,3 @@ def _put(store: Store, key: str, chunks: Iterable[bytes]) -> Object:
 
     store.put(key, counted(), mode="overwrite")
     return Object(key, size, f"sha256:{seen.hexdigest()}")
-
-
-class _Source(NamedTuple):
-    """Rows that go into a merge.
-
-    Attributes:
-        columns: of categories, as dictionary arrays.
-        counts: of each row.
-        sites: place of each row's site among the parts; -1: the row is only summed.
-        weights: how many sites the row adds to its total: 1 of a part that is new, -1 of one that
-            leaves, 0 of a row that is there already.
-    """
-
-    columns: dict[str, list[pa.Array]]
-    counts: coded.Ints
-    sites: coded.Codes
-    weights: coded.Codes
-
-
-class _Work:
-    """One merge at work, in memory: some fifty bytes for each row."""
-
-    def __init__(self, store: Store, place: str, parts: tuple[Part, ...]) -> None:
-        self.store = store
-        self.place = place
-        self.parts = parts
-        self.types = unified(parts)
-
-    def read(self, before: Merged | None) -> None:
-        """Sum what changed, and bring all rows into one order."""
-        import numpy as np
-
-        usable = before is not None and unified(before.parts) == self.types
-        sources = self._from_before(before) if before and usable else self._afresh()
-        rows = coded.unify([source.columns for source in sources], self.types)
-        counts = np.concatenate([source.counts for source in sources])
-        sites = np.concatenate([source.sites for source in sources])
-        weights = np.concatenate([source.weights for source in sources])
-        del sources
-        pa.default_memory_pool().release_unused()
-
-        # What the sites had before, less what left, and what came.
-        summed = np.flatnonzero(weights)
-        keys = rows.take(summed).keys()
-        by = np.argsort(keys)
-        starts = np.flatnonzero(np.diff(keys[by], prepend=-1))
-        summed = summed[by]
-        reported = np.add.reduceat(weights[summed], starts)
-        total = np.add.reduceat(counts[summed] * np.sign(weights[summed]), starts)
-        there = reported > 0
-        falling = np.argsort(-total[there], kind="stable")
-        first = summed[starts[there]][falling]
-        self.reported = reported[there][falling].astype(np.int32)
-        self.summed = total[there][falling]
-
-        kept = np.flatnonzero(sites >= 0)
-        own, self.all = rows.take(kept).only_used(rows.take(first))
-        every = {n: np.concatenate([self.all.codes[n], own.codes[n]]) for n in own.names}
-        names = pa.array([part.site for part in self.parts], pa.string())
-        every[SITE] = np.concatenate([np.full(len(first), -1, np.int32), sites[kept]])
-        self.rows = coded.Coded({**own.values, SITE: names}, every)
-        self.counts = np.concatenate([self.summed, counts[kept]])
-        # All sites together come first, then the sites in falling order of name.
-        ranks = np.where(every[SITE] < 0, 0, len(self.parts) - every[SITE]).astype(np.int32)
-        self.order = coded.order(self.counts, ranks)
-
-    def seen(self, merged: Object, csv: Object) -> _Seen:
-        """All of it, where nothing is to be hidden."""
-        described = {COUNT: Column("integer", len(set(self.summed.tolist())))}
-        for name, values in self.all.values.items():
-            described[name] = Column(types.chart_type(name, str(values.type)), len(values))
-        described[SITE] = Column("string", len(self.parts))
-        return _Seen(len(self.order), int(self.summed[0]), described, merged, csv, None)
-
-    def merged(self) -> Object:
-        """Write the merge."""
-        numbers = {COUNT: self.counts}
-        return self._write("merged", coded.batches(numbers, self.rows, self.order))
-
-    def totals(self) -> Object:
-        """Write the rows of all sites together, each with how many sites have it."""
-        import numpy as np
-
-        numbers = {COUNT: self.summed, REPORTED: self.reported}
-        rows = np.arange(len(self.summed))
-        return self._write("totals", coded.batches(numbers, self.all, rows))
-
-    def csv(self) -> Iterator[bytes]:
-        """The merge as CSV."""
-        yield from coded.csv_lines(pa.array(self.counts), self.rows, self.order)
-
-    def _write(self, name: str, batches: Iterator[pa.RecordBatch]) -> Object:
-        first = next(batches)
-        key = f"{self.place}{name}.parquet"
-        size, digest = parquet.write(self.store, key, chain([first], batches), first.schema)
-        return Object(key, size, digest)
-
-    def _afresh(self) -> list[_Source]:
-        return [self._part(part, place, 1) for place, part in enumerate(self.parts)]
-
-    def _from_before(self, before: Merged) -> list[_Source]:
-        """The former totals and rows, what leaves, and what comes."""
-        import numpy as np
-
-        place = {part.site: number for number, part in enumerate(self.parts)}
-        stays = {p.site for p in before.parts} & place.keys()
-        now, old = ({p.site: p for p in parts} for parts in (self.parts, before.parts))
-        stays = {site for site in stays if now[site].digest == old[site].digest}
-        leaving = [self._part(p, -1, -1) for p in before.parts if p.site not in stays]
-        coming = [self._part(p, place[p.site], 1) for p in self.parts if p.site not in stays]
-
-        with local(self.store, before.totals.key) as path:
-            columns, numbers = coded.read(path, self.types, [COUNT, REPORTED])
-        rows = len(numbers[COUNT])
-        weights = numbers[REPORTED].astype(np.int32)
-        totals = _Source(columns, numbers[COUNT], np.full(rows, -1, np.int32), weights)
-
-        with local(self.store, before.merged.key) as path:
-            columns, numbers = coded.read(path, {**self.types, SITE: "string"}, [COUNT])
-        site = coded.unify([{SITE: columns.pop(SITE)}], {SITE: "string"})
-        names = site.values[SITE].to_pylist()
-        places = np.array([place[n] if n in stays else -1 for n in names] + [-1], np.int32)
-        known = places[site.codes[SITE]]
-        carried = _Source(columns, numbers[COUNT], known, np.zeros(len(known), np.int32))
-        return [totals, *leaving, carried, *coming]
-
-    def _part(self, part: Part, place: int, weight: int) -> _Source:
-        import numpy as np
-
-        with local(self.store, part.key) as path:
-            columns, numbers = coded.read(path, self.types, [COUNT])
-        rows = len(numbers[COUNT])
-        sites = np.full(rows, place, np.int32)
-        return _Source(columns, numbers[COUNT], sites, np.full(rows, weight, np.int32))

@@ -165,6 +165,31 @@ class Column(NamedTuple):
     distinct: int
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a site contributes to a package now."""
+
+    site: str
+    source: str  # digest of the member that it was made of
+    key: str
+    digest: str
+    rows: int
+    total: int
+    columns: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain types."""
+        return {
+            "site": self.site,
+            "source": self.source,
+            "key": self.key,
+            "digest": self.digest,
+            "rows": self.rows,
+            "total": self.total,
+            "columns": dict(self.columns),
+        }
+
+
 class Object(NamedTuple):
     """A stored object that a snapshot names."""
 

@@ -65,17 +65,23 @@ def read(path: Path, rows: int, columns: int, decoded: int) -> pa.Table:
 
 
 def write(
-    store: Store, key: str, batches: Iterable[pa.RecordBatch], schema: pa.Schema
+    store: Store,
+    key: str,
+    batches: Iterable[pa.RecordBatch],
+    schema: pa.Schema,
+    *,
+    groups: bool = False,
 ) -> tuple[int, str]:
     """Write our own table, whose bytes depend on its rows only; its size and digest.
 
-    What stands under the key already is replaced: by the same bytes, since keys tell the content.
+    With ``groups``, each batch becomes a row group. What stands under the key already is
+    replaced: by the same bytes, since keys tell the content.
     """
     size, seen = 0, hashlib.sha256()
 
     def counted() -> Iterator[bytes]:
         nonlocal size
-        for chunk in _encoded(batches, schema):
+        for chunk in encoded(batches, schema, groups=groups):
             size += len(chunk)
             seen.update(chunk)
             yield chunk
@@ -84,8 +90,10 @@ def write(
     return size, f"sha256:{seen.hexdigest()}"
 
 
-def _encoded(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[bytes]:
-    """The file's bytes, a row group at a time."""
+def encoded(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, *, groups: bool = False
+) -> Iterator[bytes]:
+    """The file's bytes, a row group at a time; with ``groups``, each batch is one."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -95,13 +103,16 @@ def _encoded(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[b
     with pq.ParquetWriter(
         sink, schema, compression="zstd", write_statistics=True, store_schema=False
     ) as writer:
+        if schema.metadata:
+            writer.add_key_value_metadata(schema.metadata)
         for batch in batches:
             waiting.append(batch)
             count += batch.num_rows
-            while count >= ROW_GROUP:
+            most = batch.num_rows if groups else ROW_GROUP
+            while count >= most:
                 table = pa.Table.from_batches(waiting, schema)
-                writer.write_table(table.slice(0, ROW_GROUP), row_group_size=ROW_GROUP)
-                rest = table.slice(ROW_GROUP)
+                writer.write_table(table.slice(0, most), row_group_size=most)
+                rest = table.slice(most)
                 waiting, count = rest.to_batches(), rest.num_rows
                 yield from sink.take()
         if count:

@@ -11,8 +11,8 @@ from catchment.core.finding import Finding, Severity
 from catchment.core.ledger import Contribution, Move
 from catchment.studies.catalog import Catalog
 from catchment.studies.check import Checked, Facts
-from catchment.studies.merge import Part, Policy
-from catchment.studies.model import Kind, Problem, State, check_move
+from catchment.studies.merge import Policy
+from catchment.studies.model import Kind, Part, Problem, State, check_move
 
 Place = tuple[str, str, int, str]  # kind, package, version, site: what has one contribution
 Version = tuple[str, int]  # package, version: what is merged

@@ -130,6 +130,8 @@ def _call(house: House, one: Contribution, *, again: bool) -> Callable[[], Check
         meta["package"],
         layout.parts(meta["study"], meta["package"], meta["version"], one.site),
         house.limits,
+        one.site,
+        text=house.policy(meta["study"]).open,
         again=again,
     )
     return future.result

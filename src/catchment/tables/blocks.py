@@ -11,10 +11,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from catchment.core.parquet.footer import (
+    MAGIC,
+    Columns,
+    Group,
+    assemble,
+    columns_of,
+    join,
+    leaves_of,
+)
+from catchment.core.parquet.parse import parse_file
+from catchment.core.parquet.thrift import Ints
 from catchment.core.store import Composed, Range, Segment, Store
-from catchment.tables.footer import MAGIC, Columns, Group, assemble, columns_of, join, leaves_of
-from catchment.tables.parse import parse_file
-from catchment.tables.thrift import Ints
 
 
 class Source(NamedTuple):

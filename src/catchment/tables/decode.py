@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from catchment.core.errors import Invalid
 from catchment.core.names import shown
+from catchment.core.parquet.footer import MAGIC, Columns, Group, assemble
 from catchment.core.store import Store
-from catchment.tables.footer import MAGIC, Columns, Group, assemble
 
 BATCH_BYTES = 32 << 20  # decoded at a time by one worker; a single column may have more
 

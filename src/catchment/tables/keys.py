@@ -36,10 +36,10 @@ from pyarrow import ipc
 
 from catchment.core.errors import Corrupt, Invalid
 from catchment.core.names import shown
+from catchment.core.parquet.footer import MAGIC, Columns, assemble
 from catchment.core.store import Store
 from catchment.tables import fill
 from catchment.tables.decode import unreadable
-from catchment.tables.footer import MAGIC, Columns, assemble
 from catchment.tables.model import CriteriaRule, Rule
 from catchment.tables.parquet import Footer, read_footer
 from catchment.tables.rewrite import conform

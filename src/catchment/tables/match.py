@@ -9,9 +9,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from catchment.core.errors import Corrupt
-from catchment.tables.footer import Columns
+from catchment.core.parquet.footer import Columns
+from catchment.core.parquet.thrift import Ints
 from catchment.tables.parquet import Footer
-from catchment.tables.thrift import Ints
 
 
 class Match(NamedTuple):

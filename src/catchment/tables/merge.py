@@ -28,12 +28,12 @@ import numpy as np
 import pyarrow as pa
 
 from catchment.core.errors import CatchmentError, Invalid, NotFound
+from catchment.core.parquet.footer import Columns, Group
 from catchment.core.progress import Event, Progress, silent
 from catchment.core.store import Composed, Store
 from catchment.tables import fill
 from catchment.tables.blocks import Block, Source, Target, stored
 from catchment.tables.decode import Part
-from catchment.tables.footer import Columns, Group
 from catchment.tables.inputs import Fresh, Input, InputFailed, Kept, Merged
 from catchment.tables.match import Match, Matcher
 from catchment.tables.placed import ENGINE, Placed

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catchment.core.errors import Unavailable
-from catchment.tables.footer import MAGIC
+from catchment.core.parquet.footer import MAGIC
 
 if TYPE_CHECKING:
     import duckdb

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from catchment.core.parquet.footer import HEAD, MAGIC, Column, Columns, Group, assemble
+from catchment.core.parquet.thrift import OPEN, SLOT, i64, signed, varint
 from catchment.tables.blocks import stored
-from catchment.tables.footer import HEAD, MAGIC, Column, Columns, Group, assemble
-from catchment.tables.thrift import OPEN, SLOT, i64, signed, varint
 
 CODECS = {0: "", 1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd", 7: "lz4_raw"}
 TYPES = {

@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 
 from catchment.core.errors import Invalid
 from catchment.core.names import shown
+from catchment.core.parquet.footer import MAGIC, Columns, Group, columns_of, leaves_of
+from catchment.core.parquet.parse import Encrypted, Raw, parse
+from catchment.core.parquet.thrift import I32, Buffer, Ints
 from catchment.core.store import Store
 from catchment.tables import opinions
 from catchment.tables.decode import Part, unreadable
-from catchment.tables.footer import MAGIC, Columns, Group, columns_of, leaves_of
-from catchment.tables.parse import Encrypted, Raw, parse
-from catchment.tables.thrift import I32, Buffer, Ints
 from catchment.tables.types import plain_schema
 from catchment.tables.unify import BOUNDS
 

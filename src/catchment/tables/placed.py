@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from catchment.core.errors import Corrupt
-from catchment.tables.footer import Group
+from catchment.core.parquet.footer import Group
 
 ENGINE = f"2, pyarrow {pa.__version__}"  # what decides the bytes of a table besides its inputs
 

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from catchment.core.errors import Corrupt
+from catchment.core.parquet.thrift import Ints
 from catchment.tables import fill
 from catchment.tables.model import Removal
-from catchment.tables.thrift import Ints
 
 _FIELDS = (
     ("removed_from", pa.string()),

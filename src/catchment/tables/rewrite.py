@@ -16,13 +16,13 @@ from pyarrow import types
 
 from catchment.core.errors import Invalid
 from catchment.core.names import shown
+from catchment.core.parquet.footer import Group, join
+from catchment.core.parquet.parse import parse_file
+from catchment.core.parquet.thrift import Ints
 from catchment.core.store import Store
 from catchment.tables.decode import Part
 from catchment.tables.fill import booleans, numbers
-from catchment.tables.footer import Group, join
-from catchment.tables.parse import parse_file
 from catchment.tables.thin import Thinned, thin
-from catchment.tables.thrift import Ints
 from catchment.tables.types import leaves, plain
 
 _STRONG = frozenset({2, 4, 6})  # gzip, brotli, zstd: who took their time shall not get snappy

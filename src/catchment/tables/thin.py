@@ -20,9 +20,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from catchment.core.parquet.footer import Column, Group
+from catchment.core.parquet.thrift import I32, Alike, Buffer, Ints, Path, i64
 from catchment.tables.decode import Part
 from catchment.tables.fill import booleans, numbers
-from catchment.tables.footer import Column, Group
 from catchment.tables.pages import (
     CODECS,
     DATA,
@@ -41,7 +42,6 @@ from catchment.tables.pages import (
     references,
     together,
 )
-from catchment.tables.thrift import I32, Alike, Buffer, Ints, Path, i64
 
 _MOST = 1 << 16  # values of a dictionary
 _TOGETHER = 1 << 19  # references that are read at once, but for those of a single column

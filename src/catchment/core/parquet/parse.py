@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from catchment.tables.footer import HEAD, TYPE_ORDER, Group
-from catchment.tables.thrift import (
+from catchment.core.parquet.footer import HEAD, TYPE_ORDER, Group
+from catchment.core.parquet.thrift import (
     BINARY,
     I32,
     I64,

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catchment.tables.thrift import (
+from catchment.core.parquet.thrift import (
     BINARY,
     LIST,
     STRUCT,

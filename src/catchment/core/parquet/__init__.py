@@ -1,0 +1,1 @@
+"""Parquet files taken apart and put together without decoding a page."""

@@ -1,0 +1,237 @@
+"""Assembly: a merge is put together of what sites sent, as it stands, and of what must be summed.
+
+Of each site's part the blocks are copied (see :mod:`.blocks`); loose rows, and the rows of all
+sites together, are brought into one order and written between them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from catchment.core.errors import NotFound
+from catchment.core.parquet.footer import MAGIC, Group, assemble
+from catchment.core.parquet.parse import parse_file
+from catchment.core.store import Segment, Store
+from catchment.studies import blocks, coded, parquet
+from catchment.studies import columns as types
+from catchment.studies.blocks import LOOSE, Blocks
+from catchment.studies.model import COUNT, SITE, Column, Object, Part
+
+REPORTED = SITE  # column of the totals, a name that no category has: how many sites have the row
+
+
+class _Source(NamedTuple):
+    """Rows that go into a merge.
+
+    Attributes:
+        columns: of categories, as dictionary arrays.
+        counts: of each row.
+        sites: place of each loose row's site among the parts; -1: the row is only summed.
+        weights: how many sites the row adds to its total: 1 of a part that is new, -1 of one that
+            leaves, 0 of a part whose rows are in the totals already.
+    """
+
+    columns: dict[str, list[pa.Array]]
+    counts: coded.Ints
+    sites: coded.Codes
+    weights: coded.Codes
+
+
+class _Stretch(NamedTuple):
+    """What comes next in a merge: a block of a part, or else loose rows in order."""
+
+    part: int  # its place; -1: loose rows
+    piece: int
+    rows: coded.Ints
+
+
+class Work:
+    """One merge at work. In memory are the rows of all sites together, and the loose ones."""
+
+    def __init__(
+        self, store: Store, place: str, parts: tuple[Part, ...], kinds: dict[str, str]
+    ) -> None:
+        self.store = store
+        self.place = place
+        self.parts = parts
+        self.types = kinds
+        self.blocks = [self._blocks(part) for part in parts]
+
+    def read(self, before: Iterable[Part] = (), totals: str = "") -> None:
+        """Sum what changed since ``before``, whose ``totals`` are known, and order loose rows."""
+        sources = self._sources({p.site: p for p in before}, totals)
+        rows = coded.unify([source.columns for source in sources], self.types)
+        counts = np.concatenate([source.counts for source in sources])
+        sites = np.concatenate([source.sites for source in sources])
+        weights = np.concatenate([source.weights for source in sources])
+        del sources
+
+        # What the sites had before, less what left, and what came.
+        summed = np.flatnonzero(weights)
+        keys = rows.take(summed).keys()
+        by = np.argsort(keys)
+        starts = np.flatnonzero(np.diff(keys[by], prepend=-1))
+        del keys
+        summed = summed[by]
+        reported = np.add.reduceat(weights[summed], starts)
+        total = np.add.reduceat(counts[summed] * np.sign(weights[summed]), starts)
+        there = reported > 0
+        falling = np.argsort(-total[there], kind="stable")
+        first = summed[starts[there]][falling]
+        self.reported = reported[there][falling].astype(np.int32)
+        self.summed = total[there][falling]
+
+        kept = np.flatnonzero(sites >= 0)
+        own, self.all = rows.take(kept).only_used(rows.take(first))
+        every = {n: np.concatenate([self.all.codes[n], own.codes[n]]) for n in own.names}
+        names = pa.array([part.site for part in self.parts], pa.string())
+        every[SITE] = np.concatenate([np.full(len(first), -1, np.int32), sites[kept]])
+        self.rows = coded.Coded({**own.values, SITE: names}, every)
+        self.counts = np.concatenate([self.summed, counts[kept]])
+        # All sites together come first, then the sites in falling order of name.
+        ranks = np.where(every[SITE] < 0, 0, len(self.parts) - every[SITE]).astype(np.int32)
+        order = coded.order(self.counts, ranks)
+        self.stretches = list(self._stretches(order, self.counts[order], ranks[order]))
+
+    @property
+    def many(self) -> int:
+        """Rows of the merge."""
+        return len(self.summed) + sum(part.rows for part in self.parts)
+
+    @property
+    def total(self) -> int:
+        """The greatest count."""
+        return int(self.summed[0])
+
+    def described(self) -> dict[str, Column]:
+        """The columns, where nothing is to be hidden."""
+        found = {COUNT: Column("integer", len(np.unique(self.summed)))}
+        for name, values in self.all.values.items():
+            found[name] = Column(types.chart_type(name, str(values.type)), len(values))
+        found[SITE] = Column("string", len(self.parts))
+        return found
+
+    def merged(self) -> Object:
+        """Write the merge."""
+        return self._compose(f"{self.place}merged.parquet", self._file())
+
+    def csv(self, key: str) -> Object:
+        """Write the merge as CSV."""
+        return self._compose(key, self._lines())
+
+    def totals(self) -> Object:
+        """Write the rows of all sites together, each with how many sites have it."""
+        numbers = {COUNT: self.summed, REPORTED: self.reported}
+        pieces = blocks.even(0, len(self.summed))
+        batches = (coded.batch(numbers, self.all, slice(p.start, p.stop)) for p in pieces)
+        schema = coded.batch(numbers, self.all, slice(0, 0)).schema
+        key = f"{self.place}totals.parquet"
+        return Object(key, *parquet.write(self.store, key, batches, schema, groups=True))
+
+    def _compose(self, key: str, segments: Iterator[Segment]) -> Object:
+        made = self.store.compose(key, segments, mode="overwrite", digest=True)
+        return Object(key, made.size, str(made.digest))
+
+    def _file(self) -> Iterator[Segment]:
+        yield MAGIC
+        numbers = {COUNT: self.counts}
+        schema = coded.batch(numbers, self.rows, slice(0, 0)).schema
+        position = len(MAGIC)
+        groups: list[Group] = []
+        for part, piece, rows in self.stretches:
+            if part < 0:
+                table = [coded.batch(numbers, self.rows, rows)]
+                data = b"".join(parquet.encoded(table, schema, groups=True))
+                (group,) = parse_file(data).groups
+                yield from (data[at : at + length] for at, length in group.extents())
+            else:
+                source = self.blocks[part]
+                group = source.stored.groups[piece]
+                yield from source.ranges(group)
+            groups.append(group.moved(position))
+            position += int(group.length.sum())
+        yield assemble(self.blocks[0].stored.columns, groups)
+
+    def _lines(self) -> Iterator[Segment]:
+        lines = coded.Lines(self.rows)
+        counts = pa.array(self.counts)
+        yield lines.header
+        for part, piece, rows in self.stretches:
+            if part < 0:
+                yield from lines.of(counts, rows)
+            else:
+                yield self.blocks[part].lines[piece]
+
+    def _stretches(
+        self, order: coded.Ints, counts: coded.Ints, ranks: coded.Codes
+    ) -> Iterator[_Stretch]:
+        """Blocks between loose rows, which are in this order and have these counts and ranks."""
+        found = sorted(
+            (-piece.cnt, len(self.parts) - place, number, place)
+            for place, source in enumerate(self.blocks)
+            for number, piece in enumerate(source.stored.pieces)
+            if piece.cnt != LOOSE
+        )
+        falling = -counts
+        done = 0
+        for count, rank, number, place in found:
+            low, high = np.searchsorted(falling, [count, count + 1])
+            at = int(low + np.searchsorted(ranks[low:high], rank))
+            yield from self._loose(order[done:at])
+            yield _Stretch(place, number, order[:0])
+            done = at
+        yield from self._loose(order[done:])
+
+    @staticmethod
+    def _loose(order: coded.Ints) -> Iterator[_Stretch]:
+        for start, stop, _ in blocks.even(0, len(order)):
+            yield _Stretch(-1, -1, order[start:stop])
+
+    def _sources(self, before: Mapping[str, Part], totals: str) -> list[_Source]:
+        """The former totals, the loose rows of all parts, what leaves, and what comes."""
+        now = {part.site: part for part in self.parts}
+        stays = {s for s in before.keys() & now.keys() if before[s].digest == now[s].digest}
+        sources = []
+        if totals:
+            with blocks.opened(self.store, totals, self.types) as file:
+                columns, numbers = coded.read(file, self.types, [COUNT, REPORTED])
+            known = np.full(len(numbers[COUNT]), -1, np.int32)
+            weights = numbers[REPORTED].astype(np.int32)
+            sources.append(_Source(columns, numbers[COUNT], known, weights))
+        for site, part in before.items():
+            if site not in stays:
+                columns, counts = self._blocks(part).read(self.types)
+                away = np.full(len(counts), -1, np.int32)
+                sources.append(_Source(columns, counts, away, away))
+        for place, source in enumerate(self.blocks):
+            new = self.parts[place].site not in stays
+            columns, counts = source.read(self.types, loose=not new)
+            sites = np.full(len(counts), place, np.int32)
+            if new:
+                for piece in source.stored.pieces:
+                    if piece.cnt != LOOSE:
+                        sites[piece.start : piece.stop] = -1
+            sources.append(_Source(columns, counts, sites, np.full(len(counts), new, np.int32)))
+        return sources
+
+    def _blocks(self, part: Part) -> Blocks:
+        """A part with the columns of this merge; written anew where its own are others."""
+        own = Blocks(self.store, part.key)
+        if list(coded.plain(part.columns).items()) == list(self.types.items()):
+            return own
+        told = hashlib.sha256(json.dumps(list(self.types.items())).encode()).hexdigest()
+        key = f"{part.key.removesuffix('.parquet')}-{told[:32]}.parquet"
+        try:
+            self.store.head(key)
+        except NotFound:
+            columns, counts = own.read(self.types)
+            rows = coded.unify([columns], self.types)
+            order = np.lexsort((rows.keys(), -counts))
+            blocks.write(self.store, key, counts[order], rows.take(order), part.site, text=False)
+        return Blocks(self.store, key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +23,8 @@ from catchment.studies import columns as types
 from catchment.studies.blocks import LOOSE, Blocks
 from catchment.studies.model import COUNT, SITE, Column, Object, Part
 
-REPORTED = SITE  # column of the totals, a name that no category has: how many sites have the row
+REPORTED = "sites"  # how many sites have a row of all sites together
+_LOOSE = b"loose"  # in the footer of the totals: row groups of the merge that are no blocks
 
 
 class _Source(NamedTuple):
@@ -32,15 +33,23 @@ class _Source(NamedTuple):
     Attributes:
         columns: of categories, as dictionary arrays.
         counts: of each row.
-        sites: place of each loose row's site among the parts; -1: the row is only summed.
+        sites: place of each loose row's site among the parts; -1 of all others.
         weights: how many sites the row adds to its total: 1 of a part that is new, -1 of one that
-            leaves, 0 of a part whose rows are in the totals already.
+            leaves, as many as it has of a row of all sites; 0 of rows that are in these already.
     """
 
     columns: dict[str, list[pa.Array]]
     counts: coded.Ints
     sites: coded.Codes
     weights: coded.Codes
+
+
+class Before(NamedTuple):
+    """A former merge of the same columns: its parts, and where its objects are."""
+
+    parts: tuple[Part, ...]
+    merged: str
+    totals: str
 
 
 class _Stretch(NamedTuple):
@@ -63,9 +72,9 @@ class Work:
         self.types = kinds
         self.blocks = [self._blocks(part) for part in parts]
 
-    def read(self, before: Iterable[Part] = (), totals: str = "") -> None:
-        """Sum what changed since ``before``, whose ``totals`` are known, and order loose rows."""
-        sources = self._sources({p.site: p for p in before}, totals)
+    def read(self, before: Before | None) -> None:
+        """Sum what changed, and bring all rows but those of blocks into one order."""
+        sources = self._sources(before)
         rows = coded.unify([source.columns for source in sources], self.types)
         counts = np.concatenate([source.counts for source in sources])
         sites = np.concatenate([source.sites for source in sources])
@@ -126,13 +135,15 @@ class Work:
         return self._compose(key, self._lines())
 
     def totals(self) -> Object:
-        """Write the rows of all sites together, each with how many sites have it."""
-        numbers = {COUNT: self.summed, REPORTED: self.reported}
-        pieces = blocks.even(0, len(self.summed))
-        batches = (coded.batch(numbers, self.all, slice(p.start, p.stop)) for p in pieces)
-        schema = coded.batch(numbers, self.all, slice(0, 0)).schema
+        """Write how many sites have each of the rows of all sites together, in their order.
+
+        And which row groups of the merge hold these rows, and the loose ones.
+        """
+        batch = pa.record_batch([pa.array(self.reported)], [REPORTED])
+        loose = [n for n, stretch in enumerate(self.stretches) if stretch.part < 0]
+        schema = batch.schema.with_metadata({_LOOSE: json.dumps(loose).encode()})
         key = f"{self.place}totals.parquet"
-        return Object(key, *parquet.write(self.store, key, batches, schema, groups=True))
+        return Object(key, *parquet.write(self.store, key, [batch], schema))
 
     def _compose(self, key: str, segments: Iterator[Segment]) -> Object:
         made = self.store.compose(key, segments, mode="overwrite", digest=True)
@@ -193,32 +204,45 @@ class Work:
         for start, stop, _ in blocks.even(0, len(order)):
             yield _Stretch(-1, -1, order[start:stop])
 
-    def _sources(self, before: Mapping[str, Part], totals: str) -> list[_Source]:
-        """The former totals, the loose rows of all parts, what leaves, and what comes."""
-        now = {part.site: part for part in self.parts}
-        stays = {s for s in before.keys() & now.keys() if before[s].digest == now[s].digest}
-        sources = []
-        if totals:
-            with blocks.opened(self.store, totals, self.types) as file:
-                columns, numbers = coded.read(file, self.types, [COUNT, REPORTED])
-            known = np.full(len(numbers[COUNT]), -1, np.int32)
-            weights = numbers[REPORTED].astype(np.int32)
-            sources.append(_Source(columns, numbers[COUNT], known, weights))
-        for site, part in before.items():
-            if site not in stays:
-                columns, counts = self._blocks(part).read(self.types)
-                away = np.full(len(counts), -1, np.int32)
-                sources.append(_Source(columns, counts, away, away))
-        for place, source in enumerate(self.blocks):
-            new = self.parts[place].site not in stays
-            columns, counts = source.read(self.types, loose=not new)
-            sites = np.full(len(counts), place, np.int32)
-            if new:
-                for piece in source.stored.pieces:
-                    if piece.cnt != LOOSE:
-                        sites[piece.start : piece.stop] = -1
-            sources.append(_Source(columns, counts, sites, np.full(len(counts), new, np.int32)))
-        return sources
+    def _sources(self, before: Before | None) -> list[_Source]:
+        """What stands, what leaves, and what comes."""
+        if before is None:
+            return [self._new(place) for place in range(len(self.parts))]
+        old, now = ({part.site: part for part in parts} for parts in (before.parts, self.parts))
+        stays = {s for s in old.keys() & now.keys() if old[s].digest == now[s].digest}
+        leaving = [self._leaving(part) for site, part in old.items() if site not in stays]
+        coming = [self._new(n) for n, part in enumerate(self.parts) if part.site not in stays]
+        return [self._standing(before, stays), *leaving, *coming]
+
+    def _standing(self, before: Before, stays: set[str]) -> _Source:
+        """The rows of all sites together, and the loose ones of sites that did not change."""
+        with blocks.opened(self.store, before.totals) as file:
+            loose = json.loads(file.metadata.metadata[_LOOSE])
+            reported = file.read()[REPORTED].to_numpy()
+        types = {**self.types, SITE: "string"}
+        with blocks.opened(self.store, before.merged, types) as file:
+            columns, numbers = coded.read(file, types, [COUNT], loose)
+        known = coded.unify([{SITE: columns.pop(SITE)}], {SITE: "string"})
+        place = {part.site: number for number, part in enumerate(self.parts)}
+        names = known.values[SITE].to_pylist()
+        places = np.array([place[n] if n in stays else -1 for n in names] + [-1], np.int32)
+        weights = np.zeros(len(numbers[COUNT]), np.int32)
+        weights[known.codes[SITE] < 0] = reported
+        return _Source(columns, numbers[COUNT], places[known.codes[SITE]], weights)
+
+    def _leaving(self, part: Part) -> _Source:
+        columns, counts = self._blocks(part).read(self.types)
+        away = np.full(len(counts), -1, np.int32)
+        return _Source(columns, counts, away, away)
+
+    def _new(self, place: int) -> _Source:
+        source = self.blocks[place]
+        columns, counts = source.read(self.types)
+        sites = np.full(len(counts), place, np.int32)
+        for piece in source.stored.pieces:
+            if piece.cnt != LOOSE:
+                sites[piece.start : piece.stop] = -1
+        return _Source(columns, counts, sites, np.ones(len(counts), np.int32))
 
     def _blocks(self, part: Part) -> Blocks:
         """A part with the columns of this merge; written anew where its own are others."""

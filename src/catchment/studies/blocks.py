@@ -163,15 +163,10 @@ class Blocks:
         """The bytes of a row group."""
         return (Range(self.store, self.key, at, length) for at, length in group.extents())
 
-    def read(
-        self, types: Mapping[str, str], *, loose: bool = False
-    ) -> tuple[dict[str, list[pa.Array]], coded.Ints]:
-        """The categories and the counts of all rows, or of the loose ones."""
-        chosen = None
-        if loose:
-            chosen = [n for n, piece in enumerate(self.stored.pieces) if piece.cnt == LOOSE]
+    def read(self, types: Mapping[str, str]) -> tuple[dict[str, list[pa.Array]], coded.Ints]:
+        """The categories and the counts of all rows."""
         with opened(self.store, self.key, types) as file:
-            columns, numbers = coded.read(file, types, [COUNT], chosen)
+            columns, numbers = coded.read(file, types, [COUNT])
         return columns, numbers[COUNT]
 
     def _write_lines(self) -> None:

@@ -120,12 +120,14 @@ def merge(
     print_ = fingerprint(ordered)
     place = layout.merges(*prefix, print_)
     done = f"{place}entry-{policy.min_cell}-{policy.min_sites}.json"
-    known = None if again else _known(store, done)
-    if known is not None:
-        return replace(known, parts=ordered)  # the same rows may have come in another file
+    there = None if again else _known(store, done)
+    if there is not None:
+        return replace(there, parts=ordered)  # the same rows may have come in another file
     work = assembly.Work(store, place, ordered, unified(ordered))
-    usable = before is not None and unified(before.parts) == work.types
-    work.read(before.parts, before.totals.key) if before and usable else work.read()
+    known = None
+    if before is not None and list(unified(before.parts).items()) == list(work.types.items()):
+        known = assembly.Before(before.parts, before.merged.key, before.totals.key)
+    work.read(known)
     name = f"{place}released-{policy.min_cell}-{policy.min_sites}"
     with ThreadPoolExecutor(2) as others:
         text = others.submit(work.csv, f"{name}.csv") if policy.open else None

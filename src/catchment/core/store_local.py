@@ -10,13 +10,14 @@ import sys
 import time
 from collections.abc import Buffer, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, Self, override
 from urllib.parse import unquote_to_bytes
 
 from catchment.core import compose
+from catchment.core import store_folders as folders
 from catchment.core.errors import Invalid, NotFound
 from catchment.core.store import (
     RESERVED,
@@ -37,7 +38,6 @@ from catchment.core.store_draft import STRIDE, Draft, not_followed, os_errors
 CHUNK = 1 << 20  # bytes of a stream's chunk
 MAX_SOURCES = 64  # files held open by one composition
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe must not make us wait
 _DRAFTS = (RESERVED, "tmp")
 _WRITABLE = 0o222
@@ -80,7 +80,7 @@ class LocalStore(Store):
     @override
     def head(self, key: str) -> Stat:
         with self._open(key) as file:
-            return _stat(key, os.fstat(file))
+            return folders.stat(key, os.fstat(file))
 
     @override
     def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
@@ -107,7 +107,7 @@ class LocalStore(Store):
                 draft.write(chunk)
             draft.finish(durable=durable)
             status = os.fstat(file)
-        return _stat(key, status)
+        return folders.stat(key, status)
 
     @override
     def list(self, prefix: str = "") -> Iterator[Stat]:
@@ -338,14 +338,14 @@ class LocalStore(Store):
 
     def _list(self, prefix: str) -> Iterator[Stat]:
         with suppress(NotFound), self._folder(prefix, prefix.split("/")[:-1]) as folder:
-            yield from _walk(folder, prefix)
+            yield from folders.walk(folder, prefix)
 
     def _folders(self, prefix: str) -> Iterator[str]:
         with suppress(NotFound), self._folder(prefix, prefix.split("/")[:-1]) as folder:
-            names = [name[:-1] for name in _names(folder, prefix) if name.endswith(b"/")]
+            names = [name[:-1] for name in folders.names(folder, prefix) if name.endswith(b"/")]
             for name in sorted(names):
-                if any(True for _ in _below(folder, name, prefix)):
-                    yield _text(name)
+                if any(True for _ in folders.below(folder, name, prefix)):
+                    yield folders.text(name)
 
 
 class _Sources:
@@ -375,60 +375,19 @@ class _Sources:
 def _enter(folder: int, part: str, key: str, *, make: bool) -> int:
     try:
         try:
-            return os.open(part, _FOLDER, dir_fd=folder)
+            return os.open(part, folders.FOLDER, dir_fd=folder)
         except FileNotFoundError:
             if not make:
                 raise
         with suppress(FileExistsError):
             os.mkdir(part, dir_fd=folder)
-        return os.open(part, _FOLDER, dir_fd=folder)
+        return os.open(part, folders.FOLDER, dir_fd=folder)
     except NotADirectoryError:
         if stat.S_ISLNK(os.stat(part, dir_fd=folder, follow_symlinks=False).st_mode):
             raise not_followed(key) from None
         if make:
             raise key_taken(key) from None
         raise
-
-
-def _walk(folder: int, prefix: str) -> Iterator[Stat]:
-    for name in _names(folder, prefix):
-        if name.endswith(b"/"):
-            yield from _below(folder, name[:-1], prefix)
-        else:
-            with suppress(FileNotFoundError):  # deleted since
-                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-                yield _stat(prefix + _text(name), status)
-
-
-def _below(folder: int, name: bytes, prefix: str) -> Iterator[Stat]:
-    with suppress(NotFound):
-        with os_errors(prefix):
-            child = os.open(name, _FOLDER, dir_fd=folder)
-        try:
-            yield from _walk(child, f"{prefix}{_text(name)}/")
-        finally:
-            os.close(child)
-
-
-def _names(folder: int, prefix: str) -> list[bytes]:
-    """Names in a folder, in the order of the keys below: a folder's name ends in ``/``."""
-    names = []
-    with os_errors(prefix), os.scandir(folder) as entries:
-        for entry in entries:
-            name = os.fsencode(entry.name)
-            if entry.is_dir(follow_symlinks=False):
-                if prefix or entry.name != RESERVED:
-                    names.append(name + b"/")
-            elif entry.is_file(follow_symlinks=False):
-                names.append(name)
-            else:
-                raise not_followed(prefix + _text(name))
-    return sorted(names)
-
-
-def _text(name: bytes) -> str:
-    """The name; bytes that are no UTF-8 are escaped by a backslash, which no key can hold."""
-    return name.decode(errors="backslashreplace")
 
 
 def _chunks(file: int, start: int, length: int | None) -> Iterator[bytes]:
@@ -438,8 +397,3 @@ def _chunks(file: int, start: int, length: int | None) -> Iterator[bytes]:
     while chunk := os.pread(file, min(CHUNK, max(0, end - start)), start):
         start += len(chunk)
         yield chunk
-
-
-def _stat(key: str, status: os.stat_result) -> Stat:
-    etag = f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
-    return Stat(key, status.st_size, etag, datetime.fromtimestamp(status.st_mtime, UTC))

@@ -1,0 +1,63 @@
+"""What is in a folder of a local store, in order of key; no link is followed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+
+from catchment.core.errors import NotFound
+from catchment.core.store import RESERVED, Stat
+from catchment.core.store_draft import not_followed, os_errors
+
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+
+
+def walk(folder: int, prefix: str) -> Iterator[Stat]:
+    """All objects below an open folder, whose keys begin with the prefix."""
+    for name in names(folder, prefix):
+        if name.endswith(b"/"):
+            yield from below(folder, name[:-1], prefix)
+        else:
+            with suppress(FileNotFoundError):  # deleted since
+                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                yield stat(prefix + text(name), status)
+
+
+def below(folder: int, name: bytes, prefix: str) -> Iterator[Stat]:
+    """All objects below a folder of an open one; none if it is gone."""
+    with suppress(NotFound):
+        with os_errors(prefix):
+            child = os.open(name, FOLDER, dir_fd=folder)
+        try:
+            yield from walk(child, f"{prefix}{text(name)}/")
+        finally:
+            os.close(child)
+
+
+def names(folder: int, prefix: str) -> list[bytes]:
+    """Names in a folder, in the order of the keys below: a folder's name ends in ``/``."""
+    found = []
+    with os_errors(prefix), os.scandir(folder) as entries:
+        for entry in entries:
+            name = os.fsencode(entry.name)
+            if entry.is_dir(follow_symlinks=False):
+                if prefix or entry.name != RESERVED:
+                    found.append(name + b"/")
+            elif entry.is_file(follow_symlinks=False):
+                found.append(name)
+            else:
+                raise not_followed(prefix + text(name))
+    return sorted(found)
+
+
+def text(name: bytes) -> str:
+    """The name; bytes that are no UTF-8 are escaped by a backslash, which no key can hold."""
+    return name.decode(errors="backslashreplace")
+
+
+def stat(key: str, status: os.stat_result) -> Stat:
+    """What a file's status tells of an object."""
+    etag = f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
+    return Stat(key, status.st_size, etag, datetime.fromtimestamp(status.st_mtime, UTC))

@@ -17,3 +17,12 @@ def open(path: str | PathLike[str] | None = None, **settings: Any) -> Catchment:
     from catchment.api import open_workspace
 
     return open_workspace(path, **settings)
+
+
+def __getattr__(name: str) -> Any:
+    """``catchment.imaging`` without an import of its own; loads it at its first use."""
+    if name == "imaging":
+        from importlib import import_module
+
+        return import_module("catchment.imaging")
+    raise AttributeError(f"module 'catchment' has no attribute {name!r}")

@@ -126,3 +126,24 @@ def test_a_warehouse_that_is_none_is_said_so(catchment, providers, tmp_path):
         "--json",
     )
     assert done.json["error"]["kind"] == "bad-warehouse"
+
+
+def test_names_are_told_to_who_asks_for_them(catchment, tmp_path, monkeypatch):
+    (tmp_path / "alpha" / "DOE^JANE").mkdir(parents=True)
+    for name, data in {
+        "DOE^JANE/us": make_file("1.2.7.1", Modality="US"),
+        "2": make_file(),
+    }.items():
+        (tmp_path / "alpha" / name).write_bytes(data)
+    monkeypatch.setenv("CATCHMENT_DEIDENTIFY__BASIC__KEY", "0123456789abcdef")
+    out = ("--output", str(tmp_path / "out"))
+    what = ("--provider", f"alpha={tmp_path / 'alpha'}", "--deidentify", "basic")
+    done = catchment("imaging", "run", *out, *what, "--json")
+    assert done.code == 0, done.out
+    assert done.json["account"][0]["quarantined"] == {"burned-in": 1}
+    monkeypatch.delenv("CATCHMENT_DEIDENTIFY__BASIC__KEY")
+    assert "JANE" not in catchment("imaging", "quarantine", *out, "--json").out
+    told = catchment("imaging", "quarantine", "--names", *out, "--json").json
+    assert [line["name"] for line in told] == ["DOE^JANE/us"]
+    assert catchment("imaging", "verify", "--sources", *out).code == 0
+    assert catchment("imaging", "run", *out, *what).code != 0  # without its secret

@@ -20,9 +20,9 @@ from catchment.core.errors import Invalid, NotFound
 from catchment.imaging.codecs import CannotDecode, lossless, read_frames, shape_of
 from catchment.imaging.compress import chosen, header_of
 from catchment.imaging.model import Options
+from catchment.imaging.one_series import sheet_of
 from catchment.imaging.previews import Window, grey, jpeg, picture, window_of
 from catchment.imaging.run import run
-from catchment.imaging.series import sheet_of
 from catchment.imaging.volume import volume
 from catchment.testing.dicom import make_file
 

@@ -14,14 +14,17 @@ import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from catchment.core.errors import Conflict, Invalid, NotFound
 from catchment.core.settings import Settings
 from catchment.core.store import open_store
-from catchment.imaging.deidentify import Profile, deidentify
-from catchment.imaging.deidentify_run import deidentify_all, profile_of
+from catchment.imaging.deidentify import deidentify
+from catchment.imaging.deidentify_run import deidentify_all
+from catchment.imaging.deidentify_standard import ACTIONS
+from catchment.imaging.profile import Profile, profile_of
 from catchment.imaging.walk import BadFile
 from catchment.testing.dicom import make_file
 
@@ -268,3 +271,61 @@ def test_dciodvfy_finds_no_more_errors_than_before(corpus, tmp_path):
         assert errors(made) <= errors(path), path
         looked += 1
     assert looked > 10
+
+
+VALUES = {
+    "DA": "19440203", "TM": "101112", "DT": "19440203101112", "AS": "044Y", "UR": f"urn:{CANARY}", "AE": CANARY, "UI": "1.2.3.77",
+    "CS": CANARY, "IS": "41", "DS": "41", "OB": b"QZXCANARY ", "UN": b"QZXCANARY ", "OW": b"QZXCANARY ", "US": 41, "FD": 41.0,
+    "SQ": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("action", sorted(set(ACTIONS.values())))
+def test_every_attribute_of_table_e_1_1_has_its_action(action):
+    """At the top and in an item; of the actions that the table allows, one was taken."""
+    for name in [name for name, own in ACTIONS.items() if own == action]:
+        tag = tag_for_keyword(name)
+        if name in ("PatientID", "PatientName", "EncapsulatedDocument") or tag >> 16 in (0, 2):
+            continue
+        vr = dictionary_VR(tag)
+        dataset, item = pydicom.dcmread(io.BytesIO(make_file())), Dataset()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for one in (dataset, item):
+                inner = Dataset()
+                inner.TextValue, inner.ReferencedSOPInstanceUID = CANARY, "1.2.3.77"
+                value = Sequence([inner]) if vr == "SQ" else VALUES.get(vr, CANARY)
+                one.add_new(tag, vr, value)
+            dataset.DerivationCodeSequence = Sequence([item])
+            if dataset.file_meta.MediaStorageSOPInstanceUID != dataset.SOPInstanceUID:
+                dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+            file = io.BytesIO()
+            dataset.save_as(file)
+        clean = deidentify(file.getvalue(), BASIC)
+        assert CANARY.encode() not in clean.data, name
+        back = read(clean)
+        for one in (back, back.DerivationCodeSequence[0]):
+            _check_action(name, action, one.get(tag), VALUES.get(vr, CANARY))
+
+
+def _check_action(name, action, element, before):
+    absent, empty = element is None, element is not None and element.is_empty
+    changed = element is not None and not empty and element.value != before
+    allowed = action.replace("U*", "U").split("/")
+    if name in ("PersonIdentificationCodeSequence", "GraphicAnnotationSequence"):
+        allowed = ["X"]  # more than the table asks for
+    assert any(
+        (one == "X" and absent) or (one == "Z" and empty) or (one in "DU" and changed)
+        for one in allowed
+    ), (name, action, element)
+
+
+def test_a_file_without_meta_information_gets_one():
+    dataset = pydicom.dcmread(io.BytesIO(make_file()))
+    file = io.BytesIO()
+    dataset.save_as(file, enforce_file_format=False)
+    bare = file.getvalue()[132:]
+    start = bare.index(b"\x08\x00\x16\x00UI")
+    clean = deidentify(bare[start:], BASIC)
+    assert read(clean).PatientIdentityRemoved == "YES"
+    assert read(clean).file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"

@@ -44,7 +44,7 @@ def test_two_providers_become_joinable_tables(sites, job, house, opened):
     snapshot = opened()
     assert snapshot.rows() == {
         "devices": 2, "patients": 2, "studies": 2, "series": 3, "images": 4,
-        "compressed_images": 0, "processed_images": 4, "files": 4, "raw": 4,
+        "compressed_images": 0, "processed_images": 4, "evidence": 0, "files": 4, "raw": 4,
     }  # fmt: skip
     with snapshot.connect() as connection:
         rows = connection.execute(

@@ -66,6 +66,18 @@ def run(
         Literal["none", "htj2k", "jpegls"] | None,
         typer.Option("--archive", help="Codec of lossless copies. Default: none."),
     ] = None,
+    compress: Annotated[
+        str | None,
+        typer.Option(
+            "--compress",
+            metavar="local|lambda:NAME",
+            help="Who makes previews and copies. Default: local.",
+        ),
+    ] = None,
+    deidentify: Annotated[
+        str | None,
+        typer.Option("--deidentify", metavar="P", help="De-identify by [deidentify.P], or basic."),
+    ] = None,
     require_deidentified: Require = False,
     no_sync: Annotated[
         bool, typer.Option("--no-sync", help="Ask no provider: publish what was received.")
@@ -82,7 +94,8 @@ def run(
 
     out: Output = ctx.obj
     given = _given(provider, warehouse=warehouse, require=require_deidentified)
-    given |= {"previews": previews, "archive": archive}
+    given |= {"previews": previews, "archive": archive, "deidentify": deidentify}
+    given["compress"] = compress
     with (
         open_aggregate(out, "imaging", name, output, given=given, cluster=cluster) as (
             workspace,
@@ -143,6 +156,8 @@ def quarantine(
     out: Output = ctx.obj
     with _opened(out, name, output, None) as shown:
         found = shown.find("files", "state", ["quarantined", "conflict"]).to_pylist()
+        if names:
+            found = shown.with_names(found)
     told = [
         {"site": row["site"], "state": row["state"], "reason": row["reason"]}
         | {"sha256": row["sha256"], "size": row["size"]}
@@ -183,7 +198,7 @@ def resolve(
         {"providers": {}} if output else {}
     )  # what is there is asked, not brought
     with open_aggregate(out, "imaging", name, output, given=given) as (workspace, chosen):
-        job = capability.job(workspace, chosen, receives=False)
+        job = capability.job(workspace, chosen, receives=False, stages=False)
         done = resolving.resolve(job, capability.house(workspace), uid, keep)
         if done.snapshot is not None:
             capability.load_warehouse(workspace, chosen, done.snapshot)
@@ -209,7 +224,7 @@ def show(
     if (series is None) != (png is None):
         raise typer.BadParameter("--series and --png go together")
     if series is not None and png is not None:
-        from catchment.imaging.series import sheet_of
+        from catchment.imaging.one_series import sheet_of
 
         with open_aggregate(out, "imaging", name, output) as (workspace, chosen):
             shown = _pinned(workspace, chosen, snapshot)
@@ -281,7 +296,8 @@ def deidentify(
     """
     from catchment.core.settings import Settings
     from catchment.core.workspace import Workspace, find
-    from catchment.imaging.deidentify_run import deidentify_all, profile_of
+    from catchment.imaging.deidentify_run import deidentify_all
+    from catchment.imaging.profile import profile_of
 
     out: Output = ctx.obj
     file = find(out.workspace or Path.cwd())

@@ -160,7 +160,13 @@ class ImagingSettings(Section):
     """DICOM files of many providers: ``[imaging.NAME]``."""
 
     providers: dict[Slug, str] = Field(
-        description="Folder or URL that each provider's files lie below, by the provider's name."
+        default={},
+        description="Folder or URL that each provider's files lie below, by the provider's name.",
+    )
+    senders: tuple[Slug, ...] = Field(
+        default=(),
+        description="Sites that may send by DICOMweb (STOW-RS) to `catchment serve`, with the "
+        "credentials of `catchment site`.",
     )
     since: str | None = Field(
         default=None,
@@ -181,9 +187,20 @@ class ImagingSettings(Section):
     archive: Literal["none", "htj2k", "jpegls"] = Field(
         default="none", description="Codec of lossless copies of all frames, checked bit by bit."
     )
+    compress: str = Field(
+        default="local",
+        pattern=r"^(local|lambda:[A-Za-z0-9_-]{1,64}(:[A-Za-z0-9$_-]{1,128})?)$",
+        description="Who makes previews and copies: `local`, the workers of this machine or of the "
+        "cluster; or `lambda:NAME[:QUALIFIER]`, an AWS Lambda function.",
+    )
     require_deidentified: bool = Field(
         default=False,
         description="Quarantine every file that does not say PatientIdentityRemoved = YES.",
+    )
+    deidentify: str | None = Field(
+        default=None,
+        description="Profile, `[deidentify.PROFILE]` or `basic`: tables, previews, copies and "
+        "exports are made of files that are de-identified with it. Default: of files as received.",
     )
 
 
@@ -194,6 +211,11 @@ class DeidentifySettings(Section):
         default=None,
         description="Secret of pseudonyms, UIDs and shifts of dates, 16 characters or more; of "
         "one site. Never shown.",
+    )
+    keys: dict[Slug, SecretStr] = Field(
+        default={},
+        description="Secrets of pseudonyms and shifts of single sites, by the site's name; for the "
+        "others, and for all UIDs, `key` is used. Never shown.",
     )
     dates: Literal["remove", "shift"] = Field(
         default="remove",

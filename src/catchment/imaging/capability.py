@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,10 +20,13 @@ from catchment.core.workspace import Workspace
 from catchment.imaging import layout
 from catchment.imaging import run as runs
 from catchment.imaging.job import House
+from catchment.imaging.lambda_executor import open_lambda
 from catchment.imaging.model import Job, Options, Provider
-from catchment.imaging.receive import listing, read_delivery
+from catchment.imaging.profile import profile_of
+from catchment.imaging.receive import listing, read_delivery, source_of
 from catchment.imaging.shelf import parts_of
 from catchment.imaging.snapshot import ImagingSnapshot, open_snapshot
+from catchment.imaging.staging import SETTING
 
 
 def run(
@@ -35,15 +40,29 @@ def run(
     """Bring ``imaging/<name>`` up to date, or say what waits; see :func:`runs.run`."""
     wanted = job(workspace, name, receives=sync)
     place = house(workspace, progress, dry_run=dry_run)
-    done = runs.plan_only(wanted, place) if dry_run else runs.run(wanted, place, sync=sync)
-    if done.snapshot is not None and not dry_run:
+    if dry_run:
+        return outcome(wanted, runs.plan_only(wanted, place))
+    with compressing(workspace, name, place) as equipped:
+        done = runs.run(wanted, equipped, sync=sync)
+    if done.snapshot is not None:
         load_warehouse(workspace, name, done.snapshot)
     return outcome(wanted, done)
 
 
+@contextmanager
+def compressing(workspace: Workspace, name: str, place: House) -> Iterator[House]:
+    """The same place, with the workers that pictures are made by."""
+    spec = settings_of(workspace, name).compress
+    if spec == "local":
+        yield place
+        return
+    with open_lambda(spec, workspace.store, workspace.settings.s3.options()) as executor:
+        yield replace(place, compressor=executor)
+
+
 def sync(workspace: Workspace, name: str, *, progress: Progress = silent) -> Outcome:
     """Receive what the providers have, and leave its reading to a later run."""
-    wanted = job(workspace, name)
+    wanted = job(workspace, name, stages=False)
     return outcome(wanted, runs.sync_only(wanted, house(workspace, progress)))
 
 
@@ -74,11 +93,15 @@ def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
     ledger, store = workspace.ledger, workspace.store
     youngest = datetime.now(UTC) - grace
     for name in workspace.settings.imaging:
-        wanted = job(workspace, name, receives=False)
+        wanted = job(workspace, name, receives=False, stages=False)
         try:
             with ledger.holding(wanted.aggregate):
                 needed = set(_needed(workspace, wanted))
-                found = [s for s in store.list(layout.home(name)) if s.key not in needed]
+                found = [
+                    s
+                    for s in store.list(layout.home(name))
+                    if s.key not in needed and not s.key.startswith(layout.inboxes(name))
+                ]
         except Conflict:
             continue
         whole = {s.key.rpartition("/")[0] for s in found if s.key.endswith("/provenance.json")}
@@ -89,11 +112,13 @@ def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
 
 def sites(workspace: Workspace, name: str) -> dict[str, str]:
     """The digest of each provider's listing."""
-    wanted = job(workspace, name)
-    return {
-        provider.name: listing(workspace.open_store(provider.url), provider)
-        for provider in wanted.providers
-    }
+    wanted = job(workspace, name, stages=False)
+    place = house(workspace, dry_run=True)
+    found: dict[str, str] = {}
+    for one in wanted.providers:
+        digest = listing(source_of(one, place), one)
+        found[one.name] = f"{found[one.name]} {digest}" if one.name in found else digest
+    return found
 
 
 def verify(workspace: Workspace, name: str) -> list[str]:
@@ -115,6 +140,8 @@ def _needed(workspace: Workspace, wanted: Job) -> Iterator[str]:
         shown = ImagingSnapshot(store, name, snapshot)
         yield from (part.key for part in parts_of(snapshot.provenance))
         yield from (key for key in shown["compressed_images"]["object"].to_pylist() if key)
+        staged = shown["raw"]["stage_sha256"].to_pylist()
+        yield from (layout.clean_key(name, digest) for digest in staged if digest)
 
 
 def house(workspace: Workspace, progress: Progress = silent, *, dry_run: bool = False) -> House:
@@ -128,15 +155,19 @@ def house(workspace: Workspace, progress: Progress = silent, *, dry_run: bool = 
     )
 
 
-def job(workspace: Workspace, name: str, *, receives: bool = True) -> Job:
-    """The job of ``[imaging.<name>]``; it needs no providers where it receives nothing.
+def job(workspace: Workspace, name: str, *, receives: bool = True, stages: bool = True) -> Job:
+    """The job of ``[imaging.<name>]``.
+
+    It needs no providers where it receives nothing, and no secrets where it stages nothing.
 
     Raises:
-        NotFound: kind ``no-aggregate``.
-        Invalid: kind ``no-providers``, ``bad-since``.
+        NotFound: kind ``no-aggregate``, ``no-profile``.
+        Invalid: kind ``no-providers``, ``bad-since``, ``no-key``.
     """
     settings = settings_of(workspace, name)
-    if receives and not settings.providers:
+    wanted = settings.deidentify if stages else None
+    profile = None if wanted is None else profile_of(workspace.settings, wanted)
+    if receives and not settings.providers and not settings.senders:
         raise Invalid(
             f"[imaging.{name}] names no provider",
             kind="no-providers",
@@ -144,20 +175,28 @@ def job(workspace: Workspace, name: str, *, receives: bool = True) -> Job:
         )
     return Job(
         name,
-        tuple(
-            Provider(site, url, since=_since(settings.since))
-            for site, url in sorted(settings.providers.items())
+        (
+            *(
+                Provider(site, url, since=_since(settings.since))
+                for site, url in sorted(settings.providers.items())
+            ),
+            *(
+                Provider(site, workspace.store.url, layout.inbox(name, site), inbox=True)
+                for site in sorted(settings.senders)
+            ),
         ),
         Options(
             key=settings.key.get_secret_value().encode() if settings.key else b"",
             previews=settings.previews,
             archive="" if settings.archive == "none" else settings.archive,
             require_deidentified=settings.require_deidentified,
+            profile=profile,
         ),
         config={
             key: without_password(value) if isinstance(value, str) else value
             for key, value in settings.model_dump(mode="json", exclude={"key"}).items()
-        },
+        }
+        | ({SETTING: profile.described()} if profile else {}),
     )
 
 

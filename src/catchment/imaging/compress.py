@@ -13,7 +13,7 @@ from catchment.core.store import Store
 from catchment.imaging import layout
 from catchment.imaging.read import Stored
 from catchment.imaging.scanning import in_children
-from catchment.imaging.tables import compressed_schema
+from catchment.imaging.schemas import compressed_schema
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor

@@ -15,14 +15,20 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from catchment.imaging import deidentify_standard as standard
 from catchment.imaging import deidentify_table as table
 from catchment.imaging.entities import Odd, day, instant
 from catchment.imaging.fallback import quiet
+from catchment.imaging.profile import Profile
 from catchment.imaging.walk import BadFile
 
 STANDARD = "1.2.840.10008."
 SHIFT = 3650  # days back, at most
 LEAST = 4  # letters or digits of what is looked for in the output
+_BYTES = frozenset({"OB", "OW", "OF", "OD", "OL", "OV", "OB or OW", "US or OW"})
+_PLAIN = frozenset(  # codes and numbers
+    ["CS", "DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV", "AT", "US or SS"]
+)
 _WORD = re.compile(r"[^\W_]+", re.UNICODE)
 _IDENTIFYING = frozenset({"PN"})
 _LOOKED_FOR = frozenset(
@@ -49,40 +55,20 @@ _LOOKED_FOR = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """How files are de-identified.
-
-    Attributes:
-        key: secret of pseudonyms, UIDs and shifts.
-        dates: ``remove``, or ``shift`` by the patient's own number of days.
-        uids: retain them.
-        device, patient: retain the device's identity, the patient's characteristics.
-        private: safe private elements, ``"CREATOR/GGGGxxEE"``.
-        shown: modalities whose pictures are taken to show no text.
-    """
-
-    name: str
-    key: bytes
-    dates: str = "remove"
-    uids: bool = False
-    device: bool = False
-    patient: bool = False
-    private: frozenset[str] = frozenset()
-    shown: frozenset[str] = frozenset()
-
-
 @dataclass(slots=True)
 class Clean:
     """A de-identified file and the evidence: counts and digests, never a value."""
 
     data: bytes
     uid: str
+    digest: str  # SHA-256 of the bytes
     evidence: dict[str, Any] = field(default_factory=dict)
 
 
 def deidentify(data: bytes, profile: Profile) -> Clean:
     """The file without what identifies.
+
+    The file may lack its preamble and meta information: it gets them.
 
     BadFile: ``burned-in`` if its pictures may show text, ``residual`` if something of the input's
     identifiers is left in the output's bytes, ``header-broken`` if it cannot be read,
@@ -92,7 +78,9 @@ def deidentify(data: bytes, profile: Profile) -> Clean:
 
     with quiet():
         try:
-            dataset = pydicom.dcmread(io.BytesIO(data))
+            dataset = pydicom.dcmread(io.BytesIO(data), force=True)
+            if "SOPInstanceUID" not in dataset:
+                raise BadFile("header-broken")
             names = _names(dataset)
         except Exception:  # noqa: BLE001 - what a file of any form makes of pydicom
             raise BadFile("header-broken") from None
@@ -107,15 +95,16 @@ def deidentify(data: bytes, profile: Profile) -> Clean:
         except Exception:  # noqa: BLE001 - the same
             raise BadFile("header-broken") from None
     _check_residue(made, dataset, names, profile)
+    digest = hashlib.sha256(made).hexdigest()
     evidence = {
         "profile": profile.name,
         "source_sha256": hashlib.sha256(data).hexdigest(),
-        "sha256": hashlib.sha256(made).hexdigest(),
+        "sha256": digest,
         "SOPInstanceUID": str(dataset.SOPInstanceUID),
         "actions": dict(sorted(work.actions.items())),
         "looked_for": len(names),
     }
-    return Clean(made, str(dataset.SOPInstanceUID), evidence)
+    return Clean(made, str(dataset.SOPInstanceUID), digest, evidence)
 
 
 def _patient(dataset: Any) -> str:
@@ -136,14 +125,16 @@ class _Work:
         days = int.from_bytes(self._digest("shift", patient)[:4], "big")
         self.shift = timedelta(days=1 + days % SHIFT)
 
-    def _digest(self, what: str, value: str) -> bytes:
-        return hmac.new(self.profile.key, f"{what}\0{value}".encode(), "sha256").digest()
+    def _digest(self, what: str, value: str, key: bytes = b"") -> bytes:
+        key = key or self.profile.key
+        return hmac.new(key, f"{what}\0{value}".encode("utf-8", "replace"), "sha256").digest()
 
     def uid(self, value: str) -> str:
         """Another UID in the place of one, the same each time; standard ones stay."""
         if self.profile.uids or not value or value.startswith(STANDARD):
             return value
-        return f"2.25.{int.from_bytes(self._digest('uid', value)[:16], 'big')}"
+        made = self._digest("uid", value, self.profile.uid_key)
+        return f"2.25.{int.from_bytes(made[:16], 'big')}"
 
     def clean(self, dataset: Any) -> None:
         """Act on every element of a dataset and of the items in it."""
@@ -170,24 +161,31 @@ class _Work:
 
     def _act(self, dataset: Any, tag: Any, element: Any) -> None:
         name, vr = element.keyword, str(element.VR)
+        listed = standard.ACTIONS.get(name, "")
         if vr == "SQ":
-            if name in table.SEQUENCES or name in table.ALSO or not name:
-                self._remove(dataset, tag)
-            elif name in table.HOLLOW:
-                element.value = []
-            else:
-                for item in element.value:
-                    self.clean(item)
-        elif vr == "UI":
+            self._sequence(dataset, tag, element, listed)
+        elif vr == "UI" and listed in ("", "U", "D"):
             if name not in table.CLASSES:
                 self._remap(element)
         elif name in ("PatientID", "PatientName"):
             element.value = self.pseudonym
             self.actions["pseudonyms"] += 1
-        elif not self._stays(dataset, name, vr):
+        elif not self._stays(dataset, name, vr, listed):
             self._date(dataset, tag, element, name, vr)
 
-    def _stays(self, dataset: Any, name: str, vr: str) -> bool:
+    def _sequence(self, dataset: Any, tag: Any, element: Any, listed: str) -> None:
+        """Removed, emptied, or kept with items that are cleaned themselves."""
+        name = element.keyword
+        if not name or listed in ("X", "X/D", "X/Z/D") or name in table.SEQUENCES:
+            self._remove(dataset, tag)
+        elif listed in ("Z", "X/Z"):
+            element.value = []
+            self.actions["emptied"] += 1
+        else:
+            for item in element.value:
+                self.clean(item)
+
+    def _stays(self, dataset: Any, name: str, vr: str, listed: str) -> bool:
         profile = self.profile
         if name in table.CHARACTERISTICS:
             if name == "PatientAge" and profile.patient:
@@ -195,27 +193,13 @@ class _Work:
             return profile.patient
         if name in table.DEVICE:
             return profile.device or name in table.MAKE
-        if name in table.ALSO:
+        if listed or name in table.ALSO:
             return False
         if name == "CodeMeaning":
             return str(dataset.get("CodingSchemeDesignator") or "") in table.SCHEMES
-        if vr in ("OB", "OW", "OF", "OD", "OL", "OV", "OB or OW", "US or OW"):
+        if vr in _BYTES:
             return name in table.BYTES
-        if vr in (
-            "CS",
-            "DS",
-            "FD",
-            "FL",
-            "IS",
-            "SL",
-            "SS",
-            "SV",
-            "UL",
-            "US",
-            "UV",
-            "AT",
-            "US or SS",
-        ):
+        if vr in _PLAIN:
             return bool(name)
         return name in table.TECHNICAL
 
@@ -241,10 +225,11 @@ class _Work:
             if vr in ("DA", "DT") and self._moved(element, vr):
                 self.actions["dates"] += 1
                 return
-        if name in table.DUMMY:
+        listed = standard.ACTIONS.get(name, "")
+        if listed == "D" or name in table.DUMMY:
             element.value = table.NOTHING.get(vr, table.NO_TEXT)
             self.actions["dummies"] += 1
-        elif name in table.EMPTY:
+        elif listed in ("Z", "X/Z", "Z/D") or name in table.EMPTY:
             element.value = None if vr not in ("DA", "TM", "DT") else ""
             self.actions["emptied"] += 1
         else:
@@ -310,18 +295,27 @@ def _written(dataset: Any, work: _Work) -> bytes:
     """The bytes: an empty preamble, and of the meta information what is about the encoding."""
     from pydicom import dcmwrite
     from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import UID
 
-    old = dataset.file_meta
+    old = getattr(dataset, "file_meta", None) or FileMetaDataset()
     meta = FileMetaDataset()
-    meta.TransferSyntaxUID = old.TransferSyntaxUID
+    meta.TransferSyntaxUID = UID(old.get("TransferSyntaxUID") or _syntax(dataset))
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.file_meta = meta
     dataset.preamble = bytes(128)
-    work.actions["meta"] += len(old) - 3
+    work.actions["meta"] += max(len(old) - 3, 0)
     file = io.BytesIO()
     dcmwrite(file, dataset, enforce_file_format=True)
     return file.getvalue()
+
+
+def _syntax(dataset: Any) -> str:
+    """The transfer syntax of a file that does not say it: the one that it was read with."""
+    implicit, little = dataset.original_encoding
+    if implicit:
+        return "1.2.840.10008.1.2"
+    return "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
 
 
 def _check_pictures(dataset: Any, profile: Profile) -> None:

@@ -12,54 +12,18 @@ from functools import partial
 from typing import Any
 
 from catchment.core.account import Account, Line
-from catchment.core.errors import Conflict, Invalid, NotFound
-from catchment.core.named_sections import DeidentifySettings
-from catchment.core.settings import Settings
+from catchment.core.errors import Conflict, NotFound
 from catchment.core.store import Stat, Store
-from catchment.imaging.deidentify import Profile, deidentify
+from catchment.imaging.deidentify import deidentify
+from catchment.imaging.profile import Profile
 from catchment.imaging.scanning import in_children
 from catchment.imaging.walk import BadFile
 
-BUILT_IN = "basic"
 EVIDENCE = "evidence.ndjson"
 CHUNK = 8  # files of a task
 SITE = "input"
 
 type Told = dict[str, Any]
-
-
-def profile_of(settings: Settings, name: str) -> Profile:
-    """``[deidentify.<name>]``, or what is built in as ``basic``.
-
-    Raises:
-        NotFound: kind ``no-profile``.
-        Invalid: kind ``no-key``: pseudonyms without a secret can be guessed.
-    """
-    found = settings.deidentify.get(name)
-    if found is None and name != BUILT_IN:
-        raise NotFound(
-            f"the settings have no [deidentify.{name}]",
-            kind="no-profile",
-            hint=f"add it, or use the profile {BUILT_IN}",
-        )
-    found = found or DeidentifySettings()
-    key = found.key.get_secret_value() if found.key else ""
-    if len(key) < 16:
-        raise Invalid(
-            f"the profile {name} needs a secret key of 16 characters or more",
-            kind="no-key",
-            hint=f"set CATCHMENT_DEIDENTIFY__{name.upper()}__KEY",
-        )
-    return Profile(
-        name,
-        key.encode(),
-        found.dates,
-        found.retain_uids,
-        found.retain_device,
-        found.retain_patient,
-        frozenset(found.safe_private),
-        frozenset(found.shown),
-    )
 
 
 def deidentify_all(

@@ -1,21 +1,17 @@
-"""What becomes of each attribute: PS3.15 Annex E, turned around: what is not known to be safe goes.
+"""What becomes of attributes that table E.1-1 (:mod:`.deidentify_standard`) does not list.
 
-Annex E lists what identifies. Here the default for text, names, dates and bytes is to remove, and
-lists say what stays, what stays empty because its module requires it, and what else goes.
+The table lists what identifies. Of what it does not list, text, names, dates and bytes go unless
+they are known to be safe: lists say what stays, what stays empty because its module requires it,
+and what else goes. They also choose where the table leaves a choice.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 # Type 2 of common modules: they stay, without a value.
 EMPTY = frozenset(
     [
-        "AccessionNumber",
-        "PatientBirthDate",
-        "PatientSex",
-        "ReferringPhysicianName",
-        "StudyDate",
-        "StudyID",
-        "StudyTime",
         "Laterality",
         "PatientOrientation",
         "PositionReferenceIndicator",
@@ -23,40 +19,38 @@ EMPTY = frozenset(
         "SeriesNumber",
         "InstanceNumber",
         "ContentCreatorName",
-        "PatientComments",
-        "ConsultingPhysicianName",
-        "RTPlanDate",
-        "RTPlanTime",
-        "StructureSetDate",
-        "StructureSetTime",
         "OperatorsName",
     ]
 )
 
 # Type 1 where they stand in newer kinds of objects: they get a value that says nothing.
 DUMMY = frozenset(
-    {
+    [
+        "RTPlanDate",
+        "RTPlanTime",
         "AcquisitionDateTime",
         "CodeMeaning",
-        "ContainerIdentifier",
         "ContentDate",
         "ContentDescription",
         "ContentTime",
         "DeviceSerialNumber",
-        "FrameAcquisitionDateTime",
-        "FrameReferenceDateTime",
         "SegmentAlgorithmName",
         "SegmentDescription",
-        "SpecimenIdentifier",
         "TrackingID",
         "TextValue",
-        "DateTime",
-        "Date",
-        "Time",
-        "PersonName",
-    }
+    ]
 )
-NOTHING = {"DA": "19000101", "TM": "000000", "DT": "19000101000000"}
+NOTHING: dict[str, Any] = {
+    "DA": "19000101",
+    "TM": "000000",
+    "DT": "19000101000000",
+    "AS": "000Y",
+    "UR": "urn:catchment:deidentified",
+    "OB": b"\0\0",
+    "UN": b"\0\0",
+    "US": 0,
+    "FD": 0.0,
+}
 NO_TEXT = "DEIDENTIFIED"
 
 # Text that says how a picture was made, or a code, and no more.
@@ -67,7 +61,6 @@ TECHNICAL = frozenset(
         "CodeValue",
         "CodingSchemeDesignator",
         "CodingSchemeVersion",
-        "ContrastBolusAgent",
         "ContrastBolusRoute",
         "ConvolutionKernel",
         "DerivationImplementation",
@@ -121,6 +114,20 @@ DEVICE = frozenset(
         "ManufacturerDeviceIdentifier",
         "CassetteID",
         "GeneratorID",
+        "PerformedStationName",
+        "ScheduledStationName",
+        "TreatmentMachineName",
+        "UniqueDeviceIdentifier",
+        "XRayDetectorID",
+        "XRayDetectorLabel",
+        "XRaySourceID",
+        "LensMake",
+        "LensModel",
+        "LensSerialNumber",
+        "LensSpecification",
+        "SourceManufacturer",
+        "SourceSerialNumber",
+        "ManufacturerDeviceClassUID",
     ]
 )
 # Not identifying by itself: kept in any case, since calibrations depend on it.
@@ -137,73 +144,36 @@ CHARACTERISTICS = frozenset(
         "SmokingStatus",
         "PregnancyStatus",
         "PatientSexNeutered",
-        "Allergies",
-        "PatientState",
     ]
 )
 
 # Sequences that go whole, at any depth.
 SEQUENCES = frozenset(
     [
-        "OtherPatientIDsSequence",
-        "ReferencedPatientSequence",
-        "ReferencedPatientAliasSequence",
-        "PatientPrimaryLanguageCodeSequence",
-        "ReferringPhysicianIdentificationSequence",
-        "PhysiciansOfRecordIdentificationSequence",
-        "PerformingPhysicianIdentificationSequence",
         "OperatorIdentificationSequence",
-        "PhysiciansReadingStudyIdentificationSequence",
         "InstitutionCodeSequence",
-        "RequestAttributesSequence",
         "RequestingPhysicianIdentificationSequence",
         "RequestedProcedureCodeSequence",
         "ScheduledProcedureStepSequence",
-        "OriginalAttributesSequence",
-        "ModifiedAttributesSequence",
-        "DigitalSignaturesSequence",
         "MACParametersSequence",
-        "ReferencedDigitalSignatureSequence",
-        "AuthorObserverSequence",
-        "VerifyingObserverSequence",
-        "ParticipantSequence",
-        "CustodialOrganizationSequence",
         "PersonIdentificationCodeSequence",
         "GraphicAnnotationSequence",
-        "AdmittingDiagnosesCodeSequence",
         "EncryptedAttributesSequence",
         "ContributingEquipmentSequence",
         "IssuerOfPatientIDQualifiersSequence",
-        "InstitutionalDepartmentTypeCodeSequence",
         "StudiesContainingOtherReferencedInstancesSequence",
-        "ActualHumanPerformersSequence",
         "HumanPerformerCodeSequence",
-        "PatientInsurancePlanCodeSequence",
         "IssuerOfAccessionNumberSequence",
-        "IssuerOfAdmissionIDSequence",
         "NonidentifyingPrivateElements",
         "DeidentificationActionSequence",
     ]
 )
 
-# Type 2 sequences: they stay, without items.
-HOLLOW = frozenset(
-    {"IssuerOfTheContainerIdentifierSequence", "IssuerOfTheSpecimenIdentifierSequence"}
-)
-
 # Values of code strings, numbers and the like that go all the same.
 ALSO = frozenset(
     [
-        "PatientAge",
-        "PatientSize",
-        "PatientWeight",
-        "PregnancyStatus",
         "PatientSexNeutered",
-        "SmokingStatus",
         "ResponsiblePersonRole",
-        "ReasonForVisitCodeSequence",
-        "StationAETitle",
-        "TimezoneOffsetFromUTC",
         "InterpretationStatusID",
         "OverlayData",
         "CurveData",
@@ -226,7 +196,6 @@ BYTES = frozenset(
         "BluePaletteColorLookupTableData",
         "LUTData",
         "ICCProfile",
-        "PixelDataProviderURL",
         "SegmentedRedPaletteColorLookupTableData",
         "ExtendedOffsetTable",
         "SegmentedGreenPaletteColorLookupTableData",
@@ -238,7 +207,7 @@ BYTES = frozenset(
         "SurfaceFloatData",
         "SpectroscopyData",
     ]
-) - {"PixelDataProviderURL"}
+)
 
 # UIDs that say of what kind a thing is, not which one.
 CLASSES = frozenset(
@@ -256,7 +225,6 @@ CLASSES = frozenset(
         "RelatedGeneralSOPClassUID",
         "OriginalSpecializedSOPClassUID",
         "ReferencedTransferSyntaxUIDInFile",
-        "TemplateExtensionCreatorUID",
     ]
 )
 

@@ -25,9 +25,8 @@ def export_snapshot(
 
     if folder.exists() and any(folder.iterdir()):
         raise Conflict(f"{folder} is not empty", kind="file-exists", hint="name a new folder")
-    images = snapshot.find(
-        "images", "SeriesInstanceUID", series, ["SeriesInstanceUID", "SOPInstanceUID", "sha256"]
-    ).to_pylist()
+    columns = ["SeriesInstanceUID", "SOPInstanceUID", "sha256", "stage_sha256"]
+    images = snapshot.find("images", "SeriesInstanceUID", series, columns).to_pylist()
     if missing := set(series) - {row["SeriesInstanceUID"] for row in images}:
         raise NotFound(
             f"{len(missing)} of {len(series)} series are not in the snapshot",
@@ -45,6 +44,7 @@ def export_snapshot(
         path = folder / "series" / row["SeriesInstanceUID"] / f"{row['SOPInstanceUID']}.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
-            file.writelines(snapshot.store.stream(layout.object_key(snapshot.name, row["sha256"])))
+            key = layout.staged_key(snapshot.name, row["sha256"], row["stage_sha256"])
+            file.writelines(snapshot.store.stream(key))
         written.append(str(path))
     return written

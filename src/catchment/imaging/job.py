@@ -23,3 +23,4 @@ class House:
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     progress: Progress = silent
     lease: timedelta = timedelta(seconds=60)
+    compressor: Executor | None = None  # for pictures; None: the executor

@@ -6,7 +6,10 @@ import enum
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from catchment.imaging.profile import Profile
 
 UID = re.compile(r"[0-9][0-9.]{0,63}")
 TABLES = ("devices", "patients", "studies", "series", "images")
@@ -37,12 +40,14 @@ class Provider:
         url: the store that its files lie in.
         prefix: only what lies below it; empty or ending in ``/``.
         since: only what was modified at or after this instant (ISO 8601), where set.
+        inbox: it is an inbox in our own store; what was taken is removed from it.
     """
 
     name: str
     url: str
     prefix: str = ""
     since: str = ""
+    inbox: bool = False
 
 
 class Part(NamedTuple):
@@ -69,12 +74,14 @@ class Options:
         previews: which frames get one: ``none``, ``first``, ``middle`` or ``all``.
         archive: codec of the lossless copies (``htj2k``, ``jpegls``); empty: none.
         require_deidentified: refuse files that do not say that they are de-identified.
+        profile: how files are de-identified before anything is made of them; None: they are not.
     """
 
     key: bytes = b""
     previews: str = "none"
     archive: str = ""
     require_deidentified: bool = False
+    profile: Profile | None = None
 
 
 @dataclass(frozen=True, slots=True)

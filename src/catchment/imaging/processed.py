@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from catchment.imaging.schemas import compressed_schema, schema_of
 from catchment.imaging.stage import SOURCE
-from catchment.imaging.tables import compressed_schema, schema_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -41,12 +41,17 @@ DEVICE = (
 
 
 class Stored(NamedTuple):
-    """One file to read: whose, where, the SHA-256 of its bytes, their number."""
+    """One file to read: whose, where, the SHA-256 of its bytes, their number.
+
+    ``stage`` and ``stage_size`` are those of the de-identified file that is read in its place.
+    """
 
     site: str
     key: str
     digest: str
     size: int
+    stage: str | None = None
+    stage_size: int | None = None
 
 
 class Refused(NamedTuple):
@@ -58,18 +63,20 @@ class Refused(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What became of some files: rows as an Arrow stream, in order of the files; and the rest."""
+    """What became of some files: rows as an Arrow stream, in order of the files; and the rest.
+
+    ``evidence`` has a line for each file that was de-identified.
+    """
 
     rows: bytes
     refused: list[Refused] = field(default_factory=list)
+    evidence: list[dict[str, Any]] = field(default_factory=list)
 
 
 def read_files(
     store: Store, files: Sequence[Stored], key: bytes = b"", *, require_deidentified: bool = False
 ) -> Batch:
     """The rows of some files; a task for a child process."""
-    import pyarrow as pa
-
     rows = Rows(key, require_deidentified=require_deidentified)
     refused = []
     for file in files:
@@ -77,11 +84,7 @@ def read_files(
             read_one(store, file, rows)
         except BadFile as bad:
             refused.append(Refused(file.digest, str(bad)))
-    batch = rows.table()
-    sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_table(batch)
-    return Batch(sink.getvalue(), refused)
+    return Batch(rows.stream(), refused)
 
 
 def read_one(store: Store, file: Stored, rows: Rows) -> None:
@@ -96,6 +99,19 @@ def read_one(store: Store, file: Stored, rows: Rows) -> None:
     except (Unscannable, Unreadable):  # nothing of it was added
         with _Nameless(StoreFile(store, file.key, file.size), BUFFER) as opened:
             _add(rows, file, slowly(opened, file.size), fetch)
+
+
+def read_bytes(data: bytes, file: Stored, rows: Rows) -> None:
+    """Add the row of a file whose bytes are at hand. BadFile if it cannot be taken."""
+
+    def fetch(start: int, length: int) -> bytes:
+        return data[start : start + length]
+
+    try:
+        header = read_header(fetch, len(data))
+        _add(rows, file, header, fetch)
+    except (Unscannable, Unreadable):  # nothing of it was added
+        _add(rows, file, slowly(io.BytesIO(data), len(data)), fetch)
 
 
 def _add(
@@ -227,6 +243,7 @@ class Rows:
                     odd[name] = found[0] if len(found) == 1 else found
         row["sha256"] = file.digest
         row["size"] = file.size
+        row["stage_sha256"], row["stage_size"] = file.stage, file.stage_size
         row["site"] = file.site
         row["TransferSyntaxUID"] = header.syntax
         row["notes"] = header.notes
@@ -245,6 +262,16 @@ class Rows:
         return pa.table(
             [pa.array(self._lists[field.name], field.type) for field in schema()], schema=schema()
         )
+
+    def stream(self) -> bytes:
+        """The same, as an Arrow stream."""
+        import pyarrow as pa
+
+        batch = self.table()
+        sink = io.BytesIO()
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_table(batch)
+        return sink.getvalue()
 
     def _patient(self, row: dict[str, Any]) -> str:
         """The pseudonym of a patient of a site; without an id, everybody is a person of a study."""
@@ -277,6 +304,8 @@ def schema() -> pa.Schema:
     own = [
         ("sha256", pa.string()),
         ("size", pa.int64()),
+        ("stage_sha256", pa.string()),  # of the de-identified file; null where there is none
+        ("stage_size", pa.int64()),
         ("site", pa.string()),
         ("patient_key", pa.string()),
         ("device_key", pa.string()),

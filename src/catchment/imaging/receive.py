@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -92,7 +92,7 @@ def receive(job: Job, house: House) -> list[Finding]:
 
 
 def _receive_one(job: Job, provider: Provider, house: House) -> list[Finding]:
-    source = house.open_store(provider.url)
+    source = source_of(provider, house)
     seen = Seen(_marks(job, provider, house))
     lost: dict[str, int] = {}
     done = 0
@@ -112,6 +112,8 @@ def _receive_one(job: Job, provider: Provider, house: House) -> list[Finding]:
             if rows:
                 _deliver(job, provider, rows, house)
     house.progress(Event(work, "done", done=done, unit="files"))
+    if provider.inbox:
+        _empty(job, provider, house)
     return [
         Finding(
             provider.name,
@@ -123,6 +125,23 @@ def _receive_one(job: Job, provider: Provider, house: House) -> list[Finding]:
         )
         for code, count in sorted(lost.items())
     ]
+
+
+def source_of(provider: Provider, house: House) -> Store:
+    """The store that a provider's files are in."""
+    return house.store if provider.inbox else house.open_store(provider.url)
+
+
+def _empty(job: Job, provider: Provider, house: House) -> None:
+    """Remove from an inbox what deliveries have, also those of a run that was killed."""
+    stats = list(house.store.list(provider.prefix))
+    if not stats:
+        return
+    seen = Seen(_marks(job, provider, house))
+    lacks = seen.lacks(b"".join(mark(s.key, s.size, s.etag) for s in stats))
+    for stat, lacking in zip(stats, lacks, strict=True):
+        if not lacking:
+            house.store.delete(stat.key)
 
 
 def listing(source: Store, provider: Provider) -> str:
@@ -260,6 +279,30 @@ def read_delivery(
             hint="restore the object from a backup",
         )
     return pq.read_table(pa.BufferReader(data), columns=None if columns is None else list(columns))
+
+
+def with_names(store: Store, name: str, files: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the table ``files``; a name that is not there is taken from the delivery's list."""
+    lists: dict[tuple[str, str], dict[tuple[Any, ...], str]] = {}
+    told = []
+    for row in files:
+        if row["name"] is None:
+            place = row["site"], row["delivery"]
+            if place not in lists:
+                lists[place] = _names(store, name, *place)
+            row = {**row, "name": lists[place].get((row["sha256"], row["size"], row["etag"]))}  # noqa: PLW2901
+        told.append(dict(row))
+    return told
+
+
+def _names(store: Store, name: str, site: str, delivery: str) -> dict[tuple[Any, ...], str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    prefix = f"{layout.deliveries(name, site)}{delivery.rpartition('/')[2]}"
+    key = next(s.key for s in store.list(layout.deliveries(name, site)) if s.key.startswith(prefix))
+    rows = pq.read_table(pa.BufferReader(store.read(key))).to_pylist()
+    return {(row["digest"], row["size"], row["etag"]): row["name"] for row in reversed(rows)}
 
 
 def _marks(job: Job, provider: Provider, house: House) -> Iterator[bytes]:

@@ -7,14 +7,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from catchment.core.account import Account, Line
 from catchment.core.errors import CatchmentError
 from catchment.core.finding import Finding
 from catchment.core.ledger import Contribution, Lease, Move, Publication, Run, Snapshot
-from catchment.core.progress import Event
 from catchment.core.provenance import manifest, read_all, seal, seal_all
 from catchment.imaging import layout, reports
 from catchment.imaging.compress import Image, Wanted, compress_all
@@ -22,12 +20,12 @@ from catchment.imaging.job import House
 from catchment.imaging.model import Delivered, Job, Part, State
 from catchment.imaging.plan import Came, Claim, Decision, decide, unknown
 from catchment.imaging.processed import processed
-from catchment.imaging.read import Batch, Refused, Stored, read_files
+from catchment.imaging.read import Stored
 from catchment.imaging.receive import read_delivery, receive
-from catchment.imaging.scanning import in_children
+from catchment.imaging.schemas import compressed_schema, evidence_schema, files_schema
 from catchment.imaging.shelf import Shelf, parts_of
 from catchment.imaging.stage import SOURCE, add_images, withdraw
-from catchment.imaging.tables import compressed_schema, files_schema
+from catchment.imaging.staging import SETTING, check_profile, read_all_files
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -57,6 +55,7 @@ def run(job: Job, house: House, *, sync: bool = True) -> Outcome:
     """
     with house.ledger.holding(job.aggregate, ttl=house.lease) as lease:
         mend(job, house)
+        check_profile(job, house.ledger.latest(job.aggregate))
         record = house.ledger.start_run(job.aggregate, job.config)
         try:
             findings = receive(job, house) if sync else []
@@ -140,7 +139,7 @@ class Work:
         parent = self.latest.number if self.latest else 0
         provenance = {
             "program": manifest(),
-            "config": dict(self.job.config),
+            "config": self._config(),
             "objects": [part.to_json() for part in sorted(self.shelf.parts, key=_place)],
         }
         digests = "\n".join(part.digest for part in self.shelf.parts)
@@ -162,6 +161,12 @@ class Work:
                 self.house.store.delete(key)
         return Outcome("published", snapshot, self.account, told, self.done)
 
+    def _config(self) -> dict[str, Any]:
+        """The settings; who only decides a conflict need not know the profile of what is there."""
+        before = self.latest.provenance["config"] if self.latest else {}
+        kept = {SETTING: before[SETTING]} if SETTING in before else {}
+        return kept | dict(self.job.config)
+
     def _take(self, delivery: Contribution, rows: pa.Table) -> None:
         """Some files of a delivery: read, decide, and put all of it on the shelf."""
         import pyarrow as pa
@@ -178,8 +183,9 @@ class Work:
             Stored(site, layout.object_key(self.job.name, digest), digest, sizes[digest])
             for digest in unknown(came, known)
         ]
-        read, refused = self._read(files)
+        read, refused, evidence = read_all_files(self.job, self.house, files)
         self.shelf.add("raw", read)
+        self.shelf.add("evidence", pa.Table.from_pylist(evidence, evidence_schema()))
         uids = dict(zip(read[SOURCE].to_pylist(), read["SOPInstanceUID"].to_pylist(), strict=True))
         claims = list(self.claims(read["SOPInstanceUID"].combine_chunks(), set(uids)))
         decision = decide(came, known, uids, refused, claims)
@@ -212,15 +218,17 @@ class Work:
         wanted = Wanted(options.previews, options.archive)
         if not wanted:
             return compressed_schema().empty_table()
-        names = (SOURCE, "SOPInstanceUID", "site", "size", "Rows")
+        names = (SOURCE, "stage_sha256", "SOPInstanceUID", "site", "size", "Rows")
+        name = self.job.name
         images = [
-            Image(Stored(site, layout.object_key(self.job.name, digest), digest, size), uid, name)
-            for digest, uid, site, size, height in zip(
+            Image(Stored(site, layout.staged_key(name, digest, stage), digest, size), uid, name)
+            for digest, stage, uid, site, size, height in zip(
                 *(rows[column].to_pylist() for column in names), strict=True
             )
-            if height and (name := self.job.name)
+            if height
         ]
-        return compress_all(self.house.executor, self.house.store, images, wanted)
+        executor = self.house.compressor or self.house.executor
+        return compress_all(executor, self.house.store, images, wanted)
 
     def set_states(self, digests: Sequence[str], state: State, reason: str | None) -> None:
         """What the files with these bytes are from now on; duplicates stay duplicates."""
@@ -259,33 +267,6 @@ class Work:
         pairs = zip(found[SOURCE].to_pylist(), found["state"].to_pylist(), strict=True)
         return {digest: State(s) for digest, s in pairs if s != State.DUPLICATE}
 
-    def _read(self, files: Sequence[Stored]) -> tuple[pa.Table, dict[str, str]]:
-        """Rows of the files, and the reasons of those that have none."""
-        import pyarrow as pa
-
-        from catchment.imaging.read import schema
-
-        options = self.job.options
-        work = partial(
-            read_files,
-            self.house.store,
-            key=options.key,
-            require_deidentified=options.require_deidentified,
-        )
-        tables, refused = [schema().empty_table()], dict[str, str]()
-        event = Event(f"{self.job.aggregate}: read", "start", unit="files")
-        self.house.progress(event)
-        for result in in_children(self.house.executor, work, files):
-            if isinstance(result, Batch):
-                tables.append(pa.ipc.open_stream(result.rows).read_all())
-                refused |= {one.digest: one.reason for one in result.refused}
-            else:
-                refused |= dict([Refused(result[0].digest, result[1])])
-            done = sum(table.num_rows for table in tables) + len(refused)
-            self.house.progress(event._replace(state="step", done=done, total=len(files)))
-        self.house.progress(event._replace(state="done"))
-        return pa.concat_tables(tables).combine_chunks(), refused
-
     def _files(
         self, delivery: Contribution, rows: pa.Table, decision: Decision, uids: dict[str, str]
     ) -> pa.Table:
@@ -294,9 +275,10 @@ class Work:
 
         texts = pa.string()
         digests = rows["digest"].to_pylist()
+        hidden = self.job.options.profile is not None  # names of files may be names of patients
         columns: dict[str, Any] = {
             "site": pa.array([delivery.site] * rows.num_rows, texts),
-            "name": rows["name"],
+            "name": pa.nulls(rows.num_rows, texts) if hidden else rows["name"],
             "size": rows["size"],
             "etag": rows["etag"],
             "modified": rows["modified"],

@@ -14,6 +14,7 @@ from catchment.core.store import Store
 from catchment.core.warehouse import Relation, Source
 from catchment.imaging import layout
 from catchment.imaging.model import TABLES, Part, State
+from catchment.imaging.receive import with_names
 from catchment.imaging.references import broken_references
 from catchment.imaging.shelf import Shelf, parts_of
 
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-    from catchment.imaging.series import Series
+    from catchment.imaging.one_series import Series
 
-ALL = (*TABLES, "compressed_images", "processed_images", "files", "raw")
+ALL = (*TABLES, "compressed_images", "processed_images", "evidence", "files", "raw")
 
 
 class ImagingSnapshot(Mapping[str, "pa.Table"]):
@@ -83,6 +84,10 @@ class ImagingSnapshot(Mapping[str, "pa.Table"]):
         found = self._shelf.find(table, column, pa.array(values, pa.string()), columns)
         return _empty(table) if found is None else found
 
+    def with_names(self, files: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Rows of the table ``files``, with providers' names where a profile keeps them out."""
+        return with_names(self.store, self.name, files)
+
     def connect(self) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection with a view of each table, read where it lies."""
         import duckdb
@@ -103,7 +108,7 @@ class ImagingSnapshot(Mapping[str, "pa.Table"]):
 
     def series(self, uid: str, executor: Executor | None = None) -> Series:
         """One series; NotFound (kind ``no-series``). Its files are decoded in the executor."""
-        from catchment.imaging.series import Series
+        from catchment.imaging.one_series import Series
 
         return Series(self, uid, executor)
 
@@ -128,7 +133,7 @@ class ImagingSnapshot(Mapping[str, "pa.Table"]):
 
         Every object that it names must exist with its size and SHA-256, as must its provenance;
         each file must be in one state, each ingested one have its image, each reference lead to a
-        row; with ``sources``, the files as received must be what they were.
+        row; with ``sources``, the files as received and as de-identified must be what they were.
         """
         wrong = verify(self.store, self.record)
         if wrong:
@@ -141,8 +146,11 @@ class ImagingSnapshot(Mapping[str, "pa.Table"]):
                 digest = f"sha256:{row['object_sha256']}"
                 wrong += compare(self.store, row["object"], row["object_size"], digest)
         if sources:
-            for digest, size in self._digests():
+            for digest, size in self._digests("files", "sha256", "size"):
                 key = layout.object_key(self.name, digest)
+                wrong += compare(self.store, key, size, f"sha256:{digest}")
+            for digest, size in self._digests("raw", "stage_sha256", "stage_size"):
+                key = layout.clean_key(self.name, digest)
                 wrong += compare(self.store, key, size, f"sha256:{digest}")
         return wrong
 
@@ -156,10 +164,10 @@ class ImagingSnapshot(Mapping[str, "pa.Table"]):
             return [f"{len(images ^ ingested)} files are ingested without an image, or the reverse"]
         return []
 
-    def _digests(self) -> list[tuple[str, int]]:
-        files = self["files"]
-        pairs = zip(files["sha256"].to_pylist(), files["size"].to_pylist(), strict=True)
-        return sorted({(digest, size) for digest, size in pairs if digest})
+    def _digests(self, table: str, digest: str, size: str) -> list[tuple[str, int]]:
+        files = self[table]
+        pairs = zip(files[digest].to_pylist(), files[size].to_pylist(), strict=True)
+        return sorted({(one, length) for one, length in pairs if one})
 
 
 def open_snapshot(
@@ -176,6 +184,6 @@ def open_snapshot(
 
 
 def _empty(table: str) -> Any:
-    from catchment.imaging import tables
+    from catchment.imaging import schemas
 
-    return tables.schema_of(table).empty_table()
+    return schemas.schema_of(table).empty_table()

@@ -20,7 +20,7 @@ _BEFORE = {
     "patients": ("patient_key", "site"),
     "studies": ("patient_key", "site"),
     "series": ("device_key", "patient_key", "site"),
-    "images": ("site", "size", "patient_key", "TransferSyntaxUID"),
+    "images": ("site", "size", "stage_sha256", "patient_key", "TransferSyntaxUID"),
 }
 _BEHIND = {"images": ("odd_values", "attributes", "notes")}
 IMAGE_TABLES = ("images", "compressed_images", "processed_images")

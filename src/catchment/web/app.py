@@ -18,11 +18,12 @@ from starlette.exceptions import HTTPException
 from catchment.core.errors import CatchmentError, Unavailable
 from catchment.core.workspace import Workspace
 from catchment.studies.arrivals import Worker
-from catchment.web import dashboard, exports, sites
+from catchment.web import dashboard, dicomweb, exports, sites
 from catchment.web.guard import Guard, status_of
 
 DESCRIPTION = (
-    "Sites upload data packages of studies (`sites`), and dashboards read what they became."
+    "Sites upload data packages of studies (`sites`) and DICOM (`dicomweb`), and dashboards read "
+    "what they became."
 )
 FACTORY = "catchment.web.app:from_environment"
 _RETRY = {"Retry-After": "60"}
@@ -73,7 +74,8 @@ def create_app(workspace: Workspace, *, process: bool = True) -> FastAPI:
     app.include_router(sites.router)
     app.state.dashboard = dashboard.Dashboard(workspace)
     app.include_router(dashboard.router)
-    app.add_middleware(Guard, unbounded=[sites.FORM_PATH])
+    app.include_router(dicomweb.router)
+    app.add_middleware(Guard, unbounded=[sites.FORM_PATH, dicomweb.PREFIX])
     return app
 
 

@@ -33,12 +33,14 @@ class Guard:
 
     Args:
         app: what it guards.
-        unbounded: paths whose requests may be of any size, because they count for themselves.
+        unbounded: paths whose requests may be of any size, because they count for themselves; of
+            one that ends in ``/``, all below it.
     """
 
     def __init__(self, app: ASGIApp, unbounded: Iterable[str] = ()) -> None:
         self._app = app
         self._unbounded = frozenset(unbounded)
+        self._below = tuple(path for path in self._unbounded if path.endswith("/"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -56,7 +58,8 @@ class Guard:
             await send(message)
 
         try:
-            if scope["path"] in self._unbounded:
+            path = scope["path"]
+            if path in self._unbounded or path.startswith(self._below):
                 await self._app(scope, receive, sent)
             else:
                 await self._app(scope, _bounded(scope, receive), sent)

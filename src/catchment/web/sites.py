@@ -49,7 +49,7 @@ _SENT = {
 }
 
 
-def _told(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def told(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """What a route may answer besides its result, for the OpenAPI document."""
     words = {
         400: "The request is malformed",
@@ -59,6 +59,7 @@ def _told(*statuses: int) -> dict[int | str, dict[str, Any]]:
         409: "Used, expired, or busy",
         412: "A previous upload of the study is being processed",
         413: "Too large",
+        415: "Something else than DICOM files",
         429: "Too many failed logins",
     }
     return {status: {"description": words[status]} for status in statuses}
@@ -106,7 +107,7 @@ class Sites:
 
     async def receive(self, request: Request) -> None:
         """Take in the file of a form of ours."""
-        body = _Body(request)
+        body = Incoming(request)
         form = Form(request.headers.get("content-type", ""), body.chunks())
         fields = await form.read_fields()
         entry = await to_thread.run_sync(forms.Entry, self.workspace.store, self.uploads, fields)
@@ -151,7 +152,7 @@ Transaction = Annotated[str | None, Header(alias="transaction-id")]
 
 _ASKED = {"requestBody": {"content": {"application/json": {"schema": _FORM}}, "required": True}}
 _SENDS = {"requestBody": {"content": {"multipart/form-data": {"schema": _SENT}}, "required": True}}
-_TOLD = _told(400, 401, 412, 429)
+_TOLD = told(400, 401, 412, 429)
 
 router = APIRouter(tags=["sites"])
 
@@ -168,7 +169,7 @@ def ask(
     FORM_PATH,
     status_code=204,
     openapi_extra=_SENDS,
-    responses=_told(400, 404, 408, 409, 413),
+    responses=told(400, 404, 408, 409, 413),
     summary="Send a file with its form",
 )
 async def receive(sites: Shared, request: Request) -> Response:
@@ -179,7 +180,7 @@ async def receive(sites: Shared, request: Request) -> Response:
 
 @router.get(
     "/uploads/{transaction}",
-    responses=_told(400, 401, 404, 429),
+    responses=told(400, 401, 404, 429),
     summary="What became of an upload",
 )
 def show(
@@ -202,7 +203,7 @@ def ask_by_network(  # noqa: PLR0917 - called by name
     return sites.offer(request, site, body, transaction, network)
 
 
-class _Body:
+class Incoming:
     """The bytes of a request, as long as they keep coming."""
 
     def __init__(self, request: Request) -> None:
@@ -211,6 +212,7 @@ class _Body:
         self.length = int(text) if text.isdecimal() and len(text) < 19 else 0
 
     async def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes as they come; Silent if none come for too long."""
         stream = self._request.stream()
         while True:
             try:

@@ -27,6 +27,8 @@ def schema_of(table: str) -> pa.Schema:
         return files_schema()
     if table == "compressed_images":
         return compressed_schema()
+    if table == "evidence":
+        return evidence_schema()
     if table == "processed_images":
         images = [field for field in schema_of("images") if field.name not in _LEFT]
         own = [f for f in compressed_schema() if f.name not in (SOURCE, "SOPInstanceUID")]
@@ -48,6 +50,14 @@ def files_schema() -> pa.Schema:
             ("modified", pa.timestamp("us", "UTC")),
         ]
     )
+
+
+def evidence_schema() -> pa.Schema:
+    """One row for each file that was de-identified: what was done, in counts, never a value."""
+    import pyarrow as pa
+
+    texts = (SOURCE, "stage_sha256", "site", "SOPInstanceUID", "profile", "actions")
+    return pa.schema([*((name, pa.string()) for name in texts), ("looked_for", pa.int64())])
 
 
 def compressed_schema() -> pa.Schema:

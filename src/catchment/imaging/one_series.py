@@ -25,7 +25,7 @@ class Series:
     def __init__(
         self, snapshot: ImagingSnapshot, uid: str, executor: Executor | None = None
     ) -> None:
-        columns = ["sha256", "InstanceNumber", "SOPInstanceUID"]
+        columns = ["sha256", "stage_sha256", "InstanceNumber", "SOPInstanceUID"]
         rows = snapshot.find("images", "SeriesInstanceUID", [uid], columns).to_pylist()
         if not rows:
             raise NotFound(
@@ -34,7 +34,9 @@ class Series:
         rows.sort(key=lambda row: (row["InstanceNumber"] or 0, row["SOPInstanceUID"]))
         self._store = snapshot.store
         self._executor = executor
-        self.keys = [layout.object_key(snapshot.name, row["sha256"]) for row in rows]
+        self.keys = [
+            layout.staged_key(snapshot.name, row["sha256"], row["stage_sha256"]) for row in rows
+        ]
 
     def volume(self) -> Volume:
         """The series as one array; Invalid (kind ``no-volume``) where it is none."""

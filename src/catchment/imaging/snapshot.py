@@ -60,7 +60,7 @@ class ImagingSnapshot(Mapping[str, "pa.Table"]):
 
     def relations(self) -> dict[str, Relation]:
         """The tables as a warehouse takes them, a partition for each object."""
-        from catchment.imaging.tables import schema_of
+        from catchment.imaging.schemas import schema_of
 
         return {
             table: Relation(

@@ -140,3 +140,59 @@ def test_the_workspace_knows_arrays(call, tmp_path, capsys):
     capsys.readouterr()
     Path("catchment.toml").write_text("")
     assert call("transform")[1]["error"]["kind"] == "which-aggregate"
+
+
+def test_a_store_is_rechunked_and_exported(call):
+    for name in "ab":
+        make_session(name).to_netcdf(f"{name}.nc")
+        assert call("append", f"{name}.nc", "all.zarr")[0] == 0
+    assert "dry run" in call("rechunk", "all.zarr", "--chunks", "time=8", "--dry-run", text=True)[1]
+    code, text = call("rechunk", "all.zarr", "--chunks", "time=8", text=True)
+    assert (code, "--drop-former" in text) == (0, True)
+    assert "has these chunks" in call("rechunk", "all.zarr", "--chunks", "time=8", text=True)[1]
+    code, told = call("append", "a.nc", "all.zarr", "--chunks", "time=9")
+    assert told["error"]["hint"].endswith("catchment arrays rechunk STORE --chunks time=9")
+    dry = call("rechunk", "all.zarr", "--drop-former", "--dry-run", text=True)[1]
+    assert "would be deleted" in dry
+    assert call("rechunk", "all.zarr", "--drop-former")[1]["former_chunks"] > 0
+    assert call("rechunk", "all.zarr")[1]["error"]["kind"] == "usage"
+
+    assert "dry run" in call("export", "all.zarr", "flat", "--dry-run", text=True)[1]
+    code, made = call("export", "all.zarr", "flat", "--form", "npy", "--variable", "eeg")
+    assert (code, made["windows"], made["variables"]["eeg"]["shape"]) == (0, 40, [40, 3, 10])
+    assert Path("flat/eeg.npy").exists()
+    again = call("export", "all.zarr", "flat", "--form", "npy", "--variable", "eeg", text=True)
+    assert "unchanged" in again[1]
+    assert call("export", "all.zarr", "flat")[1]["error"]["kind"] == "export-exists"
+
+
+def test_other_stores(call):
+    make_session("a").to_netcdf("a.nc")
+    make_session("b").to_netcdf("b.nc")
+    for name in "ab":
+        assert call("append", f"{name}.nc", "long.zarr", "--append-dim", "time")[0] == 0
+    assert [s["slot"] for s in call("list", "long.zarr")[1]["sessions"]] == [0, 20]
+    assert "no store of sessions" in call("show", "long.zarr", text=True)[1]
+    assert "all is well" in call("verify", "long.zarr", text=True)[1]
+    assert call("withdraw", "long.zarr", "a")[1]["error"]["kind"] == "not-our-store"
+    # The hint of a store without the dimension, typed as it says.
+    make_session("c").to_zarr("plain.zarr", zarr_format=2)
+    refused = call("append", "a.nc", "plain.zarr", "--append-dim", "session")[1]
+    assert refused["findings"][0]["code"] == "append-dim-missing"
+    hint = refused["findings"][0]["hint"].partition(": catchment ")[2].replace("NEW", "new.zarr")
+    assert call(*hint.replace(" ID", " old").split()[1:])[0] == 0
+    assert call("append", "a.nc", "new.zarr")[0] == 0
+    assert [s["session"] for s in call("list", "new.zarr")[1]["sessions"]] == ["old", "a"]
+
+
+def test_sessions_in_icechunk(call):
+    pytest.importorskip("icechunk", reason="the extra icechunk is not installed")
+    make_session("a").to_netcdf("a.nc")
+    assert call("append", "a.nc", "ice", "--backend", "icechunk")[1]["commit"] == 1
+    assert call("append", "a.nc", "ice")[1]["steps"][0]["decision"] == "unchanged"
+    assert call("show", "ice")[1]["sessions"] == 1
+    assert call("show", "ice", "--session", "a")[1]["n_windows"] == 20
+    assert call("verify", "ice")[1]["wrong"] == []
+    assert call("rechunk", "ice", "--chunks", "time=3")[1]["error"]["kind"] == "bad-backend"
+    assert call("withdraw", "ice", "a")[0] == 0
+    assert call("list", "ice")[1]["sessions"] == []

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from catchment.arrays import catalog
 from catchment.arrays import verify as verification
+from catchment.arrays.foreign import kind_of
 from catchment.arrays.stack import Stack
 from catchment.arrays.transform import run as runs
 from catchment.arrays.transform.discovery import Choice, Naming, discover, pseudonym_key
@@ -73,6 +74,8 @@ def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
 
 
 def _orphans(stack: Stack) -> Iterator[str]:
+    if kind_of(stack.store) == "group":
+        return
     document, _ = stack.look()
     if document is not None and document.commit:
         yield from verification.orphans(stack, document)

@@ -9,7 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from catchment.arrays import layout, read
+from catchment.arrays.flat import Flat
+from catchment.arrays.foreign import kind_of
 from catchment.arrays.plan import present
+from catchment.arrays.stack import Stack
 from catchment.arrays.transform.sinks import SUFFIX, below
 from catchment.core.errors import NotFound
 from catchment.core.store import Mode, Store
@@ -36,7 +39,7 @@ class Partition:
 
     store: str
     commit: int
-    fingerprint: str
+    fingerprint: str  # empty where it grows by positions
     sessions: int
     windows: int
 
@@ -57,7 +60,13 @@ class Catalog:
         """Of all stores of a folder, in order of key; each is read at its present commit."""
         stores, sessions = [], []
         for key in keys(folder):
-            document, entries = read.entries(below(folder, key))
+            store = below(folder, key)
+            if kind_of(store) == "group":
+                entries = Flat(Stack(store)).entries()
+                commit, fingerprint = len(entries), ""
+            else:
+                document, entries = read.entries(store)
+                commit, fingerprint = document.commit, document.schema.fingerprint
             found = present(entries)
             for name, entry in found.items():
                 row = entry.row
@@ -68,8 +77,8 @@ class Catalog:
             stores.append(
                 Partition(
                     key,
-                    document.commit,
-                    document.schema.fingerprint,
+                    commit,
+                    fingerprint,
                     len(found),
                     sum(entry.row.n_windows for entry in found.values()),
                 )

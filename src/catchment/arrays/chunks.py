@@ -107,10 +107,15 @@ _AT_ONCE = 64 << 20  # bytes that are compressed together
 
 
 def clear(store: Store, document: Document, slot: int) -> int:
-    """Delete every chunk of a slot; how many there were."""
+    """Delete every chunk of a slot, in this generation and its neighbours; how many there were."""
+    return sum(clear_slot(store, document, slot, generation) for generation in (0, 1))
+
+
+def clear_slot(store: Store, document: Document, slot: int, generation: int) -> int:
+    """Delete the chunks of a slot in one generation; how many there were."""
     removed = 0
     for name in document.slotted():
-        for stat in list(store.list(layout.slot_prefix(name, slot))):
+        for stat in list(store.list(layout.slot_prefix(name, slot, generation))):
             store.delete(stat.key)
             removed += 1
     return removed

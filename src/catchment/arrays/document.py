@@ -84,6 +84,11 @@ class Document:
         return int(self.section["family"])
 
     @property
+    def generation(self) -> int:
+        """How often the store was rechunked; says how the keys of chunks are spelt."""
+        return int(self.section.get("generation", 0))
+
+    @property
     def schema(self) -> Schema:
         """What every session has in common."""
         return Schema.from_json(self.section["schema"])
@@ -124,15 +129,25 @@ class Document:
         ]
 
     def grown(
-        self, *, commit: int, size: int, ragged: Mapping[str, int], family: int | None = None
+        self,
+        *,
+        commit: int,
+        size: int,
+        ragged: Mapping[str, int],
+        family: int | None = None,
+        rechunked: Mapping[str, Any] | None = None,
     ) -> Self:
-        """The document that shows more slots, longer sessions, rows under other keys."""
+        """The document that shows more slots, longer sessions, rows or chunks under other keys."""
         root = deepcopy(dict(self.root))
         section = root["attributes"][SECTION]
         section["commit"] = commit
         if family is not None:
             section["family"] = family
         rows = set(self.rows())
+        if rechunked is not None:
+            section |= {"generation": rechunked["generation"], "chunks": rechunked["chunks"]}
+            for name in self.slotted():
+                _rechunk(root["consolidated_metadata"]["metadata"][name], rechunked)
         for name, meta in root["consolidated_metadata"]["metadata"].items():
             for axis, dim in enumerate(meta["dimension_names"]):
                 if dim == self.append_dim:
@@ -142,6 +157,14 @@ class Document:
             if family is not None and name in rows:
                 meta["chunk_key_encoding"] = layout.key_encoding(family)
         return type(self)(root)
+
+
+def _rechunk(meta: dict[str, Any], rechunked: Mapping[str, Any]) -> None:
+    """Other chunks, under other keys, in an array's metadata."""
+    shape = meta["chunk_grid"]["configuration"]["chunk_shape"]
+    for axis, dim in enumerate(meta["dimension_names"][1:], 1):
+        shape[axis] = rechunked["chunks"].get(dim, shape[axis])
+    meta["chunk_key_encoding"] = layout.slot_encoding(rechunked["generation"])
 
 
 def first(prepared: Prepared, chunks: Mapping[str, int] | None) -> tuple[Document, dict[str, Any]]:
@@ -156,7 +179,7 @@ def first(prepared: Prepared, chunks: Mapping[str, int] | None) -> tuple[Documen
         fill = schema.fingerprint if name == "schema" else fill  # noqa: PLW2901 - never changes
         if name == "transform":
             fill = prepared.row.transform  # noqa: PLW2901 - what is filled needs no chunk
-        arrays[name] = _array(
+        arrays[name] = array(
             dtype, [schema.append_dim], [0], [layout.ROWS], fill, _fact_attributes(name)
         )
     for name, variable in prepared.variables.items():
@@ -164,13 +187,13 @@ def first(prepared: Prepared, chunks: Mapping[str, int] | None) -> tuple[Documen
         own = [str(dim) for dim in variable.dims]
         shape = [0 if d in schema.ragged else schema.sizes[d] for d in own]
         chunk = [dims.get(d, max(1, s)) for d, s in zip(own, shape, strict=True)]
-        arrays[name] = _array(
+        arrays[name] = array(
             described["dtype"], [schema.append_dim, *own], [0, *shape], [1, *chunk],
             _fill(described["dtype"]), _attributes(variable.attrs),
         )  # fmt: skip
     for name in prepared.row.values:
         dtype = schema.variables[name]["dtype"]
-        arrays[name] = _array(dtype, [schema.append_dim], [0], [layout.ROWS], EMPTY[dtype], {})
+        arrays[name] = array(dtype, [schema.append_dim], [0], [layout.ROWS], EMPTY[dtype], {})
     objects: dict[str, Any] = {}
     for name, variable in prepared.labels.items():
         meta, data = _label(name, variable, schema)
@@ -199,19 +222,7 @@ def first(prepared: Prepared, chunks: Mapping[str, int] | None) -> tuple[Documen
 def _chunks(prepared: Prepared, wanted: Mapping[str, int]) -> dict[str, int]:
     """Positions in a chunk along each ragged dimension, and along others where asked for."""
     schema = prepared.schema
-    known = {*schema.ragged, *schema.sizes}
-    for dim, size in wanted.items():
-        if dim == schema.append_dim and size == 1:
-            continue
-        if dim not in known or size < 1:
-            raise Invalid(
-                f"chunks: expected positive sizes for {', '.join(sorted(known)) or 'no dimension'},"
-                f" got {dim}={size}",
-                kind="bad-chunks",
-                hint=f"along {schema.append_dim} a chunk is one session",
-            )
-    chosen = {dim: min(size, schema.sizes.get(dim, size)) for dim, size in wanted.items()}
-    chosen.pop(schema.append_dim, None)
+    chosen = chosen_chunks(schema, wanted)
     for dim in schema.ragged:
         rows = [
             math.prod(schema.sizes[str(d)] for d in v.dims if str(d) not in schema.ragged)
@@ -229,6 +240,24 @@ def _chunks(prepared: Prepared, wanted: Mapping[str, int]) -> dict[str, int]:
     return chosen
 
 
+def chosen_chunks(schema: Schema, wanted: Mapping[str, int]) -> dict[str, int]:
+    """Sizes that a store can have; Invalid (kind ``bad-chunks``) for others."""
+    known = {*schema.ragged, *schema.sizes}
+    for dim, size in wanted.items():
+        if dim == schema.append_dim and size == 1:
+            continue
+        if dim not in known or size < 1:
+            raise Invalid(
+                f"chunks: expected positive sizes for {', '.join(sorted(known)) or 'no dimension'},"
+                f" got {dim}={size}",
+                kind="bad-chunks",
+                hint=f"along {schema.append_dim} a chunk is one session",
+            )
+    chosen = {dim: min(size, schema.sizes.get(dim, size)) for dim, size in wanted.items()}
+    chosen.pop(schema.append_dim, None)
+    return chosen
+
+
 def check_chunks(document: Document, chunks: Mapping[str, int] | None) -> None:
     """Invalid (kind ``chunks-fixed``) if other chunks are asked for than the store has."""
     sizes = document.schema.sizes
@@ -239,12 +268,11 @@ def check_chunks(document: Document, chunks: Mapping[str, int] | None) -> None:
             raise Invalid(
                 f"the store has chunks of {fixed} along {dim}, got {size}",
                 kind="chunks-fixed",
-                hint="leave it out, or append its sessions to a new store: "
-                f"catchment arrays append OLD NEW --chunks {dim}={size}",
+                hint=f"leave it out, or: catchment arrays rechunk STORE --chunks {dim}={size}",
             )
 
 
-def _array(  # noqa: PLR0917 - the fields of the format
+def array(  # noqa: PLR0917 - the fields of the format
     dtype: str,
     dims: Iterable[str],
     shape: list[int],
@@ -252,6 +280,7 @@ def _array(  # noqa: PLR0917 - the fields of the format
     fill: Any,
     attributes: Mapping[str, Any],
 ) -> dict[str, Any]:
+    """An array's metadata, as Zarr writes them."""
     serializer: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
     if dtype == "string":
         serializer = {"name": "vlen-utf8", "configuration": {}}
@@ -317,7 +346,7 @@ def _label(name: str, variable: Any, schema: Schema) -> tuple[dict[str, Any], di
         values = np.array([str(v) for v in described["values"]], dtype=object)
     shape = list(values.shape)
     dtype = described["dtype"]
-    meta = _array(dtype, described["dims"], shape, [max(1, s) for s in shape], _fill(dtype),
+    meta = array(dtype, described["dims"], shape, [max(1, s) for s in shape], _fill(dtype),
                   _attributes(variable.attrs))  # fmt: skip
     return meta, encode(name, meta, values)
 

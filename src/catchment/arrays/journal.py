@@ -12,7 +12,7 @@ import secrets
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 from catchment.arrays import layout
 from catchment.arrays.document import Document, corrupt
 from catchment.arrays.model import Row
-from catchment.core.errors import Conflict, NotFound
+from catchment.core.errors import CatchmentError, Conflict, NotFound
 from catchment.core.store import Store
 
 CREATE = "create"
@@ -36,7 +36,8 @@ class Holder:
     Attributes:
         boot: of the machine since its last start.
         started: when the process began, in ticks since the machine did.
-        active: tokens of what else the process was at.
+        active: tokens of what else the process was at, when this began.
+        since: when it began.
     """
 
     host: str
@@ -45,6 +46,7 @@ class Holder:
     started: str
     token: str
     active: frozenset[str] = frozenset()
+    since: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """What a claim says of its holder."""
@@ -73,7 +75,7 @@ def holding() -> Iterator[Holder]:
     active = frozenset(_active)
     _active.add(token)
     try:
-        yield Holder(socket.gethostname(), _boot(), pid, _started(pid), token, active)
+        yield Holder(socket.gethostname(), _boot(), pid, _started(pid), token, active, _now())
     finally:
         _active.discard(token)
 
@@ -86,29 +88,31 @@ def take(
     ``avoid`` are slots that the same commit fills with other sessions.
     """
     slot = document.size
-    while slot in avoid or (claim := _try(store, slot, row, holder)) is None:
+    while slot in avoid or (made := claim(store, slot, row, holder)) is None:
         slot += 1
-    return claim
+    return made
 
 
 def next_slot(store: Store, document: Document) -> int:
     """The first slot that nobody has claimed."""
     slot = document.size
-    while _read(store, layout.claim(slot, 0)) is not None:
+    while read(store, layout.claim(slot, 0)) is not None:
         slot += 1
     return slot
 
 
-def _try(store: Store, slot: int, row: Row, holder: Holder) -> Claim | None:
+def claim(store: Store, slot: int, row: Row, holder: Holder) -> Claim | None:
+    """Claim one slot; None while somebody else has it."""
     earlier, attempt = None, 0
-    while (found := _read(store, layout.claim(slot, attempt))) is not None:
+    while (found := read(store, layout.claim(slot, attempt))) is not None:
         earlier, attempt = found, attempt + 1
     same = False
     if earlier is not None:
         theirs = earlier["row"]
         same = (theirs["session"], theirs["content_hash"]) == (row.session, row.content_hash)
         ours = earlier["holder"]["token"] == holder.token
-        if not (same if ours else _is_dead(earlier["holder"], holder)):
+        free = earlier.get("released") or is_dead(earlier, holder)
+        if not (same if ours else free):
             return None
     record = {"slot": slot, "holder": holder.to_json(), "row": row.to_json(), "at": _now()}
     try:
@@ -116,6 +120,23 @@ def _try(store: Store, slot: int, row: Row, holder: Holder) -> Claim | None:
     except Conflict:
         return None
     return Claim(slot, attempt, resumed=same, taken=earlier is not None and not same)
+
+
+def release(store: Store, made: Claim, row: Row, holder: Holder) -> None:
+    """Say that a claim came to its end, whatever it was."""
+    record = {"slot": made.slot, "holder": holder.to_json(), "row": row.to_json(), "at": _now()}
+    with suppress(CatchmentError):  # if it cannot be said now, the holder's death says it
+        key = layout.claim(made.slot, made.attempt + 1)
+        store.put(key, _dumps(record | {"released": True}))
+
+
+def release_all(store: Store, slot: int, holder: Holder) -> None:
+    """Free a slot, whoever claimed it: its writer is known to be gone."""
+    attempt, row = 0, Row("", 0, "")
+    while (found := read(store, layout.claim(slot, attempt))) is not None:
+        row, attempt = Row.from_json(found["row"]), attempt + 1
+    if attempt:
+        release(store, Claim(slot, attempt - 1), row, holder)
 
 
 def commit(store: Store, number: int, record: Mapping[str, Any]) -> bool:
@@ -129,7 +150,7 @@ def commit(store: Store, number: int, record: Mapping[str, Any]) -> bool:
 
 def since(store: Store, number: int) -> Iterator[dict[str, Any]]:
     """The records after a commit, in order."""
-    while (record := _read(store, layout.log(number + 1))) is not None:
+    while (record := read(store, layout.log(number + 1))) is not None:
         number += 1
         if record.get("number") != number:
             raise corrupt(f"{layout.log(number)} says that it is commit {record.get('number')}")
@@ -147,10 +168,12 @@ def after(document: Document | None, record: Mapping[str, Any]) -> Document:
         size=record["size"],
         ragged=record["ragged"],
         family=record.get("family"),
+        rechunked=record.get("rechunked"),
     )
 
 
-def _read(store: Store, key: str) -> dict[str, Any] | None:
+def read(store: Store, key: str) -> dict[str, Any] | None:
+    """A record; None if there is none."""
     try:
         data = store.read(key)
     except NotFound:
@@ -169,12 +192,18 @@ def _now() -> str:
     return datetime.fromtimestamp(time.time(), UTC).isoformat()
 
 
-def _is_dead(them: Mapping[str, Any], us: Holder) -> bool:
-    """It was a process of our machine, and is no more. Of others nobody knows: they are alive."""
+def is_dead(record: Mapping[str, Any], us: Holder) -> bool:
+    """Whoever made a record was a process of our machine, and is no more.
+
+    Of other machines nobody knows: they are alive.
+    """
+    them = record["holder"]
     if (them["host"], them["boot"]) != (us.host, us.boot) or not us.boot:
         return False
-    if (them["pid"], them["started"]) == (us.pid, us.started):
-        return them["token"] not in us.active  # an append of this process that failed
+    if (them["pid"], them["started"]) == (us.pid, us.started):  # an append of it may have failed
+        if os.getpid() == us.pid:
+            return them["token"] not in _active
+        return them["token"] not in us.active and record.get("at", "") < us.since
     gone: bool = _started(them["pid"]) != them["started"]
     return gone
 

@@ -4,15 +4,20 @@ Below the URL of one store, which is a Zarr group of format 3::
 
     zarr.json                         the root: metadata of all arrays; replacing it is a commit
     <array>/c/<slot>/<i>/<j>          a chunk; slots are never used twice
+    <array>/<slot>/<i>/<j>            the same in odd generations: each rechunk begins a new one
     <array>/c/<k>                     rows of ROWS sessions, of an array of one dimension
     _catchment/log/0000000042.json    commit 42, create-only: the truth that the root follows from
     _catchment/slots/0000000007.000.json   claim of slot 7, create-only: the journal of its append
+    _catchment/rechunk/000001/000.json     plan of generation 1, create-only
+    _catchment/rechunk/000001/000/7.json   slot 7 is whole in it: the journal of the plan
+    _catchment/ids/<sha256>.json      of a store that grows by positions: who is in which commit
 
 Arrays have no metadata of their own beside the root's: two documents could not change at once.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 ROOT = "zarr.json"
@@ -34,6 +39,11 @@ def log(number: int) -> str:
     return f"{PRIVATE}/log/{number:010}.json"
 
 
+def marker(session: str) -> str:
+    """Which commit brought a session to a store that grows by positions."""
+    return f"{PRIVATE}/ids/{hashlib.sha256(session.encode()).hexdigest()}.json"
+
+
 def claims() -> str:
     """All claims."""
     return f"{PRIVATE}/slots/"
@@ -50,9 +60,35 @@ def parse_claim(name: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
-def slot_prefix(array: str, slot: int) -> str:
+def slots_prefix(array: str, generation: int) -> str:
+    """The chunks of all slots in an array."""
+    return f"{array}/" if generation % 2 else f"{array}/c/"
+
+
+def slot_prefix(array: str, slot: int, generation: int) -> str:
     """The chunks of a slot in an array."""
-    return f"{array}/c/{slot}/"
+    return f"{slots_prefix(array, generation)}{slot}/"
+
+
+def slot_encoding(generation: int) -> dict[str, object]:
+    """How Zarr shall spell the keys of chunks."""
+    name = "v2" if generation % 2 else "default"
+    return {"name": name, "configuration": {"separator": "/"}}
+
+
+def rechunk(generation: int) -> str:
+    """Everything about the way to a generation."""
+    return f"{PRIVATE}/rechunk/{generation:06}/"
+
+
+def rechunk_plan(generation: int, attempt: int) -> str:
+    """An attempt to make a generation; the greatest attempt has it."""
+    return f"{rechunk(generation)}{attempt:03}.json"
+
+
+def rechunk_work(generation: int, work: int) -> str:
+    """What is done of the way to a generation: slots that are whole in it, ``cleared``."""
+    return f"{rechunk(generation)}{work:03}/"
 
 
 def key_encoding(family: int) -> dict[str, object]:

@@ -26,11 +26,7 @@ def steps(
     on_conflict: OnConflict,
 ) -> list[Step]:
     """One step for each session; new ones take the slots behind those that are visible."""
-    if on_conflict not in CHOICES:
-        raise Invalid(
-            f"expected on_conflict to be one of {', '.join(CHOICES)}, got {on_conflict!r}",
-            kind="bad-on-conflict",
-        )
+    check_choice(on_conflict)
     made = []
     for one in sessions:
         row, earlier = one.row, present.get(one.row.session)
@@ -48,6 +44,15 @@ def steps(
             step = replace(step, decision=decision, slot=None, earlier=earlier.slot)
         made.append(step)
     return made
+
+
+def check_choice(on_conflict: str) -> None:
+    """Invalid (kind ``bad-on-conflict``) for what is none of :data:`CHOICES`."""
+    if on_conflict not in CHOICES:
+        raise Invalid(
+            f"expected on_conflict to be one of {', '.join(CHOICES)}, got {on_conflict!r}",
+            kind="bad-on-conflict",
+        )
 
 
 def present(entries: Sequence[Entry]) -> dict[str, Entry]:

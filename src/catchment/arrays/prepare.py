@@ -84,8 +84,8 @@ def prepare(
     look = Look(dataset, append_dim, tuple(ragged), facts or Facts())
     if append_dim in ragged:
         look.error(
-            "append-dim-positions", append_dim, "its positions are not sessions",
-            "append along a dimension of sessions, such as session",
+            "append-dim-positions", append_dim, "the store grows by sessions, not by positions",
+            "leave --append-dim out, or append to a new store",
         )  # fmt: skip
     _check_names(look)
     if look.failed():
@@ -198,10 +198,7 @@ def _sessions(
         }
         yield single, *_split(look, named)
         return
-    if dim == "session" or dim in dataset.coords:
-        labels = session_ids(look, dataset)
-    else:
-        labels = [str(position) for position in range(dataset.sizes[dim])]
+    labels = session_ids(look, dataset)
     if look.failed():
         return
     for position, label in enumerate(labels):

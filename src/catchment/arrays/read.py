@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from catchment.arrays import layout
 from catchment.arrays.content import trimmed
 from catchment.arrays.document import Document
 from catchment.arrays.model import Entry, Status
-from catchment.core.errors import NotFound
+from catchment.core.errors import Invalid, NotFound
 from catchment.core.store import Store
 
 if TYPE_CHECKING:
     import xarray as xr
 
+    from catchment.arrays.union import Part
     from catchment.arrays.zarr_store import CoreStore
 
 
@@ -53,6 +55,53 @@ def dataset(store: Store, *, tombstones: bool = False) -> xr.Dataset:
     return found
 
 
+def parts(store: Store) -> list[Part]:
+    """The store, or the stores of a folder of partitions, each at its present commit.
+
+    NotFound (kind ``no-store``) if there is none.
+    """
+    from catchment.arrays import backend
+    from catchment.arrays.catalog import keys
+    from catchment.arrays.transform.sinks import below
+
+    if backend.kind_of(store) is None:
+        stores = [below(store, key) for key in keys(store)]
+        if stores:
+            return [backend.open_sessions(one).part() for one in stores]
+    return [backend.open_sessions(store).part()]
+
+
+def one_schema(found: Sequence[Part], schema: str | None = None) -> list[Part]:
+    """The stores of one schema; Invalid (kind ``several-schemas``) if nobody said which."""
+    from catchment.arrays.union import groups
+
+    by_schema = groups(found)
+    if schema is None and len(by_schema) == 1:
+        return list(found)
+    if schema is not None and schema in by_schema:
+        return by_schema[schema]
+    told = "; ".join(
+        f"{fingerprint}: {', '.join(part.store.url.rpartition('/')[2] for part in some[:3])}"
+        + (", ..." if len(some) > 3 else "")
+        for fingerprint, some in by_schema.items()
+    )
+    raise Invalid(
+        f"the stores have {len(by_schema)} schemas ({told})" if schema is None
+        else f"no store has the schema {schema} ({told})",
+        kind="several-schemas",
+        hint="name one of the stores, or the schema of those that are meant",
+    )  # fmt: skip
+
+
+def together(found: Sequence[Part]) -> xr.Dataset:
+    """The sessions of stores of one schema, lazily, without tombstones."""
+    import xarray as xr
+
+    from catchment.arrays import union
+
+    return xr.decode_cf(union.dataset(found))
+
+
 def session(found: xr.Dataset, label: str) -> xr.Dataset:
     """One session of a dataset that :func:`dataset` opened, without padding."""
     section = found.attrs.get("catchment", {}).get("schema", {})
@@ -64,6 +113,17 @@ def session(found: xr.Dataset, label: str) -> xr.Dataset:
             f"there is no session {label!r}", kind="no-session", hint="catchment arrays list STORE"
         ) from None
     return trimmed(one, section.get("ragged", ()))
+
+
+def slot(store: Store, document: Document, entry: Entry) -> dict[str, xr.Variable]:
+    """What stands in a slot, lazily and as it is stored, without padding."""
+    import xarray as xr
+
+    opened = xr.open_zarr(
+        view(store, document), consolidated=True, zarr_format=3, decode_cf=False, chunks=None
+    )
+    one = trimmed(opened.isel({document.append_dim: entry.slot}), document.schema.ragged)
+    return {name: one[name].variable for name in document.slotted()}
 
 
 def entries(store: Store) -> tuple[Document, list[Entry]]:

@@ -31,6 +31,11 @@ def read(store: Store, document: Document, start: int = 0) -> list[Entry]:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a decoder raises
         raise corrupt(f"the rows cannot be decoded ({type(error).__name__})") from None
+    return of_columns(columns, size, start)
+
+
+def of_columns(columns: Mapping[str, Sequence[Any]], size: int, start: int = 0) -> list[Entry]:
+    """Rows from what their arrays hold. Corrupt where rows are missing."""
     own = [name for name in columns if name not in FACTS]
     entries = []
     for position in range(size - start):
@@ -73,14 +78,14 @@ def write(put: Put, store: Store, document: Document, entries: Mapping[int, Entr
     for name in document.rows():
         meta = document.arrays[name]
         wanted = {
-            slot: value
+            slot: told
             for slot, entry in entries.items()
-            if not _is_fill(value := _value(name, entry, document), meta["fill_value"])
+            if not _is_fill(told := value(name, entry, document), meta["fill_value"])
         }
         if wanted:
             array = open_array(view, name)
             slots = np.array(sorted(wanted))
-            values = _typed([wanted[slot] for slot in slots], meta)
+            values = typed([wanted[slot] for slot in slots], meta)
             if slots[-1] - slots[0] + 1 == len(slots):
                 array[slots[0] : slots[-1] + 1] = values
             else:
@@ -94,9 +99,9 @@ def write_all(
     view = CoreStore(None, documents(document.arrays), put=put, delete=delete)
     for name in document.rows():
         meta = document.arrays[name]
-        values = [_value(name, entry, document) for entry in entries]
+        values = [value(name, entry, document) for entry in entries]
         # What is empty is deleted: the family's keys may be there from a time long past.
-        open_array(view, name)[:] = _typed(values, meta)
+        open_array(view, name)[:] = typed(values, meta)
 
 
 def _beyond(document: Document, first: int) -> Callable[[str], bool]:
@@ -115,7 +120,8 @@ def _values(view: CoreStore, name: str, start: int) -> list[Any]:
     return np.asarray(values).tolist()  # type: ignore[no-any-return]
 
 
-def _value(name: str, entry: Entry, document: Document) -> Any:
+def value(name: str, entry: Entry, document: Document) -> Any:
+    """What stands in one array's row."""
     if name == "status":
         return int(entry.status)
     if entry.status is not Status.PRESENT and name not in ("session", "n_windows"):
@@ -132,7 +138,8 @@ def _is_fill(value: Any, fill: Any) -> bool:
     return same
 
 
-def _typed(values: list[Any], meta: Mapping[str, Any]) -> np.ndarray:
+def typed(values: list[Any], meta: Mapping[str, Any]) -> np.ndarray:
+    """Values of rows in the type of their array."""
     if meta["data_type"] == "string":
         return np.array(values, dtype=object)
     return np.array([math.nan if v == "NaN" else v for v in values], dtype=meta["data_type"])

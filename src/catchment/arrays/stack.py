@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from catchment.arrays import chunks as chunking
 from catchment.arrays import document as documenting
-from catchment.arrays import journal, layout, plan, rows
+from catchment.arrays import journal, layout, plan, read, rows
 from catchment.arrays.chunks import Written
 from catchment.arrays.document import Document
 from catchment.arrays.journal import Claim, Holder
@@ -23,6 +23,12 @@ from catchment.core.finding import Finding, Severity
 from catchment.core.ledger import Lease, Ledger
 from catchment.core.progress import Progress, silent
 from catchment.core.store import Store
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from catchment.arrays.union import Part
+    from catchment.arrays.verify import Verdict
 
 LEASE = timedelta(seconds=60)
 PATIENCE = 120.0  # seconds to wait for another writer
@@ -35,6 +41,7 @@ class Staged:
 
     Attributes:
         earlier: the slot that it takes the place of.
+        generation: of the store's chunks, as the writer saw it.
     """
 
     claim: Claim
@@ -42,6 +49,7 @@ class Staged:
     ragged: Mapping[str, int]
     written: Written
     earlier: int | None = None
+    generation: int = 0
 
 
 class Stack:
@@ -69,7 +77,7 @@ class Stack:
         self._ledger = ledger
         self._name = name or f"arrays@{store.url}"
         self._ttl = lease
-        self._patience = patience
+        self.patience = patience
         self._held: Lease | None = None
         self._entries: list[Entry] = []
         self._entries_at: int | None = None  # the commit that they are of
@@ -99,6 +107,26 @@ class Stack:
             self._entries_at = document.commit
         return self._entries
 
+    def part(self) -> Part:
+        """What readers see now. NotFound (kind ``no-store``) where there is no store."""
+        from catchment.arrays.union import Part
+
+        return Part(self.store, *read.entries(self.store))
+
+    def dataset(self, *, tombstones: bool = False) -> xr.Dataset:
+        """The sessions, lazily, as they are now."""
+        return read.dataset(self.store, tombstones=tombstones)
+
+    def verify(self, *, repair: bool = False, quick: bool = False) -> Verdict:
+        """Compare root, rows and sessions with the commits."""
+        from catchment.arrays.verify import verify
+
+        return verify(self, repair=repair, quick=quick)
+
+    def withdraw(self, session: str) -> tuple[Entry, int]:
+        """Delete a session's chunks and leave a tombstone; see :func:`withdraw`."""
+        return withdraw(self, session)
+
     # Writing
 
     @contextmanager
@@ -111,7 +139,7 @@ class Stack:
             yield self
 
     def _acquire(self, stack: ExitStack, ledger: Ledger) -> Lease:
-        end = time.monotonic() + self._patience
+        end = time.monotonic() + self.patience
         while True:
             try:
                 return stack.enter_context(ledger.holding(self._name, ttl=self._ttl))
@@ -191,14 +219,16 @@ class Stack:
         """Claim a slot and write all chunks of a session there; nobody sees them yet."""
         claim = journal.take(self.store, document, prepared.row, holder, avoid=avoid)
         written = chunking.write(self.store, document, claim, prepared, self.progress)
-        return Staged(claim, prepared.row, prepared.ragged_sizes, written, earlier)
+        return Staged(
+            claim, prepared.row, prepared.ragged_sizes, written, earlier, document.generation
+        )
 
     def commit(self, document: Document, staged: Sequence[Staged]) -> Document | None:
         """Make staged sessions visible, in one step; None where another writer was first.
 
         Slots below them that nobody committed are given up: their writers died, or will find out.
         """
-        if any(s.claim.slot < document.size for s in staged):
+        if any(s.claim.slot < document.size or s.generation != document.generation for s in staged):
             return None
         ours = {s.claim.slot: s for s in staged}
         size = max(ours) + 1
@@ -223,6 +253,17 @@ class Stack:
         record = {
             "kind": kind,
             "tombstones": {str(slot): int(Status.WITHDRAWN) for slot in sorted(slots)},
+            "size": document.size,
+            "ragged": {},
+        }
+        return self._record(document, record)
+
+    def rechunk(self, document: Document, rechunked: Mapping[str, Any]) -> Document | None:
+        """Show the chunks of another generation; None where another writer was first."""
+        record = {
+            "kind": "rechunk",
+            "rechunked": dict(rechunked),
+            "tombstones": {},
             "size": document.size,
             "ragged": {},
         }
@@ -315,28 +356,9 @@ class Stack:
         on_conflict: OnConflict,
         found: list[Finding],
     ) -> tuple[Outcome, list[tuple[Prepared, Step]]]:
-        findings = list(found)
-        known: dict[str, Entry] = {}
-        if document is None and sessions:
-            documenting.first(sessions[0], chunks)  # says what is wrong with the chunks
-            findings += plan.check_schema(sessions[0].schema, sessions[1:])
-        elif document is not None:
-            documenting.check_chunks(document, chunks)
-            findings += plan.check_schema(document.schema, sessions)
-            known = plan.present(self.known(document) if document.commit else [])
-        refused = any(f.severity is Severity.ERROR for f in findings)
-        made = plan.steps(sessions, known, document.size if document else 0, on_conflict)
-        if refused:
-            made = [replace(step, decision=Decision.REFUSE, slot=None) for step in made]
-        outcome = Outcome(
-            self.store.url, document.commit if document else None, made, findings, dry_run=True
-        )
-        todo = [
-            (one, step)
-            for one, step in zip(sessions, made, strict=True)
-            if step.decision in (Decision.APPEND, Decision.REPLACE)
-        ]
-        return outcome if refused or todo else replace(outcome, dry_run=False), todo
+        known = self.known(document) if document is not None and document.commit else []
+        url = self.store.url
+        return planned(url, document, known, sessions, chunks, on_conflict, found)
 
     def _told(
         self, outcome: Outcome, staged: Sequence[Staged], document: Document, written: Written
@@ -356,6 +378,38 @@ class Stack:
             written_bytes=written.stored,
             resumed_chunks=written.resumed,
         )
+
+
+def planned(  # noqa: PLR0917 - what decides an append
+    url: str,
+    document: Document | None,
+    entries: Sequence[Entry],
+    sessions: Sequence[Prepared],
+    chunks: Mapping[str, int] | None,
+    on_conflict: OnConflict,
+    found: Sequence[Finding],
+) -> tuple[Outcome, list[tuple[Prepared, Step]]]:
+    """What an append comes to, and the sessions that it puts into the store."""
+    findings = list(found)
+    known: dict[str, Entry] = {}
+    if document is None and sessions:
+        documenting.first(sessions[0], chunks)  # says what is wrong with the chunks
+        findings += plan.check_schema(sessions[0].schema, sessions[1:])
+    elif document is not None:
+        documenting.check_chunks(document, chunks)
+        findings += plan.check_schema(document.schema, sessions)
+        known = plan.present(entries)
+    refused = any(f.severity is Severity.ERROR for f in findings)
+    made = plan.steps(sessions, known, document.size if document else 0, on_conflict)
+    if refused:
+        made = [replace(step, decision=Decision.REFUSE, slot=None) for step in made]
+    outcome = Outcome(url, document.commit if document else None, made, findings, dry_run=True)
+    todo = [
+        (one, step)
+        for one, step in zip(sessions, made, strict=True)
+        if step.decision in (Decision.APPEND, Decision.REPLACE)
+    ]
+    return outcome if refused or todo else replace(outcome, dry_run=False), todo
 
 
 def withdraw(stack: Stack, session: str) -> tuple[Entry, int]:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from catchment.arrays import journal, layout, read, rows
-from catchment.arrays.content import digest, trimmed
+from catchment.arrays.content import digest
 from catchment.arrays.document import Document
+from catchment.arrays.flat import Flat
+from catchment.arrays.foreign import kind_of
 from catchment.arrays.model import Entry, Status
 from catchment.arrays.stack import Stack
 from catchment.core.errors import CatchmentError, Corrupt
-from catchment.core.progress import Event, Progress, silent
+from catchment.core.progress import Event, Progress
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Verdict:
 
 
 def verify(
-    stack: Stack, *, repair: bool = False, quick: bool = False, progress: Progress = silent
+    stack: Stack, *, repair: bool = False, quick: bool = False, progress: Progress | None = None
 ) -> Verdict:
     """Compare the root and the rows with the commits, and every session with its digest.
 
@@ -46,9 +48,14 @@ def verify(
         repair: write root and rows anew where they are not what the commits say.
         quick: do not read the sessions' values.
         stack: the store.
-        progress: told of every session.
+        progress: told of every session; the store's if None.
     """
+    progress = progress or stack.progress
     verdict = Verdict()
+    if kind_of(stack.store) == "group":
+        found = Flat(stack).verify(quick=quick, repair=repair)
+        verdict.sessions, verdict.windows, verdict.wrong = found
+        return verdict
     document, behind = stack.look()
     if document is None or not document.commit:
         read.published(stack.store)  # raises: there is none
@@ -106,8 +113,9 @@ def _same(entry: Entry, told: Entry) -> bool:
 def _slot(stack: Stack, document: Document, entry: Entry, *, quick: bool) -> Iterator[str]:
     if entry.status is Status.WITHDRAWN:
         for name in document.slotted():
-            for stat in stack.store.list(layout.slot_prefix(name, entry.slot)):
-                yield f"{stat.key} is left of a session that was withdrawn"
+            for generation in (0, 1):
+                for stat in stack.store.list(layout.slot_prefix(name, entry.slot, generation)):
+                    yield f"{stat.key} is left of a session that was withdrawn"
     if entry.status is not Status.PRESENT or quick:
         return
     try:
@@ -124,17 +132,7 @@ def _slot(stack: Stack, document: Document, entry: Entry, *, quick: bool) -> Ite
 
 def content(stack: Stack, document: Document, entry: Entry) -> str:
     """The digest of what a slot holds."""
-    import xarray as xr
-
-    opened = xr.open_zarr(
-        read.view(stack.store, document), consolidated=True, zarr_format=3, decode_cf=False,
-        chunks=None,
-    )  # fmt: skip
-    schema = document.schema
-    one = opened.isel({document.append_dim: entry.slot})
-    one = trimmed(one, schema.ragged)
-    variables = {name: one[name].variable for name in document.slotted()}
-    return digest(variables, entry.row.values)[0]
+    return digest(read.slot(stack.store, document, entry), entry.row.values)[0]
 
 
 def _pending(stack: Stack, document: Document) -> int:
@@ -148,11 +146,30 @@ def _pending(stack: Stack, document: Document) -> int:
 
 
 def orphans(stack: Stack, document: Document) -> Iterator[str]:
-    """Keys of chunks that no session needs: those of writers that never came back."""
+    """Keys of chunks that no session needs: of writers that never came back, of former chunks.
+
+    While the store is rechunked, what will be its chunks is left alone.
+    """
     entries = stack.replay(document.commit)
     needed = {e.slot for e in entries if e.status in (Status.PRESENT, Status.REPLACED)}
     for name in document.slotted():
-        for folder in stack.store.folders(f"{name}/c/"):
-            if folder.isdigit() and int(folder) < document.size and int(folder) not in needed:
-                for stat in stack.store.list(layout.slot_prefix(name, int(folder))):
-                    yield stat.key
+        for slot in _slots(stack, name, document.generation):
+            if slot < document.size and slot not in needed:
+                prefix = layout.slot_prefix(name, slot, document.generation)
+                yield from (stat.key for stat in stack.store.list(prefix))
+    if next(iter(stack.store.list(layout.rechunk(document.generation + 1))), None) is None:
+        yield from former(stack, document)
+
+
+def former(stack: Stack, document: Document) -> Iterator[str]:
+    """Keys of the chunks as they were before the store was rechunked."""
+    other = document.generation + 1
+    for name in document.slotted():
+        for slot in _slots(stack, name, other):
+            prefix = layout.slot_prefix(name, slot, other)
+            yield from (stat.key for stat in stack.store.list(prefix))
+
+
+def _slots(stack: Stack, name: str, generation: int) -> list[int]:
+    folders = stack.store.folders(layout.slots_prefix(name, generation))
+    return [int(folder) for folder in folders if folder.isdigit()]

@@ -25,7 +25,7 @@ from catchment.core.errors import NotFound
 from catchment.core.store import Store
 
 Put = Callable[[str, bytes], None]
-_DOCUMENTS = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
+DOCUMENTS = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
 
 class CoreStore(ZarrStore):
@@ -84,7 +84,7 @@ class CoreStore(ZarrStore):
             found = self._documents.get(key)
             if found is not None:
                 return prototype.buffer.from_bytes(found)
-            if key.rpartition("/")[2] in _DOCUMENTS:
+            if key.rpartition("/")[2] in DOCUMENTS:
                 return None
         if self._store is None or self._fresh(key):
             return None

@@ -153,6 +153,10 @@ def append(
     ] = "",
     on_conflict: OnConflict = "error",
     chunks: Chunks = None,
+    backend: Annotated[
+        Literal["zarr", "icechunk"] | None,
+        typer.Option("--backend", help="What keeps a new store. Default: zarr."),
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Append the sessions of a dataset. Needs no workspace.
@@ -179,6 +183,7 @@ def append(
             dry_run=dry_run,
             session=session,
             site=site,
+            backend=backend,
             progress=progress,
             **workspace.settings.s3.options(),
         )
@@ -196,16 +201,20 @@ def list_(
     ] = False,
 ) -> None:
     """The sessions of a store."""
-    from catchment.arrays import read
+    from catchment.arrays.flat import Flat
+    from catchment.arrays.foreign import kind_of
     from catchment.arrays.model import Status
 
     out: Output = ctx.obj
     with _stack(out, store) as stack:
-        document, entries = read.entries(stack.store)
+        if kind_of(stack.store) == "group":
+            entries = Flat(stack).entries()
+            commit = len(entries)
+        else:
+            part = stack.part()
+            entries, commit = list(part.entries), part.document.commit
     shown = [e.to_json() for e in entries if everything or e.status is Status.PRESENT]
-    out.result(
-        {"store": stack.store.url, "commit": document.commit, "sessions": shown}, shows.listing
-    )
+    out.result({"store": stack.store.url, "commit": commit, "sessions": shown}, shows.listing)
 
 
 @app.command()
@@ -221,14 +230,22 @@ def show(
 ) -> None:
     """The schema of a store, or one session of it."""
     from catchment.arrays import plots, read
+    from catchment.arrays.foreign import Group, kind_of
 
     out: Output = ctx.obj
     with _stack(out, store) as stack:
-        document, entries = read.entries(stack.store)
+        if session is None and kind_of(stack.store) == "group":
+            found = Group.of(stack.store)
+            assert found is not None  # noqa: S101 - it is one
+            told = {"store": stack.store.url, "variables": _variables(found.dataset(stack.store))}
+            out.result(told, shows.group)
+            return
+        part = stack.part()
+        document, entries = part.document, list(part.entries)
         if session is None:
             out.result(_described(stack.store.url, document, entries), shows.store)
             return
-        one = read.session(read.dataset(stack.store), session)
+        one = read.session(stack.dataset(), session)
         entry = next(e for e in entries if e.row.session == session)
         told = entry.to_json() | {"variables": _variables(one), "plot": plot}
         if plot is not None:
@@ -246,11 +263,10 @@ def verify(
     quick: Annotated[bool, typer.Option("--quick", help="Do not read the sessions.")] = False,
 ) -> None:
     """Compare a store with its commits, and sessions with their digests. Exit code 1 for faults."""
-    from catchment.arrays.verify import verify as look
-
     out: Output = ctx.obj
     with _stack(out, store, writes=repair) as stack, out.progress() as progress:
-        verdict = look(stack, repair=repair, quick=quick, progress=progress)
+        stack.progress = progress
+        verdict = stack.verify(repair=repair, quick=quick)
     out.result(verdict.to_json() | {"store": stack.store.url}, shows.verdict)
     if verdict.wrong:
         raise typer.Exit(1)
@@ -264,14 +280,12 @@ def withdraw(
     dry_run: DryRun = False,
 ) -> None:
     """Delete a session's chunks, those that it had before a replacement too; a tombstone stays."""
-    from catchment.arrays import read
     from catchment.arrays.plan import present
-    from catchment.arrays.stack import withdraw as take_out
 
     out: Output = ctx.obj
     with _stack(out, store, writes=not dry_run) as stack:
         if dry_run:
-            entry, chunks = present(read.entries(stack.store)[1]).get(session), 0
+            entry, chunks = present(stack.part().entries).get(session), 0
             if entry is None:
                 raise NotFound(
                     f"{stack.store.url} has no session {session!r}",
@@ -279,7 +293,7 @@ def withdraw(
                     hint=f"catchment arrays list {store}",
                 )
         else:
-            entry, chunks = take_out(stack, session)
+            entry, chunks = stack.withdraw(session)
     told = {"store": stack.store.url, "dry_run": dry_run, "chunks": chunks, **entry.to_json()}
     out.result(
         told,
@@ -289,6 +303,100 @@ def withdraw(
             else f"{t['session']} is withdrawn: {t['chunks']:,} chunks deleted"
         ],
     )
+
+
+@app.command()
+def rechunk(
+    ctx: typer.Context,
+    store: Target,
+    chunks: Chunks = None,
+    drop_former: Annotated[
+        bool,
+        typer.Option("--drop-former", help="Delete the chunks of before the last rechunk."),
+    ] = False,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="From a rechunk on a machine that is gone for good."),
+    ] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Give a store other chunks. Readers see the former ones or the new ones.
+
+    The former chunks stay for readers that have the store open; --drop-former deletes them.
+    Interrupted, the same command goes on where it was.
+    """
+    from catchment.arrays import api
+    from catchment.arrays import generations as rechunking
+
+    out: Output = ctx.obj
+    sizes = _sizes(chunks)
+    if (sizes is None) is not drop_former:
+        raise Invalid(
+            "expected either --chunks or --drop-former",
+            kind="usage",
+            hint=f"catchment arrays rechunk {store} --chunks time=128",
+        )
+    with _stack(out, store, writes=not dry_run) as stack, out.progress() as progress:
+        api.stacked(stack).progress = progress
+        if sizes is None:
+            count = rechunking.drop_former(stack, dry_run=dry_run)
+            told = {"store": stack.store.url, "former_chunks": count, "dry_run": dry_run}
+        else:
+            told = rechunking.rechunk(stack, sizes, dry_run=dry_run, take_over=take_over).to_json()
+    out.result(told, shows.dropped if sizes is None else shows.rechunked)
+
+
+@app.command()
+def export(
+    ctx: typer.Context,
+    store: Annotated[
+        str, typer.Argument(metavar="STORE", help="A store, or a folder of partitions.")
+    ],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="Folder or URL, empty, for what is written.")
+    ],
+    form: Annotated[
+        Literal["zarr", "npy", "parquet"], typer.Option("--form", help="What is written.")
+    ] = "zarr",
+    variable: Annotated[
+        list[str] | None,
+        typer.Option("--variable", metavar="NAME", help="Only this one; repeat it."),
+    ] = None,
+    session: Annotated[
+        list[str] | None,
+        typer.Option("--session", metavar="ID", help="Only this one; repeat it."),
+    ] = None,
+    valid: Annotated[
+        bool, typer.Option("--valid", help="Only windows of which every NAME_valid says so.")
+    ] = False,
+    schema: Annotated[
+        str | None,
+        typer.Option("--schema", metavar="S", help="Of the partitions that are meant."),
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Windows of all sessions behind each other, for training: no padding, no tombstones.
+
+    Each window has its session, its site and its position there. export.json says what there is,
+    and is written last.
+    """
+    from catchment.arrays import api
+
+    out: Output = ctx.obj
+    with _settings(out) as workspace, out.progress() as progress:
+        made = api.export(
+            store,
+            target,
+            form=form,
+            variables=variable,
+            sessions=session,
+            valid=valid,
+            schema=schema,
+            dry_run=dry_run,
+            progress=progress,
+            **workspace.settings.s3.options(),
+        )
+    out.result(made.to_json(), shows.exported)
 
 
 @contextmanager
@@ -310,16 +418,11 @@ def _settings(out: Output) -> Iterator[Workspace]:
 def _stack(out: Output, store: str, *, writes: bool = False) -> Iterator[Any]:
     """The store, with the ledger of its writers where something is to be written."""
     from catchment.arrays import api
-    from catchment.arrays.stack import Stack
-    from catchment.core.store import open_store
 
     with _settings(out) as workspace:
-        options = workspace.settings.s3.options()
-        if writes:
-            with api.opened(open_store(api.url_of(store), **options)) as stack:
-                yield stack
-        else:
-            yield Stack(open_store(api.url_of(store), **options))
+        opened = api.store_of(store, **workspace.settings.s3.options())
+        with api.opened(opened, writes=writes) as stack:
+            yield stack
 
 
 def _sizes(chunks: list[str] | None) -> dict[str, int] | None:

@@ -24,21 +24,7 @@ def transform(data: dict[str, Any]) -> Iterator[str | Table]:
                 for s in sessions
             ),
         )  # fmt: skip
-    yield table(
-        data["aggregate"],
-        ("site", "unit", "received", "kept", "dropped", "quarantined"),
-        (
-            (
-                line["site"],
-                line["unit"],
-                line["received"],
-                line["kept"],
-                sum(line["dropped"].values()),
-                sum(line["quarantined"].values()),
-            )
-            for line in data["account"]
-        ),
-    )
+    yield account(data["aggregate"], data["account"])
     yield from findings(data["findings"])
     if data["state"] == "planned":
         yield "dry run: nothing was written"
@@ -87,6 +73,12 @@ def store(data: dict[str, Any]) -> Iterator[str | Table]:
     yield _arrays(data["variables"])
 
 
+def group(data: dict[str, Any]) -> Iterator[str | Table]:
+    """A group that is no store of sessions."""
+    yield f"{data['store']} is a Zarr group, and no store of sessions"
+    yield _arrays(data["variables"])
+
+
 def session(data: dict[str, Any]) -> Iterator[str | Table]:
     """One session's arrays."""
     yield f"{data['session']} in slot {data['slot']}: {data['n_windows']:,} windows"
@@ -94,6 +86,66 @@ def session(data: dict[str, Any]) -> Iterator[str | Table]:
     yield _arrays(data["variables"])
     if data["plot"]:
         yield f"drawn to {data['plot']}"
+
+
+def rechunked(data: dict[str, Any]) -> Iterator[str]:
+    """A rechunk: from which chunks to which."""
+    before, now = (
+        ", ".join(f"{dim}={size}" for dim, size in sorted(data[which].items()))
+        for which in ("before", "chunks")
+    )
+    if data["state"] == "unchanged":
+        yield f"{data['store']} has these chunks already: {before}"
+        return
+    counts = f"{data['sessions']:,} sessions, {data['windows']:,} windows"
+    yield f"{data['store']}: {before} -> {now}; {counts}"
+    if data["state"] == "planned":
+        yield "dry run: nothing was written"
+        return
+    yield f"commit {data['commit']}, {data['written_bytes']:,} bytes written"
+    if data["former_chunks"]:
+        yield (
+            f"{data['former_chunks']:,} former chunks stay for readers that have the store open; "
+            f"then: catchment arrays rechunk {data['store']} --drop-former"
+        )
+
+
+def dropped(data: dict[str, Any]) -> Iterator[str]:
+    """Former chunks that were deleted."""
+    would = "would be" if data["dry_run"] else "were"
+    yield f"{data['former_chunks']:,} former chunks {would} deleted"
+
+
+def account(title: str, lines: list[dict[str, Any]]) -> Table:
+    """Balances, a line each."""
+    return table(
+        title,
+        ("site", "unit", "received", "kept", "dropped", "quarantined"),
+        (
+            (
+                line["site"],
+                line["unit"],
+                line["received"],
+                line["kept"],
+                sum(line["dropped"].values()),
+                sum(line["quarantined"].values()),
+            )
+            for line in lines
+        ),
+    )
+
+
+def exported(data: dict[str, Any]) -> Iterator[str | Table]:
+    """An export: its account and its arrays."""
+    yield account("", data["account"])
+    yield table(
+        "",
+        ("array", "type", "dimensions", "shape"),
+        ((n, v["type"], v["dims"], v["shape"]) for n, v in data["variables"].items()),
+    )
+    size = f"{data['windows']:,} windows, {data['raw_bytes']:,} bytes before compression"
+    yield f"{data['target']}: {size}"
+    yield "dry run: nothing was written" if data["state"] == "planned" else data["state"]
 
 
 def _arrays(variables: list[dict[str, Any]]) -> Table:

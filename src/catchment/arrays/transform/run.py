@@ -12,6 +12,7 @@ from typing import Any
 
 from catchment.arrays import journal
 from catchment.arrays.catalog import Catalog
+from catchment.arrays.foreign import kind_of
 from catchment.arrays.journal import Holder
 from catchment.arrays.model import Decision, OnConflict
 from catchment.arrays.stack import Stack, Staged
@@ -314,7 +315,10 @@ class _Work:
             return
         now = {sent.key for sent in done.sent}
         for former in row.meta["stores"]:
-            if former["key"] not in now:
+            if (
+                former["key"] not in now
+                and kind_of(below(self.destination, former["key"])) != "group"
+            ):
                 stack = self._stack(former["key"])
                 document = stack.heal()
                 if document is not None and (

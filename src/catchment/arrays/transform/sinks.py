@@ -113,6 +113,8 @@ class StagingSink:
         facts = Facts(transform=self.transform)
         if session is not None:
             facts = replace(facts, session=session.id, site=session.site, source=session.id)
+        if self._by_positions(dataset, store_key, append_dim, chunks, facts):
+            return f"{self.destination.url}/{store_key}"
         sessions, found = prepare(dataset, append_dim=append_dim, facts=facts)
         if session is not None:
             found = [replace(f, where=f"{session.id}: {f.where}") for f in found]
@@ -122,6 +124,33 @@ class StagingSink:
         for one in sessions:
             self._send(one, self.partitioning.key(store_key, one.row.start), chunks)
         return f"{self.destination.url}/{store_key}"
+
+    def _by_positions(
+        self,
+        dataset: xr.Dataset,
+        store_key: str,
+        append_dim: str,
+        chunks: Mapping[str, int] | None,
+        facts: Facts,
+    ) -> bool:
+        """Append to a store that grows by positions, at once: there slots cannot be staged."""
+        from catchment.arrays import api
+        from catchment.arrays.flat import Flat
+
+        store = below(self.destination, store_key)
+        if not api.by_positions(store, dataset, append_dim):
+            return False
+        outcome = Flat(Stack(store)).append(
+            dataset, append_dim, chunks=chunks, on_conflict=self.on_conflict,
+            dry_run=self.dry_run, facts=facts,
+        )  # fmt: skip
+        if outcome.refused:
+            raise Refused(outcome.findings)
+        self.findings += outcome.findings
+        self.sent += [
+            Sent(store_key, step, None, step.windows, step.raw_bytes) for step in outcome.steps
+        ]
+        return True
 
     def _send(self, one: Prepared, key: str, chunks: Mapping[str, int] | None) -> None:
         key, stack = self._place(one, key)

@@ -207,7 +207,7 @@ def test_an_encoding_that_loses_is_found_before_anybody_sees_it(store):
     assert [f.code for f in outcome.findings] == ["encoding-loses"]
     assert xr.open_zarr(folder).sizes["time"] == 4
     good = first.assign_coords(time=first["time"].values + np.timedelta64(4, "D")).assign(
-        v=first["v"] + 0.04
+        v=("time", first["v"].values + 0.04)
     )
     assert put(store, good).steps[0].slot == 4  # a packed array says it as near as it can
     assert xr.open_zarr(folder)["v"].values.tolist() == pytest.approx(

@@ -197,8 +197,8 @@ def exported(target, form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_windows_behind_each_other(folder, tmp_path, form, monkeypatch):
-    monkeypatch.setattr("catchment.arrays.exporting.TARGET", 1000)
-    monkeypatch.setattr("catchment.arrays.exporting.BLOCK", 2000)
+    monkeypatch.setattr("catchment.arrays.export_files.TARGET", 1000)
+    monkeypatch.setattr("catchment.arrays.export_files.BLOCK", 2000)
     target = tmp_path / "flat"
     planned = catchment.arrays.export(folder, target, form=form, dry_run=True)
     assert (planned.state, planned.windows, target.exists()) == ("planned", 138, False)

@@ -27,7 +27,8 @@ from catchment.core.workspace import Workspace
 if TYPE_CHECKING:
     import xarray as xr
 
-    from catchment.arrays.exporting import Exported, Form
+    from catchment.arrays.export_files import Form
+    from catchment.arrays.exporting import Exported
     from catchment.arrays.generations import Rechunked
     from catchment.arrays.training import Windows
 

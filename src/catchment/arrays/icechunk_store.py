@@ -19,10 +19,11 @@ from urllib.parse import unquote, urlsplit
 from catchment.arrays import document as documenting
 from catchment.arrays import layout, plan, rows
 from catchment.arrays.content import blocks, digest, trimmed
+from catchment.arrays.decide import planned
 from catchment.arrays.document import Document
 from catchment.arrays.model import Decision, Entry, OnConflict, Outcome, Row, Status, Step
 from catchment.arrays.prepare import Prepared
-from catchment.arrays.stack import ATTEMPTS, Stack, planned
+from catchment.arrays.stack import ATTEMPTS, Stack
 from catchment.core.errors import Conflict, Invalid, NotFound
 from catchment.core.finding import Finding
 from catchment.core.ledger import Ledger

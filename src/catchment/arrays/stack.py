@@ -14,12 +14,13 @@ from catchment.arrays import chunks as chunking
 from catchment.arrays import document as documenting
 from catchment.arrays import journal, layout, plan, read, rows
 from catchment.arrays.chunks import Written
+from catchment.arrays.decide import planned
 from catchment.arrays.document import Document
 from catchment.arrays.journal import Claim, Holder
 from catchment.arrays.model import Decision, Entry, OnConflict, Outcome, Row, Status, Step
 from catchment.arrays.prepare import Prepared
 from catchment.core.errors import Conflict, Corrupt, NotFound
-from catchment.core.finding import Finding, Severity
+from catchment.core.finding import Finding
 from catchment.core.ledger import Lease, Ledger
 from catchment.core.progress import Progress, silent
 from catchment.core.store import Store
@@ -378,38 +379,6 @@ class Stack:
             written_bytes=written.stored,
             resumed_chunks=written.resumed,
         )
-
-
-def planned(  # noqa: PLR0917 - what decides an append
-    url: str,
-    document: Document | None,
-    entries: Sequence[Entry],
-    sessions: Sequence[Prepared],
-    chunks: Mapping[str, int] | None,
-    on_conflict: OnConflict,
-    found: Sequence[Finding],
-) -> tuple[Outcome, list[tuple[Prepared, Step]]]:
-    """What an append comes to, and the sessions that it puts into the store."""
-    findings = list(found)
-    known: dict[str, Entry] = {}
-    if document is None and sessions:
-        documenting.first(sessions[0], chunks)  # says what is wrong with the chunks
-        findings += plan.check_schema(sessions[0].schema, sessions[1:])
-    elif document is not None:
-        documenting.check_chunks(document, chunks)
-        findings += plan.check_schema(document.schema, sessions)
-        known = plan.present(entries)
-    refused = any(f.severity is Severity.ERROR for f in findings)
-    made = plan.steps(sessions, known, document.size if document else 0, on_conflict)
-    if refused:
-        made = [replace(step, decision=Decision.REFUSE, slot=None) for step in made]
-    outcome = Outcome(url, document.commit if document else None, made, findings, dry_run=True)
-    todo = [
-        (one, step)
-        for one, step in zip(sessions, made, strict=True)
-        if step.decision in (Decision.APPEND, Decision.REPLACE)
-    ]
-    return outcome if refused or todo else replace(outcome, dry_run=False), todo
 
 
 def withdraw(stack: Stack, session: str) -> tuple[Entry, int]:

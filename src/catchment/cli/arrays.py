@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from catchment.cli import arrays_shows as shows
+from catchment.cli import arrays_training as training
+from catchment.cli.arrays_place import (
+    Chunks,
+    DryRun,
+    OnConflict,
+    Target,
+    sessions_at,
+    settings,
+    sizes,
+)
 from catchment.cli.output import Output
 from catchment.cli.place import Cluster, Url, open_aggregate
-from catchment.core.errors import Invalid, NotFound
-
-if TYPE_CHECKING:
-    from catchment.core.workspace import Workspace
+from catchment.core.errors import NotFound
 
 app = typer.Typer(help="Sessions append to a Zarr store that only grows.", no_args_is_help=True)
-
-Target = Annotated[
-    str, typer.Argument(metavar="STORE", help="Folder or URL of the store: s3://bucket/name.zarr.")
-]
-OnConflict = Annotated[
-    Literal["error", "skip", "replace"],
-    typer.Option("--on-conflict", help="For a session that is there with other content."),
-]
-Chunks = Annotated[
-    list[str] | None,
-    typer.Option("--chunks", metavar="DIM=N", help="Size of chunks along a dimension; repeat it."),
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
 
 
 @app.command()
@@ -168,7 +160,7 @@ def append(
 
     out: Output = ctx.obj
     with (
-        _settings(out) as workspace,
+        settings(out) as workspace,
         out.progress() as progress,
         files.dataset(
             api.url_of(source), workspace.limits, group=group, **workspace.settings.s3.options()
@@ -178,7 +170,7 @@ def append(
             found,
             store,
             append_dim=append_dim,
-            chunks=_sizes(chunks),
+            chunks=sizes(chunks),
             on_conflict=on_conflict,
             dry_run=dry_run,
             session=session,
@@ -206,7 +198,7 @@ def list_(
     from catchment.arrays.model import Status
 
     out: Output = ctx.obj
-    with _stack(out, store) as stack:
+    with sessions_at(out, store) as stack:
         if kind_of(stack.store) == "group":
             entries = Flat(stack).entries()
             commit = len(entries)
@@ -233,7 +225,7 @@ def show(
     from catchment.arrays.foreign import Group, kind_of
 
     out: Output = ctx.obj
-    with _stack(out, store) as stack:
+    with sessions_at(out, store) as stack:
         if session is None and kind_of(stack.store) == "group":
             found = Group.of(stack.store)
             assert found is not None  # noqa: S101 - it is one
@@ -264,7 +256,7 @@ def verify(
 ) -> None:
     """Compare a store with its commits, and sessions with their digests. Exit code 1 for faults."""
     out: Output = ctx.obj
-    with _stack(out, store, writes=repair) as stack, out.progress() as progress:
+    with sessions_at(out, store, writes=repair) as stack, out.progress() as progress:
         stack.progress = progress
         verdict = stack.verify(repair=repair, quick=quick)
     out.result(verdict.to_json() | {"store": stack.store.url}, shows.verdict)
@@ -283,7 +275,7 @@ def withdraw(
     from catchment.arrays.plan import present
 
     out: Output = ctx.obj
-    with _stack(out, store, writes=not dry_run) as stack:
+    with sessions_at(out, store, writes=not dry_run) as stack:
         if dry_run:
             entry, chunks = present(stack.part().entries).get(session), 0
             if entry is None:
@@ -303,139 +295,6 @@ def withdraw(
             else f"{t['session']} is withdrawn: {t['chunks']:,} chunks deleted"
         ],
     )
-
-
-@app.command()
-def rechunk(
-    ctx: typer.Context,
-    store: Target,
-    chunks: Chunks = None,
-    drop_former: Annotated[
-        bool,
-        typer.Option("--drop-former", help="Delete the chunks of before the last rechunk."),
-    ] = False,
-    take_over: Annotated[
-        bool,
-        typer.Option("--take-over", help="From a rechunk on a machine that is gone for good."),
-    ] = False,
-    dry_run: DryRun = False,
-) -> None:
-    """Give a store other chunks. Readers see the former ones or the new ones.
-
-    The former chunks stay for readers that have the store open; --drop-former deletes them.
-    Interrupted, the same command goes on where it was.
-    """
-    from catchment.arrays import api
-    from catchment.arrays import generations as rechunking
-
-    out: Output = ctx.obj
-    sizes = _sizes(chunks)
-    if (sizes is None) is not drop_former:
-        raise Invalid(
-            "expected either --chunks or --drop-former",
-            kind="usage",
-            hint=f"catchment arrays rechunk {store} --chunks time=128",
-        )
-    with _stack(out, store, writes=not dry_run) as stack, out.progress() as progress:
-        api.stacked(stack).progress = progress
-        if sizes is None:
-            count = rechunking.drop_former(stack, dry_run=dry_run)
-            told = {"store": stack.store.url, "former_chunks": count, "dry_run": dry_run}
-        else:
-            told = rechunking.rechunk(stack, sizes, dry_run=dry_run, take_over=take_over).to_json()
-    out.result(told, shows.dropped if sizes is None else shows.rechunked)
-
-
-@app.command()
-def export(
-    ctx: typer.Context,
-    store: Annotated[
-        str, typer.Argument(metavar="STORE", help="A store, or a folder of partitions.")
-    ],
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="Folder or URL, empty, for what is written.")
-    ],
-    form: Annotated[
-        Literal["zarr", "npy", "parquet"], typer.Option("--form", help="What is written.")
-    ] = "zarr",
-    variable: Annotated[
-        list[str] | None,
-        typer.Option("--variable", metavar="NAME", help="Only this one; repeat it."),
-    ] = None,
-    session: Annotated[
-        list[str] | None,
-        typer.Option("--session", metavar="ID", help="Only this one; repeat it."),
-    ] = None,
-    valid: Annotated[
-        bool, typer.Option("--valid", help="Only windows of which every NAME_valid says so.")
-    ] = False,
-    schema: Annotated[
-        str | None,
-        typer.Option("--schema", metavar="S", help="Of the partitions that are meant."),
-    ] = None,
-    dry_run: DryRun = False,
-) -> None:
-    """Windows of all sessions behind each other, for training: no padding, no tombstones.
-
-    Each window has its session, its site and its position there. export.json says what there is,
-    and is written last.
-    """
-    from catchment.arrays import api
-
-    out: Output = ctx.obj
-    with _settings(out) as workspace, out.progress() as progress:
-        made = api.export(
-            store,
-            target,
-            form=form,
-            variables=variable,
-            sessions=session,
-            valid=valid,
-            schema=schema,
-            dry_run=dry_run,
-            progress=progress,
-            **workspace.settings.s3.options(),
-        )
-    out.result(made.to_json(), shows.exported)
-
-
-@contextmanager
-def _settings(out: Output) -> Iterator[Workspace]:
-    """The workspace, for what its settings say of S3 and of readers; without one, the defaults."""
-    from catchment.core.workspace import Workspace
-
-    try:
-        workspace = Workspace.open(out.workspace)
-    except NotFound:
-        if out.workspace is not None:
-            raise
-        workspace = Workspace.described({})
-    with workspace:
-        yield workspace
-
-
-@contextmanager
-def _stack(out: Output, store: str, *, writes: bool = False) -> Iterator[Any]:
-    """The store, with the ledger of its writers where something is to be written."""
-    from catchment.arrays import api
-
-    with _settings(out) as workspace:
-        opened = api.store_of(store, **workspace.settings.s3.options())
-        with api.opened(opened, writes=writes) as stack:
-            yield stack
-
-
-def _sizes(chunks: list[str] | None) -> dict[str, int] | None:
-    """``DIM=N`` as a mapping."""
-    sizes = {}
-    for text in chunks or ():
-        dim, _, number = text.partition("=")
-        if not number.isdigit():
-            raise Invalid(
-                f"expected DIM=N, got {text!r}", kind="bad-chunks", hint="--chunks time=128"
-            )
-        sizes[dim] = int(number)
-    return sizes or None
 
 
 def _described(url: str, document: Any, entries: list[Any]) -> dict[str, Any]:
@@ -469,3 +328,7 @@ def _variables(one: Any) -> list[dict[str, Any]]:
         for n, v in one.variables.items()
         if v.ndim
     ]
+
+
+app.command()(training.rechunk)
+app.command()(training.export)

@@ -14,14 +14,14 @@ from catchment.arrays import journal
 from catchment.arrays.catalog import Catalog
 from catchment.arrays.foreign import kind_of
 from catchment.arrays.journal import Holder
-from catchment.arrays.model import Decision, OnConflict
+from catchment.arrays.model import OnConflict
 from catchment.arrays.stack import Stack, Staged
 from catchment.arrays.transform.discovery import Choice, Naming, discover
 from catchment.arrays.transform.model import Session, TransformResult
 from catchment.arrays.transform.sinks import Partitioning, Sent, below
-from catchment.arrays.transform.worker import Done, Task, load, process
+from catchment.arrays.transform.worker import Done, Task, load, process, told
 from catchment.core.account import Account, Line
-from catchment.core.errors import CatchmentError, Invalid
+from catchment.core.errors import Invalid
 from catchment.core.executor import bounded_unordered, failed_item
 from catchment.core.finding import Finding, Severity
 from catchment.core.ledger import (
@@ -242,7 +242,7 @@ class _Work:
                 slots = self.staged.setdefault(sent.key, {})
                 slots[sent.staged.claim.slot] = sent.staged
         self.waiting.append(done)
-        self.told.append(_told(done))
+        self.told.append(told(done))
         self._flush()
 
     def _flush(self, *, last: bool = False) -> None:
@@ -401,24 +401,3 @@ class _Work:
 
     def _tell(self, work: str, done: int, total: int) -> None:
         self.house.progress(Event(f"{self.job.aggregate}: {work}", "step", done, total, work))
-
-
-def _told(done: Done) -> dict[str, Any]:
-    """A line of the report."""
-    error: CatchmentError | None = done.error
-    decisions = sorted({s.step.decision.value for s in done.sent})
-    quarantined = error is not None or done.result.status == "failed"
-    skipped = done.result.status == "skipped"
-    return {
-        "session": done.session.id,
-        "site": done.session.site,
-        "key": done.session.key,
-        "status": "quarantined" if quarantined else "skipped" if skipped else "kept",
-        "decision": ", ".join(decisions) or None,
-        "reason": error.kind if error else None,
-        "windows": sum(s.windows for s in done.sent),
-        "bytes": sum(s.raw_bytes for s in done.sent),
-        "stores": [s.key for s in done.sent],
-        "slots": [s.step.slot for s in done.sent],
-        "conflict": any(s.step.decision is Decision.CONFLICT for s in done.sent),
-    }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from catchment.arrays.journal import Holder
-from catchment.arrays.model import OnConflict
+from catchment.arrays.model import Decision, OnConflict
 from catchment.arrays.transform.base import BaseTransform
 from catchment.arrays.transform.model import Session, TransformResult
 from catchment.arrays.transform.sinks import Partitioning, Refused, Sent, StagingSink
@@ -99,6 +99,27 @@ def process(task: Task) -> Done:
         return Done(session, TransformResult("failed"), (), tuple(sink.findings), error)
     findings = [*sink.findings, *result.findings]
     return Done(session, result, tuple(sink.sent), tuple(findings))
+
+
+def told(done: Done) -> dict[str, Any]:
+    """A line of a run's report."""
+    error: CatchmentError | None = done.error
+    decisions = sorted({s.step.decision.value for s in done.sent})
+    quarantined = error is not None or done.result.status == "failed"
+    skipped = done.result.status == "skipped"
+    return {
+        "session": done.session.id,
+        "site": done.session.site,
+        "key": done.session.key,
+        "status": "quarantined" if quarantined else "skipped" if skipped else "kept",
+        "decision": ", ".join(decisions) or None,
+        "reason": error.kind if error else None,
+        "windows": sum(s.windows for s in done.sent),
+        "bytes": sum(s.raw_bytes for s in done.sent),
+        "stores": [s.key for s in done.sent],
+        "slots": [s.step.slot for s in done.sent],
+        "conflict": any(s.step.decision is Decision.CONFLICT for s in done.sent),
+    }
 
 
 def _plain(refused: Refused) -> Invalid:

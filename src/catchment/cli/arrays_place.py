@@ -1,0 +1,67 @@
+"""What the commands of ``catchment arrays`` share: their store, and what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from catchment.cli.output import Output
+from catchment.core.errors import Invalid, NotFound
+
+if TYPE_CHECKING:
+    from catchment.core.workspace import Workspace
+
+Target = Annotated[
+    str, typer.Argument(metavar="STORE", help="Folder or URL of the store: s3://bucket/name.zarr.")
+]
+OnConflict = Annotated[
+    Literal["error", "skip", "replace"],
+    typer.Option("--on-conflict", help="For a session that is there with other content."),
+]
+Chunks = Annotated[
+    list[str] | None,
+    typer.Option("--chunks", metavar="DIM=N", help="Size of chunks along a dimension; repeat it."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
+
+
+@contextmanager
+def settings(out: Output) -> Iterator[Workspace]:
+    """The workspace, for what its settings say of S3 and of readers; without one, the defaults."""
+    from catchment.core.workspace import Workspace
+
+    try:
+        workspace = Workspace.open(out.workspace)
+    except NotFound:
+        if out.workspace is not None:
+            raise
+        workspace = Workspace.described({})
+    with workspace:
+        yield workspace
+
+
+@contextmanager
+def sessions_at(out: Output, store: str, *, writes: bool = False) -> Iterator[Any]:
+    """The store, with the ledger of its writers where something is to be written."""
+    from catchment.arrays import api
+
+    with settings(out) as workspace:
+        opened = api.store_of(store, **workspace.settings.s3.options())
+        with api.opened(opened, writes=writes) as stack:
+            yield stack
+
+
+def sizes(chunks: list[str] | None) -> dict[str, int] | None:
+    """``DIM=N`` as a mapping."""
+    sizes = {}
+    for text in chunks or ():
+        dim, _, number = text.partition("=")
+        if not number.isdigit():
+            raise Invalid(
+                f"expected DIM=N, got {text!r}", kind="bad-chunks", hint="--chunks time=128"
+            )
+        sizes[dim] = int(number)
+    return sizes or None

@@ -102,7 +102,8 @@ def test_uploads_and_images_come_along(workspace, instance):
     assert done.success
     assert all(c.passed for c in checks(done).values())
     keys = {"/".join(e.asset_key.path) for e in done.get_asset_materialization_events()}
-    assert keys == {"tables/main", "exports/claims", "studies/core", "imaging/main"}
+    snapshots = {"tables/main", "exports/claims", "studies/core", "imaging/main"}
+    assert keys == snapshots | {"tables/main/uds", "studies/core/count_patient"}
     (clinic / "more.dcm").write_bytes(b"no DICOM")
     assert look(found, instance, name="imaging_main_changed").run_requests
     again = execute(found, "nightly", instance)

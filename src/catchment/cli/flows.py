@@ -77,8 +77,10 @@ def run(
     with open_workspace(output) as workspace:
         os.environ["DAGSTER_HOME"] = str(_home(workspace))
     level = ("CRITICAL", "INFO", "DEBUG")[min(output.verbosity, 2)]
+    wanted = found.resolve_job_def(job)
     with dg.DagsterInstance.get() as instance:
-        done = found.resolve_job_def(job).execute_in_process(
+        _partition(instance, wanted, partition)
+        done = wanted.execute_in_process(
             instance=instance,
             partition_key=partition,
             raise_on_error=False,
@@ -133,6 +135,30 @@ def _definitions(output: Output) -> dg.Definitions:
     found = build(House(path=path))
     dg.Definitions.validate_loadable(found)
     return found
+
+
+def _partition(instance: dg.DagsterInstance, job: dg.JobDefinition, given: str | None) -> None:
+    """Whether the job takes it. One that grows may have a partition that no sensor saw yet."""
+    import dagster as dg
+
+    kind = job.partitions_def
+    if (kind is None) != (given is None):
+        raise Invalid(
+            f"{job.name} {'has no partitions' if kind is None else 'needs a partition'}",
+            kind="which-partition",
+            hint=f"catchment flows run {job.name}" + ("" if kind is None else " --partition P"),
+        )
+    if kind is None or given is None:
+        return
+    if isinstance(kind, dg.DynamicPartitionsDefinition):
+        instance.add_dynamic_partitions(kind.name or "", [given])
+    elif not kind.has_partition_key(given):
+        last = kind.get_last_partition_key()
+        raise Invalid(
+            f"{job.name} has no partition {given!r}",
+            kind="which-partition",
+            hint=f"catchment flows run {job.name} --partition {last}",
+        )
 
 
 def _home(workspace: Workspace) -> Path:

@@ -240,3 +240,13 @@ class IcebergSettings(Section):
     properties: dict[str, str] = Field(
         default={}, description="More properties of the catalog, as pyiceberg calls them."
     )
+
+
+class FlowsSettings(Section):
+    """What the flows listen to."""
+
+    queue: str | None = Field(
+        default=None,
+        description="URL of an SQS queue that gets the events of the store's bucket. Without one, "
+        "sensors list.",
+    )

@@ -34,6 +34,7 @@ from catchment.core.named_sections import (
 from catchment.core.sections import (
     PATHS,
     ExecutorSettings,
+    FlowsSettings,
     FlywheelSettings,
     IcebergSettings,
     IdentifiersSettings,
@@ -67,6 +68,7 @@ class Settings(Section):
     subscriptions: SubscriptionsSettings = SubscriptionsSettings()
     warehouse: WarehouseSettings = WarehouseSettings()
     iceberg: IcebergSettings = IcebergSettings()
+    flows: FlowsSettings = FlowsSettings()
     tables: dict[Slug, TablesSettings] = Field(default_factory=dict)
     exports: dict[Slug, ExportsSettings] = Field(default_factory=dict)
     arrays: dict[Slug, ArraysSettings] = Field(default_factory=dict)

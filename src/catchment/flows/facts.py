@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 import dagster as dg
@@ -56,6 +58,17 @@ def of_account(account: Account) -> dict[str, Any]:
         "account": dg.MetadataValue.table(records, schema=schema),
         "shares": dg.MetadataValue.md(_picture([dict(r.data) for r in records])),
     }
+
+
+def listed(lines: Iterable[str]) -> dg.MetadataValue[Any]:
+    """A list of names, the first hundred of them."""
+    some = list(islice(lines, 100))
+    return dg.MetadataValue.md("\n".join(f"- `{line}`" for line in some) or "none")
+
+
+def digest(digests: Iterable[str]) -> str:
+    """One digest of many."""
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:16]
 
 
 def _seconds(run: Run) -> float:

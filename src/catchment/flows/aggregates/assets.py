@@ -4,9 +4,12 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from catchment.core.capability import load
+from catchment.core.capability import Outcome, load
 from catchment.core.progress import Event, Progress
+from catchment.core.workspace import Workspace
 from catchment.flows import facts
+from catchment.flows.aggregates import pieces
+from catchment.flows.aggregates.partitions import by_session, partitions
 from catchment.flows.house import House
 
 CONTRIBUTIONS = "contributions"
@@ -36,6 +39,7 @@ def make(aggregate: str) -> Sequence[dg.AssetsDefinition | dg.AssetSpec]:
             outcome = load(capability).run(
                 workspace, name, dry_run=False, progress=logged(context.log)
             )
+            tell(context, workspace, outcome)
             return dg.MaterializeResult(
                 metadata=facts.of_outcome(workspace.ledger, outcome),
                 data_version=dg.DataVersion(str(outcome.snapshot)),
@@ -44,9 +48,15 @@ def make(aggregate: str) -> Sequence[dg.AssetsDefinition | dg.AssetSpec]:
     return contributions, published
 
 
-def partitions(aggregate: str) -> dg.DynamicPartitionsDefinition:
-    """The sites of an aggregate; a sensor adds those that come."""
-    return dg.DynamicPartitionsDefinition(name=aggregate.replace("/", "_"))
+def tell(context: dg.AssetExecutionContext, workspace: Workspace, outcome: Outcome) -> None:
+    """Say of each piece of a snapshot that it was made, and of each site that it is there."""
+    keep = context.instance.add_dynamic_partitions
+    if sites := sorted({line.site for line, _ in outcome.account if line.site}):
+        keep(partitions(outcome.aggregate).name or "", sites)
+    if sessions := pieces.sessions(outcome):
+        keep(by_session(outcome.aggregate).name or "", sessions)
+    for event in pieces.events(workspace, outcome):
+        context.log_event(event)
 
 
 def logged(log: dg.DagsterLogManager) -> Progress:

@@ -5,9 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from catchment.core.account import Account
 from catchment.core.capability import load
-from catchment.core.errors import CatchmentError, NotFound
-from catchment.core.ledger import Ledger, Snapshot
+from catchment.core.errors import CatchmentError
+from catchment.core.ledger import Snapshot
 from catchment.flows import facts
 from catchment.flows.house import House
 
@@ -23,7 +24,8 @@ def make(aggregate: str) -> Sequence[dg.AssetChecksDefinition]:
     @dg.asset_check(asset=key, description="received = kept + dropped + quarantined", blocking=True)
     def account_balances(house: House) -> dg.AssetCheckResult:
         with house.open() as workspace:
-            account = workspace.ledger.account(_latest(workspace.ledger, aggregate).run)
+            latest = workspace.ledger.latest(aggregate)
+            account = workspace.ledger.account(latest.run) if latest else Account()
         try:
             account.check()
         except CatchmentError as error:
@@ -33,7 +35,8 @@ def make(aggregate: str) -> Sequence[dg.AssetChecksDefinition]:
     @dg.asset_check(asset=key, description="Every object has the digest that was published.")
     def digests_hold(house: House) -> dg.AssetCheckResult:
         with house.open() as workspace:
-            wrong = list(load(capability).verify(workspace, name))
+            there = workspace.ledger.latest(aggregate) is not None
+            wrong = list(load(capability).verify(workspace, name)) if there else []
         return dg.AssetCheckResult(passed=not wrong, metadata={"wrong": wrong})
 
     @dg.asset_check(asset=key, description="The latest run that ended well is not long ago.")
@@ -48,7 +51,7 @@ def make(aggregate: str) -> Sequence[dg.AssetChecksDefinition]:
     @dg.asset_check(asset=key, description="Few columns differ in type between the sites.")
     def drift_is_small(house: House) -> dg.AssetCheckResult:
         with house.open() as workspace:
-            shares = _drift(_latest(workspace.ledger, aggregate))
+            shares = _drift(workspace.ledger.latest(aggregate))
         passed = all(share <= MOST_DRIFT for share in shares.values())
         return dg.AssetCheckResult(
             passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata={"shares": shares}
@@ -58,18 +61,7 @@ def make(aggregate: str) -> Sequence[dg.AssetChecksDefinition]:
     return [*common, drift_is_small] if capability == "tables" else common
 
 
-def _latest(ledger: Ledger, aggregate: str) -> Snapshot:
-    latest = ledger.latest(aggregate)
-    if latest is None:
-        raise NotFound(
-            f"{aggregate} has no snapshot yet",
-            kind="no-snapshot",
-            hint=f"catchment run {aggregate}",
-        )
-    return latest
-
-
-def _drift(snapshot: Snapshot) -> dict[str, float]:
-    """Share of drifted columns of each table."""
-    tables = snapshot.provenance["tables"]
+def _drift(snapshot: Snapshot | None) -> dict[str, float]:
+    """Share of drifted columns of each table; none before the first snapshot."""
+    tables = snapshot.provenance["tables"] if snapshot else {}
     return {name: len(t["drift"]) / max(1, len(t["columns"])) for name, t in tables.items()}

@@ -11,7 +11,8 @@ import dagster as dg
 
 from catchment.core.capability import load
 from catchment.core.errors import CatchmentError
-from catchment.flows.aggregates.assets import CONTRIBUTIONS, partitions
+from catchment.flows.aggregates.assets import CONTRIBUTIONS
+from catchment.flows.aggregates.partitions import partitions
 from catchment.flows.house import House
 
 SECONDS = 300  # between two looks

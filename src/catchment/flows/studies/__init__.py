@@ -1,0 +1,1 @@
+"""What only studies have: subscriptions, which follow what is published."""

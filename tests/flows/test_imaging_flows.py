@@ -1,0 +1,308 @@
+"""The groups, ops and sensors of imaging, and the crawl of subscriptions: real runs in process."""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import dagster as dg
+import pytest
+
+from catchment.cli.main import run as call
+from catchment.core import notices
+from catchment.core.errors import Invalid, Unavailable
+from catchment.core.store_s3_config import service
+from catchment.core.workspace import Workspace
+from catchment.flows.definitions import build
+from catchment.flows.house import House
+from catchment.imaging import layout
+from catchment.imaging.snapshot import open_snapshot
+from catchment.testing.dicom import make_file
+from catchment.testing.s3 import moto  # noqa: F401 - a fixture
+from tests.imaging.test_lambda import Function
+
+MONTH = f"{datetime.now(UTC):%Y-%m}-01"
+SETTINGS = """
+[executor]
+kind = "threads"
+
+[warehouse]
+kind = "duckdb"
+
+[studies.core]
+min_cell = 0
+
+[imaging.main]
+previews = "middle"
+
+[imaging.main.providers]
+north = "north"
+south = "south"
+"""
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    (tmp_path / "catchment.toml").write_text(SETTINGS)
+    for provider in ("north", "south"):
+        (tmp_path / provider).mkdir()
+        for number in range(2):
+            uid = f"1.2.3.1.1.{len(provider)}{'1' if provider == 'north' else '2'}{number}"
+            data = make_file(uid, patient=f"{provider}{number}")
+            (tmp_path / provider / f"{number}.dcm").write_bytes(data)
+    return tmp_path
+
+
+@pytest.fixture
+def found(workspace):
+    return build(House(path=str(workspace)))
+
+
+@pytest.fixture
+def instance():
+    with dg.DagsterInstance.ephemeral() as opened:
+        opened.add_dynamic_partitions("imaging_main", ["north", "south"])
+        yield opened
+
+
+def execute(found, instance, job, partition=None, **more):
+    return found.resolve_job_def(job).execute_in_process(
+        instance=instance, partition_key=partition, **more
+    )
+
+
+def told(done):
+    return {
+        "/".join(e.asset_key.path[2:]): {k: v.value for k, v in e.materialization.metadata.items()}
+        for e in done.get_asset_materialization_events()
+    }
+
+
+def look(found, instance, cursor=None, name="imaging_main_compressed"):
+    with dg.build_sensor_context(
+        instance=instance, cursor=cursor, definitions=found, resources=found.resources
+    ) as context:
+        return found.resolve_sensor_def(name).evaluate_tick(context)
+
+
+def test_group_by_group_files_become_tables(found, workspace, instance):
+    paths = told(execute(found, instance, "imaging_main_operational", "north"))
+    assert paths["operational/paths"]["digest"]
+    north = told(execute(found, instance, "imaging_main_raw", "north"))
+    assert north["raw/files"] == {"waiting": 2, "findings": 0}
+    south = told(execute(found, instance, "imaging_main_raw", "south"))
+    assert south["raw/files"]["waiting"] == 4
+    assert told(execute(found, instance, "imaging_main_raw", "south")) == south
+    done = execute(found, instance, "imaging_main_stage", MONTH)
+    stage = told(done)
+    assert {name: one["rows"] for name, one in stage.items()} == {
+        "stage/devices": 2,
+        "stage/patients": 4,
+        "stage/studies": 1,
+        "stage/series": 1,
+        "stage/images": 4,
+        "stage/compressed_images": 4,
+    }
+    (check,) = done.get_asset_check_evaluations()
+    assert (check.check_name, check.passed) == ("references_lead_to_rows", True)
+    done = execute(found, instance, "imaging_main_processed", MONTH)
+    assert told(done)["processed/processed_images"]["rows"] == 4
+    assert all(c.passed for c in done.get_asset_check_evaluations())
+    nightly = execute(found, instance, "nightly")
+    (metadata,) = (
+        e.materialization.metadata
+        for e in nightly.get_asset_materialization_events()
+        if e.asset_key.path == ["imaging", "main"]
+    )
+    assert metadata["state"].value == "unchanged"
+    older = told(execute(found, instance, "imaging_main_stage", "2026-01-01"))
+    assert older["stage/images"]["rows"] == 0
+    with Workspace.open(workspace) as opened:
+        assert open_snapshot(opened.store, opened.ledger, "main").record.number == 1
+
+
+def test_pictures_are_there_before_a_run_asks_for_them(found, workspace, instance):
+    execute(found, instance, "imaging_main_raw", "north")
+    done = execute(found, instance, "imaging_main_compress")
+    assert len(done.output_for_node("get_raw_keys")) == 2
+    assert done.output_for_node("compress_pixel_data") == 2
+    with Workspace.open(workspace) as opened:
+        before = {s.key: s.etag for s in opened.store.list("imaging/main/previews/")}
+        assert len(before) == 1  # the same pixels
+        opened.store.delete(done.output_for_node("get_raw_keys")[0])
+    again = execute(found, instance, "imaging_main_compress")
+    assert len(again.output_for_node("get_raw_files")) == 1  # the lost one is told, and no more
+    with Workspace.open(workspace) as opened:
+        after = {s.key: s.etag for s in opened.store.list("imaging/main/previews/")}
+    assert after == before
+
+
+@pytest.fixture
+def function(monkeypatch, workspace):
+    """The API of AWS Lambda, and the function behind it."""
+    made = Function()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            status, data = made.reply(self.path, self.headers["X-Amz-Invocation-Type"], body)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    for name, value in {
+        "AWS_ENDPOINT_URL_LAMBDA": address,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "eu-west-1",
+        "CATCHMENT_WORKSPACE__STORE": (workspace / "data").as_uri(),
+    }.items():
+        monkeypatch.setenv(name, value)
+    try:
+        yield made
+    finally:
+        made.work.shutdown()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_function_makes_the_same_pictures(found, workspace, instance, function):
+    execute(found, instance, "imaging_main_raw", "north")
+    job = "imaging_main_compress_remotely"
+    with pytest.raises(Invalid, match="no compressor"):
+        execute(found, instance, job)
+    text = (workspace / "catchment.toml").read_text()
+    changed = text.replace(
+        'previews = "middle"', 'previews = "middle"\ncompress = "lambda:pictures"'
+    )
+    (workspace / "catchment.toml").write_text(changed)
+    done = execute(found, instance, job)
+    assert done.output_for_node("compress_pixel_data_remotely") == 2
+    assert len(function.invoked) == 1
+    with Workspace.open(workspace) as opened:
+        assert len(list(opened.store.list("imaging/main/previews/"))) == 1
+    assert "no compression" in look(found, instance).skip_message  # the job has read its results
+
+
+def test_no_picture_is_made_of_what_is_to_be_deidentified(found, workspace, instance):
+    execute(found, instance, "imaging_main_raw", "north")
+    text = (workspace / "catchment.toml").read_text()
+    changed = text.replace('previews = "middle"', 'previews = "middle"\ndeidentify = "basic"')
+    (workspace / "catchment.toml").write_text(changed)
+    with pytest.raises(Invalid) as caught:
+        execute(found, instance, "imaging_main_compress")
+    assert caught.value.kind == "raw-pixels"
+
+
+def test_a_finished_compression_is_published(found, workspace, instance):
+    assert "no compression" in look(found, instance).skip_message
+    with Workspace.open(workspace) as opened:
+        opened.store.put(f"{layout.results('main')}one.json", b"{}")
+    first = look(found, instance)
+    (request,) = first.run_requests
+    assert request.partition_key == MONTH
+    assert look(found, instance).run_requests[0].run_key == request.run_key
+    assert not look(found, instance, first.cursor).run_requests
+    with Workspace.open(workspace) as opened:
+        opened.store.delete(f"{layout.results('main')}one.json")
+        opened.store.put(f"{layout.results('main')}two.json", b"{}")
+    late = look(found, instance, first.cursor)  # whatever was missed is caught up
+    assert late.run_requests[0].run_key != request.run_key
+    assert json.loads(late.cursor) == [f"{layout.results('main')}two.json"]
+
+
+def event(*keys):
+    return json.dumps({"Records": [{"s3": {"object": {"key": key}}} for key in keys]})
+
+
+def test_a_queue_tells_of_it_at_once(workspace, instance, moto, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", moto.endpoint)
+    sqs = service("sqs", moto.options)
+    url = sqs.create_queue(QueueName=workspace.name.replace("_", "-")[:60])["QueueUrl"]
+    lines = [f'store = "s3://{moto.bucket}/a b"', 'ledger = "ledger.db"', "[s3]"]
+    lines += [f'{name} = "{value}"' for name, value in moto.options.items()]
+    text = "[workspace]\n" + "\n".join(lines) + f'\n[flows]\nqueue = "{url}"\n' + SETTINGS
+    (workspace / "catchment.toml").write_text(text.replace('"true"', "true"))
+    found = build(House(path=str(workspace)))
+    key = f"a+b/{layout.results('main')}x.json"
+    bodies = (event(key), event("a+b/other/y"), "no event", json.dumps({"Message": event(key)}))
+    for body in bodies:
+        sqs.send_message(QueueUrl=url, MessageBody=body)
+    told = look(found, instance)
+    assert len(told.run_requests) == 1
+    assert json.loads(told.cursor) == [f"{layout.results('main')}x.json"]
+    assert not look(found, instance, told.cursor).run_requests  # the queue is empty
+    text = (workspace / "catchment.toml").read_text().replace(url, url + "-gone")
+    (workspace / "catchment.toml").write_text(text)
+    refused = look(found, instance)
+    assert "the queue refused" in refused.skip_message
+
+
+def test_what_a_queue_answers_is_told():
+    from botocore import exceptions as aws
+
+    def answer(status):
+        meta = {"Error": {"Code": "X"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+        raise aws.ClientError(meta, "ReceiveMessage")
+
+    def silence():
+        raise aws.EndpointConnectionError(endpoint_url="x")
+
+    for asked, expected in (
+        (lambda: answer(400), Invalid),
+        (lambda: answer(503), Unavailable),
+        (silence, Unavailable),
+    ):
+        with pytest.raises(expected):
+            notices._ask(asked)
+
+
+def test_the_crawl_of_subscriptions(found, workspace, instance):
+    import duckdb
+
+    from catchment.studies import layout as places
+    from catchment.testing.studies import make_uploads
+
+    with Workspace.open(workspace) as opened:
+        for site, file in make_uploads(workspace / "zips", ["alpha"]).items():
+            opened.store.put(places.staging("core", site, 0, file.name), file.read_bytes())
+    execute(found, instance, "studies")
+    file = workspace / "warehouse.duckdb"
+    file.unlink()
+    assert execute(found, instance, "crawl_subscriptions").success
+    with duckdb.connect(str(file), read_only=True) as connection:
+        names = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
+    assert any(name.startswith("core__") for (name,) in names)
+    file.write_bytes(b"no database" * 1000)
+    assert not execute(found, instance, "crawl_subscriptions", raise_on_error=False).success
+    assert found.resolve_schedule_def("every_week").cron_schedule == "0 4 * * 0"
+
+
+def test_the_command_takes_a_partition(workspace, capsys, monkeypatch):
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    where = ["-w", str(workspace), "flows", "run"]
+
+    def kind(*arguments):
+        assert call([*where, *arguments, "--json"]) == 2
+        return json.loads(capsys.readouterr().out)["error"]["kind"]
+
+    assert kind("imaging_main_raw") == "which-partition"
+    assert kind("nightly", "--partition", "x") == "which-partition"
+    assert kind("imaging_main_stage", "--partition", "1999-01-01") == "which-partition"
+    assert call([*where, "imaging_main_raw", "--partition", "north"]) == 0
+    assert "materialized imaging/main/raw/files" in capsys.readouterr().out
+    assert call([*where, "imaging_main_raw", "--partition", "west", "--json"]) == 1
+    assert "west" not in json.loads(capsys.readouterr().out)["materialized"]
+    assert call([*where, "imaging_main_stage", "--partition", MONTH]) == 0
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)

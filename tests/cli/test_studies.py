@@ -90,7 +90,8 @@ def test_watching_sees_what_comes(folder, capsys, monkeypatch):
 
     real = watch.watch
 
-    def until(look, store, _, interval):
+    def until(look, store, _, interval, queue):
+        assert queue is None
         stop, came = threading.Event(), threading.Event()
 
         def looked():
@@ -112,6 +113,12 @@ def test_watching_sees_what_comes(folder, capsys, monkeypatch):
         told_of = watch.Watch(space.store)
         told_of.wait(0.01, threading.Event())
         told_of.close()
+
+
+def test_a_queue_that_cannot_be_used_is_told(folder, capsys, monkeypatch):
+    monkeypatch.setenv("CATCHMENT_EVENTS__QUEUE", "https://nowhere")
+    assert run(["studies", "process", "--watch"]) != 0
+    assert "events.queue" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_watched_is_looked_at(folder, monkeypatch):

@@ -26,6 +26,7 @@ BLOCK = re.compile(
 SLUG = re.compile(r"[a-z]+[0-9]*(-[a-z0-9]+)+")
 # Text that looks like a kind or a code and is none.
 NOT_SLUGS = {
+    "detail-type",  # of an event
     "session-token",
     "secret-access-key",
     "force-virtual-addressing",

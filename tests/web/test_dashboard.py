@@ -236,3 +236,61 @@ def test_suppressed_cells_are_marked_on_every_way_out(tmp_path):
         path = client.get("/aggregates").json()[0]
         table = client.get("/from-parquet/", params={"s3_path": path, "type": "json"}).json()
         assert all(row["cnt"] is None or row["cnt"] >= 11 for row in table)
+
+
+def test_marks_tell_how_many_sites_are_in_a_cell(tmp_path):
+    """As an addition: what the chart says without them stays as it is."""
+    one = studying.table(
+        (60, None, None), (40, "f", None), (20, "m", None), (30, None, "x"), (30, "f", "x"),
+        (30, None, "y"), (10, "f", "y"), (20, "m", "y"),
+    )  # fmt: skip
+    two = studying.table(
+        (53, None, None), (50, "f", None), (3, "m", None), (53, None, "x"), (50, "f", "x"),
+        (3, "m", "x"),
+    )  # fmt: skip
+    with studying.workspace(tmp_path, **{"studies.core.min_cell": 5}) as space:
+        studying.send_cube(space, "ucd", one)
+        studying.send_cube(space, "uw", two)
+        Keys(space.ledger).add("k", "token", *scopes(["all"]))
+        client = TestClient(create_app(space, process=False))
+
+        def told(**params):
+            headers = {"x-api-key": "token"}
+            plain = client.get(CHART, params=params, headers=headers).raise_for_status()
+            full = client.get(CHART, params=params | {"marks": "true"}, headers=headers).json()
+            assert (
+                plain.headers["etag"]
+                != client.get(CHART, params=params | {"marks": "true"}, headers=headers).headers[
+                    "etag"
+                ]
+            )
+            marks = full.pop("marks")
+            assert full.pop("sites") == 2
+            assert full == plain.json()
+            return marks
+
+        by_site = {
+            (r["sex"], r["race"], r["site"]): r["cnt"]
+            for r in studying.read(space, studying.package(space).key).to_pylist()
+        }
+        hidden = [k for k, count in by_site.items() if k[2] and count is None]
+        gone = sum(k[:2] == ("m", None) for k in hidden)
+        assert gone
+        assert told(column="sex") == [["f", 2, sum(k[:2] == ("f", None) for k in hidden), 0],
+                                      ["m", 2, gone, 0]]  # fmt: skip
+        assert [row[:3] + row[4:] for row in told(column="sex", stratifier="race")] == [
+            ["x", "f", 2, 0], ["x", "m", 1, 1], ["y", "f", 1, 1], ["y", "m", 1, 1],
+        ]  # fmt: skip
+        assert [row[:2] for row in told(column="race", filter="site:isNull")] == [
+            ["x", 2],
+            ["y", 1],
+        ]
+        assert [row[:2] + row[3:] for row in told(column="race", filter="sex:strEq:m")] == [
+            ["x", 1, 1], ["y", 1, 1],
+        ]  # fmt: skip
+        sites = told(column="site", stratifier="race")
+        assert [row[:3] + row[4:] for row in sites] == [
+            ["x", "ucd", 1, 0], ["x", "uw", 1, 0], ["y", "ucd", 1, 0],
+        ]  # fmt: skip
+        one_site = told(column="race", filter="site:strEq:uw")
+        assert [row[:2] for row in one_site] == [["x", 1]]

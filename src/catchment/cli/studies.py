@@ -48,8 +48,10 @@ def process(
     dry_run: DryRun = False,
 ) -> None:
     """Bring all that has arrived to an answer. Several workers may do it side by side."""
+    from catchment.core.store_events import Queue
     from catchment.studies import capability, scan
     from catchment.studies import watch as watching
+    from catchment.studies.subscribe import Weekly
 
     out: Output = ctx.obj
     if dry_run:
@@ -63,12 +65,19 @@ def process(
             out.result(_scanned(found), _show_scanned)
             return
 
+        weekly = Weekly(workspace)
+
         def look() -> None:
+            weekly()
             done = capability.scan(workspace, study, progress=progress)
             if done.uploads or done.failed:
                 out.result(_scanned(done), _show_scanned)
 
-        watching.watch(look, workspace.store, threading.Event(), interval=interval)
+        settings = workspace.settings
+        queue = None
+        if settings.events.queue is not None:
+            queue = Queue(settings.events.queue, settings.s3.options())
+        watching.watch(look, workspace.store, threading.Event(), interval=interval, queue=queue)
 
 
 @app.command("list")

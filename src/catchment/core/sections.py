@@ -176,6 +176,17 @@ class ServeSettings(Section):
         return timedelta(minutes=self.idle_minutes)
 
 
+class EventsSettings(Section):
+    """Who tells of what arrives in a bucket."""
+
+    queue: str | None = Field(
+        default=None,
+        description="URL of an SQS queue that the bucket of the store tells of created objects; "
+        "`catchment studies process --watch` looks when it does. Key and region are those of "
+        "`[s3]`. Default: only the clock says when to look.",
+    )
+
+
 class SubscriptionsSettings(Section):
     """Where what is published of studies is registered as tables, to be asked in SQL."""
 

@@ -33,6 +33,7 @@ from catchment.core.named_sections import (
 )
 from catchment.core.sections import (
     PATHS,
+    EventsSettings,
     ExecutorSettings,
     FlowsSettings,
     FlywheelSettings,
@@ -65,6 +66,7 @@ class Settings(Section):
     identifiers: IdentifiersSettings = IdentifiersSettings()
     flywheel: FlywheelSettings = FlywheelSettings()
     serve: ServeSettings = ServeSettings()
+    events: EventsSettings = EventsSettings()
     subscriptions: SubscriptionsSettings = SubscriptionsSettings()
     warehouse: WarehouseSettings = WarehouseSettings()
     iceberg: IcebergSettings = IcebergSettings()

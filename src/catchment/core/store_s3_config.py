@@ -85,16 +85,17 @@ def client(options: Mapping[str, str]) -> Any:
         )
 
 
-def service(name: str, options: Mapping[str, str]) -> Any:
+def service(name: str, options: Mapping[str, str], *, endpoint: str | None = None) -> Any:
     """A boto3 client of another AWS service, with the region and the key of the storage.
 
-    Its endpoint is that of AWS, or what ``AWS_ENDPOINT_URL_<SERVICE>`` says.
+    Its endpoint is this, or what ``AWS_ENDPOINT_URL_<SERVICE>`` says, or that of AWS.
     """
     with aws_settings() as boto3:
         from botocore.config import Config
 
         return boto3.Session().client(
             name,
+            endpoint_url=endpoint,
             region_name=_region(options) or None,
             aws_access_key_id=options.get("access_key_id") or None,
             aws_secret_access_key=options.get("secret_access_key") or None,
@@ -138,7 +139,7 @@ def aws_settings() -> Iterator[Any]:
         from botocore.exceptions import BotoCoreError
     except ImportError:
         raise Invalid(
-            "S3 objects above 5 MiB, AWS profiles and Glue need boto3",
+            "S3 objects above 5 MiB, AWS profiles, queues and Glue need boto3",
             kind="missing-extra",
             hint="pip install 'catchment[s3]'",
         ) from None

@@ -19,7 +19,7 @@ from typing import Any, Self
 from catchment.core.errors import CatchmentError, Conflict, Corrupt, Unavailable
 from catchment.core.ledger.uploads import FileState, UploadFile, Uploads
 from catchment.core.workspace import Workspace
-from catchment.studies import forms, library
+from catchment.studies import forms, library, subscribe
 
 INTERVAL = 2.0  # seconds between two looks at what arrived elsewhere
 AWAITED = timedelta(days=1)  # that uploads into a bucket are looked for by their keys
@@ -45,6 +45,7 @@ class Worker:
         self._over = threading.Event()
         self._busy: dict[tuple[str, str], UploadFile] = {}
         self._lock = threading.Lock()
+        self._weekly = subscribe.Weekly(workspace)
         self._thread = threading.Thread(target=self._run, name="arrivals", daemon=True)
         self._pool = ThreadPoolExecutor(AT_ONCE, "arrival")
 
@@ -82,6 +83,7 @@ class Worker:
             self._wake.wait(self._interval)
             self._wake.clear()
             try:
+                self._weekly()
                 self.look()
             except Exception as error:  # noqa: BLE001 - it goes on, whatever one look meets
                 log.warning("cannot look for uploads: %s", getattr(error, "kind", type(error)))

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import time
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -26,6 +29,7 @@ from catchment.studies.model import Package
 
 logger = logging.getLogger(__name__)
 
+WEEK = timedelta(days=7)
 SCHEMA = "studies"  # of the warehouse, for all studies
 
 
@@ -99,14 +103,32 @@ def crawl(workspace: Workspace, study: str | None = None, *, dry_run: bool = Fal
     return [_crawl(workspace, target, study, dry_run=dry_run) for target in found]
 
 
-def follow(workspace: Workspace, study: str) -> None:
+def follow(workspace: Workspace, study: str | None = None) -> None:
     """After a publication: the same for its study. What fails is logged; a later one mends it."""
     try:
         for done in crawl(workspace, study) if targets(workspace) else ():
             for what, error in done.failed.items():
                 logger.warning("subscriptions: %s in %s: %s", what, done.target, error)
     except Exception as error:  # noqa: BLE001 - what is published stays so, whatever happens here
-        logger.warning("subscriptions of %s: %s", study, type(error).__name__)
+        logger.warning("subscriptions of %s: %s", study or "all studies", type(error).__name__)
+
+
+class Weekly:
+    """The crawl that finds what no publication told of; at once, and then every week.
+
+    A table that somebody dropped, a target that was away, a setting that is new.
+    """
+
+    def __init__(self, workspace: Workspace, every: timedelta = WEEK) -> None:
+        self._workspace = workspace
+        self._every = every.total_seconds()
+        self._next = -math.inf
+
+    def __call__(self) -> None:
+        """Crawl if it is time; what fails is logged, and tried again in a week."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + self._every
+            follow(self._workspace)
 
 
 def targets(workspace: Workspace) -> list[Target]:

@@ -13,10 +13,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from catchment.core.errors import Unavailable
 from catchment.core.store import Store
 from catchment.studies import layout
+
+if TYPE_CHECKING:
+    from catchment.core.store_events import Arrival, Message, Queue
 
 try:
     from inotify_simple import INotify, flags  # type: ignore[import-untyped]
@@ -26,6 +30,7 @@ except ImportError:  # not Linux
 logger = logging.getLogger(__name__)
 
 _SLICE = 0.1  # seconds between two looks at the stop event
+_POLL = 5  # seconds that one question to the queue waits
 _SETTLE = 0.05  # seconds that a burst of arrivals may go on before the look
 
 
@@ -77,9 +82,59 @@ class Watch:
                 self._known.add(folder)
 
 
-def watch(look: Callable[[], object], store: Store, stop: Event, *, interval: float = 10) -> None:
+class Events:
+    """Waits until the bucket's queue tells of an upload, or for a time.
+
+    A message goes back to the queue unless the look that it led to came to its end: then another
+    worker is told, or this one again.
+    """
+
+    def __init__(self, store: Store, queue: Queue) -> None:
+        bucket, _, prefix = store.url.removeprefix("s3://").partition("/")
+        self._bucket = bucket
+        self._prefix = f"{prefix.rstrip('/')}/{layout.STAGING}".lstrip("/")
+        self._queue = queue
+        self._messages: list[Message] = []
+
+    def wait(self, seconds: float, stop: Event) -> None:
+        """Return when something arrived, when ``stop`` is set, or after the time.
+
+        What was told of before the look that is over now is taken from the queue first.
+        """
+        end = time.monotonic() + seconds
+        try:
+            while self._messages:
+                self._queue.done(self._messages[-1])
+                self._messages.pop()
+            while not stop.is_set() and (left := end - time.monotonic()) > 0:
+                self._messages = self._queue.receive(min(left, _POLL))
+                if any(self._ours(one) for message in self._messages for one in message.arrivals):
+                    return
+                while self._messages:
+                    self._queue.done(self._messages.pop())
+                if left < 1:
+                    stop.wait(left)  # the service counts whole seconds
+        except Unavailable as error:
+            logger.warning("%s; looking every %d s", error, seconds)
+            stop.wait(max(0, end - time.monotonic()))
+
+    def close(self) -> None:
+        """Nothing is held; what was not looked at comes again."""
+
+    def _ours(self, one: Arrival) -> bool:
+        return one.bucket == self._bucket and one.key.startswith(self._prefix)
+
+
+def watch(
+    look: Callable[[], object],
+    store: Store,
+    stop: Event,
+    *,
+    interval: float = 10,
+    queue: Queue | None = None,
+) -> None:
     """Look, then look again whenever something may have come, until ``stop`` is set."""
-    told = Watch(store)
+    told = Watch(store) if queue is None else Events(store, queue)
     try:
         while not stop.is_set():
             look()

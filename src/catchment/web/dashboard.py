@@ -215,6 +215,13 @@ def chart(  # noqa: PLR0917 - the parameters of the request
         Query(alias="filter", description="`column:operator[:value]`; `,` is AND; several: OR."),
     ] = None,
     where: Annotated[str | None, Query(description="The same as JSON.")] = None,
+    marks: Annotated[  # noqa: FBT002 - a parameter of the request
+        bool,
+        Query(
+            description="Also say of each value how many sites reported it, of how many of these "
+            "a cell is suppressed, and how many sites are absent."
+        ),
+    ] = False,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Counts by a column, and by a stratifier, under filters; each person once."""
@@ -222,7 +229,7 @@ def chart(  # noqa: PLR0917 - the parameters of the request
     if one.kind != "cube":
         raise Invalid("expected a merged cube to chart, got a flat table", kind="not-a-cube")
     texts = filter_ or []
-    tag = _tag(one.released.digest, column, stratifier, texts, where, see.key.sites)
+    tag = _tag(one.released.digest, column, stratifier, texts, where, see.key.sites, marks)
 
     def answer() -> Response:
         filters = parse(texts, where)
@@ -233,7 +240,7 @@ def chart(  # noqa: PLR0917 - the parameters of the request
         if see.key.sites and SITE in used:
             allowed = [Condition(SITE, "strEq", site) for site in see.key.sites]
             filters = [[*group, site] for group in filters or [[]] for site in allowed]
-        told = held.chart(column, stratifier, filters)
+        told = held.chart(column, stratifier, filters, sites=len(one.sites) if marks else None)
         first: dict[str, Any] = {"column": column, "filters": texts}
         if stratifier is not None:
             first["stratifier"] = stratifier

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from catchment.core.errors import Invalid
 from catchment.studies.charts.filters import Filters, quoted, to_sql
-from catchment.studies.model import COUNT
+from catchment.studies.model import COUNT, SITE
 
 if TYPE_CHECKING:
     import duckdb
@@ -71,10 +71,14 @@ class Chartable:
         """Give its memory back."""
         self._db.close()
 
-    def chart(self, column: str, stratifier: str | None, filters: Filters) -> dict[str, Any]:
+    def chart(
+        self, column: str, stratifier: str | None, filters: Filters, *, sites: int | None = None
+    ) -> dict[str, Any]:
         """What the chart API answers, without the words of the request.
 
         ``suppressed`` counts, by value, cells that are not shown: there are more than is told.
+        With the number of ``sites`` of the package, ``marks`` tell by value how many of them
+        reported it, of how many of these a cell is suppressed, and how many are absent.
 
         Raises:
             Invalid: kind ``no-column``, ``bad-filter``.
@@ -104,6 +108,9 @@ class Chartable:
             "rowCount": len(plain),
             "totalCount": sum(row[-2] or 0 for row in plain),
         }
+        if sites is not None:
+            answer["sites"] = sites
+            answer["marks"] = self._marks(shown, needs, filters, sites)
         if stratifier is None:
             answer["data"] = [{"rows": [[value, count] for value, count, _ in plain]}]
             answer["suppressed"] = [[value, gone] for value, _, gone in plain if gone]
@@ -117,6 +124,28 @@ class Chartable:
         answer["data"] = [{"stratifier": part, "rows": rows} for part, rows in groups.items()]
         answer["suppressed"] = [[part, value, gone] for part, value, _, gone in plain if gone]
         return answer
+
+    def _marks(
+        self, shown: list[str], needs: set[str], filters: Filters, sites: int
+    ) -> list[list[Any]]:
+        """Of each value: sites that reported it, sites of which a cell is suppressed, the others.
+
+        Told by the cells of single sites, which are listed also where they are not shown.
+        """
+        if SITE not in needs:  # then each group may only say that it is rolled up
+            filters = [[c for c in group if c.column != SITE] for group in filters]
+        condition, values = to_sql(filters)
+        mask = sum(1 << n for n, name in enumerate(self.columns) if name in {*needs, SITE})
+        names, site = ", ".join(map(quoted, shown)), quoted(SITE)
+        query = (
+            f"SELECT {names}, count(DISTINCT {site}), "  # noqa: S608 - quoted
+            f"count(DISTINCT {site}) FILTER (WHERE {COUNT} IS NULL) FROM cells "
+            f"WHERE {quoted(_MASK)} = ? AND ({condition}) GROUP BY {names}"
+        )
+        told = self._ask(query, [mask, *values])
+        marks = sorted(([*map(_plain, row[:-2]), row[-2], row[-1]] for row in told), key=_order)
+        of = 1 if SITE in shown else sites
+        return [[*row, max(of - row[-2], 0)] for row in marks]
 
     def _ask(self, query: str, values: list[Any]) -> list[tuple[Any, ...]]:
         import duckdb

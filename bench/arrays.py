@@ -1,9 +1,12 @@
-"""Sessions appended beside other ways: ``python -m bench.arrays [--sessions 100]``.
+"""Sessions appended beside other ways: ``python -m bench.arrays [--part sessions]``.
 
 A session is EEG (n, 16, 500) and fNIRS (n, 1500) in float32, n from 60 to 200, 5 MB before
 compression. Each way appends the same sessions one after the other. Ours checks, takes a digest and
 makes every object durable; the peers do not, but for Icechunk. The proposal's way rewrites the
-store at each append, so that it gets fewer sessions, and its last append counts.
+store at each append, so its store is filled by plain xarray first, and its last append counts.
+
+Each part takes less than three minutes, so that a quiet machine can be had for it; what a part
+measured is kept, and the last one records all of them.
 """
 
 from __future__ import annotations
@@ -15,18 +18,31 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import arrays_peers
-from bench._common import RESULTS, Failed, Measured, Row, measure, report, scratch, timed
+from bench._common import RESULTS, Failed, Measured, Row, measure, report, timed
 
 if TYPE_CHECKING:
+    import numpy as np
     import xarray as xr
 
 WAYS: tuple[str, ...] = ("ours", *(name for name in arrays_peers.WAYS if name != "seed"))
+PARTS = ("sessions", "small", "seed", "transform")
 EARLY, LATE = 5, 95  # in hundredths of the sessions: appends that are compared
 SPREAD = 5  # appends around each
+LONGEST = 200  # windows
+
+
+@cache
+def _noise(seed: int, size: int) -> np.ndarray:
+    import numpy as np
+
+    found: np.ndarray = np.random.default_rng(seed).standard_normal(size, dtype="float32")
+    return found
 
 
 def session(number: int, *, small: bool = False) -> xr.Dataset:
@@ -35,12 +51,20 @@ def session(number: int, *, small: bool = False) -> xr.Dataset:
     import xarray as xr
 
     random = np.random.default_rng(number)
-    windows = int(random.integers(3, 8) if small else random.integers(60, 200))
+    windows = int(random.integers(3, 8) if small else random.integers(60, LONGEST))
     samples, optodes = (20, 15) if small else (500, 1500)
-    eeg = (random.standard_normal((windows, 16, samples)) * 50).round(0).astype("float32")
-    fnirs = random.standard_normal((windows, optodes)).astype("float32")
+    eeg, fnirs = (
+        np.roll(_noise(seed, LONGEST * size + 1), number * 7919)[: windows * size]
+        for seed, size in ((1, 16 * samples), (2, optodes))
+    )
     return xr.Dataset(
-        {"eeg": (("time", "channel", "sample"), eeg), "fnirs": (("time", "optode"), fnirs)},
+        {
+            "eeg": (
+                ("time", "channel", "sample"),
+                (eeg * 50).round(0).reshape(windows, 16, samples),
+            ),
+            "fnirs": (("time", "optode"), fnirs.reshape(windows, optodes)),
+        },
         coords={
             "time": np.datetime64("2026-01-01", "ms") + 210 * np.arange(windows),
             "channel": [f"E{n}" for n in range(16)],
@@ -53,17 +77,21 @@ def append_all(folder: str, way: str, count: int, small: bool) -> None:  # noqa:
     """Append sessions one after the other; notes CPU, seconds and bytes of each."""
     path, notes = Path(folder) / way, []
     append, close = _way(way, path)
+    append_one = append
+    if way == "seed":  # its store is made by plain xarray but for the last session
+        append_one = _way("append_dim", path)[0]
     for number in range(count):
         dataset = session(number, small=small)
-        before = _bytes(path)
+        chosen = append if number == count - 1 else append_one
+        before = _bytes(path) if not small else 0
         cpu, wall = time.process_time(), time.perf_counter()
         with timed():
-            append(dataset)
+            chosen(dataset)
         notes.append(
             {
                 "cpu": time.process_time() - cpu,
                 "wall": time.perf_counter() - wall,
-                "written": _bytes(path) - before,
+                "written": (_bytes(path) if not small else 0) - before,
                 "raw": dataset.nbytes,
                 "windows": dataset.sizes["time"],
             }
@@ -101,17 +129,32 @@ def _bytes(path: Path) -> int:
     return total
 
 
-def floor(count: int, *, small: bool) -> int:
+def floor(count: int) -> int:
     """Bytes of the codec alone, over chunks as the store cuts them."""
     from numcodecs.zstd import Zstd
 
     codec, total = Zstd(0), 0
     for number in range(count):
-        dataset = session(number, small=small)
+        dataset = session(number)
         for name in ("eeg", "fnirs"):
             values = dataset[name].values
             total += sum(len(codec.encode(values[i : i + 128])) for i in range(0, len(values), 128))
     return total
+
+
+def requests(folder: Path, count: int) -> int:
+    """Requests of the store that reading one session takes, the root included."""
+    import xarray as xr
+
+    from catchment.arrays import read
+    from catchment.core.store import open_store
+
+    store = open_store((folder / "ours").as_uri())
+    view = read.view(store, read.published(store))
+    found = xr.open_zarr(view, consolidated=True, zarr_format=3, chunks=None)
+    one = read.session(found, f"s{count // 2:04}")
+    one[["eeg", "fnirs", "timestamp"]].load()
+    return view.requests + 1
 
 
 def run(folder: Path, ways: tuple[str, ...], count: int, *, small: bool) -> dict[str, Measured]:
@@ -126,6 +169,11 @@ def run(folder: Path, ways: tuple[str, ...], count: int, *, small: bool) -> dict
     return measured
 
 
+def _notes(folder: Path, way: str) -> list[dict[str, float]]:
+    found: list[dict[str, float]] = json.loads((folder / f"{way}.json").read_text())
+    return found
+
+
 def around(notes: list[dict[str, float]], percent: int, what: str) -> float:
     """The median over some appends, per window where sessions are large."""
     middle = len(notes) * percent // 100
@@ -133,49 +181,127 @@ def around(notes: list[dict[str, float]], percent: int, what: str) -> float:
     return statistics.median(n[what] / n["windows"] for n in some)
 
 
+Told = tuple[list[Row], list[dict[str, Any]]]
+
+
+def bound(what: str, value: float, limit: float, *, least: bool = False) -> dict[str, Any]:
+    """A bound of the benchmark, and whether it is met."""
+    met = value >= limit if least else value <= limit
+    words = "at least" if least else "at most"
+    return {"what": what, "value": round(value, 3), "bound": f"{words} {limit:g}", "met": met}
+
+
+def sessions(folder: Path, count: int) -> Told:
+    """Sessions of 5 MB, every way."""
+    measured = run(folder, WAYS, count, small=False)
+    told = []
+    for way in measured:
+        lines = _notes(folder, way)
+        early, late = (around(lines, percent, "cpu") for percent in (EARLY, LATE))
+        raw, written = sum(n["raw"] for n in lines), sum(n["written"] for n in lines)
+        what = f"{way}: CPU of an append, late to early"
+        if way == "ours":
+            told.append(bound(what, late / early, 1.15))
+            share = sum(n["written"] for n in lines) / floor(count)
+            told.append(bound("ours: bytes written, to the codec's floor", share, 1.05))
+        else:
+            told.append({"what": what, "value": round(late / early, 3)})
+        told.append({"what": f"{way}: bytes, to raw", "value": round(written / raw, 3)})
+    if "append_dim" in measured:
+        speed = measured["append_dim"].seconds / measured["ours"].seconds
+        told.append(bound("speed, to xarray's bare append", speed, 0.9, least=True))
+    told.append(bound("requests of the store to read a session", requests(folder, count), 10))
+    return [_row(f"{count} sessions of 5 MB", measured)], told
+
+
+def small(folder: Path, count: int) -> Told:
+    """Small sessions: what the store costs, and not the values."""
+    measured = run(folder, ("ours", "append_dim"), count, small=True)
+    lines = _notes(folder, "ours")
+    early, late = (
+        statistics.median(n["cpu"] for n in part) for part in (lines[20:70], lines[-50:])
+    )
+    told = [bound(f"{count} small sessions: CPU of an append, late to early", late / early, 1.15)]
+    return [_row(f"{count} small sessions", measured)], told
+
+
+def seed(folder: Path, count: int) -> Told:
+    """The proposal's last append beside ours."""
+    measured = run(folder, ("ours", "seed"), count, small=False)
+    own = statistics.median(n["wall"] / n["windows"] for n in _notes(folder, "ours")[-10:])
+    last = _notes(folder, "seed")[-1]
+    ratio = last["wall"] / (own * last["windows"])
+    what = f"the append of session {count}: the proposal's time, to ours"
+    return [], [bound(what, ratio, 20, least=True)] if "seed" in measured else []
+
+
+def transform(folder: Path, count: int) -> Told:
+    """Recordings become windows, with one worker and with two."""
+    from bench.arrays_recordings import make, transformed
+
+    seconds = make(folder / "recordings", count)
+    took = {n: measure(transformed, str(folder), n, count) for n in (1, 2)}
+    work = f"{count} recordings, {seconds / 60:.0f} min, transformed by two workers"
+    pair, one = took[2], took[1]
+    told = [
+        {"what": f"WindowTransform, x real time, workers: {n}", "value": round(seconds / m.seconds)}
+        for n, m in took.items()
+    ]
+    told.append(bound("two workers, to one", one.seconds / pair.seconds, 1.6, least=True))
+    return [Row(work, pair, {"one worker": one})], told
+
+
 def main() -> None:
     """Measure, print, record."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--part", choices=PARTS, help="only this one")
     parser.add_argument("--sessions", type=int, default=100)
     parser.add_argument("--small", type=int, default=1000, help="number of small sessions")
-    parser.add_argument("--seed", type=int, default=100, help="sessions of the proposal's way")
+    parser.add_argument("--recordings", type=int, default=24)
     arguments = parser.parse_args()
-    folder = scratch("arrays")
-    count = arguments.sessions
-    measured = run(folder, WAYS, count, small=False)
-    notes = {way: json.loads((folder / f"{way}.json").read_text()) for way in measured}
-    told = []
-    for way, lines in notes.items():
-        early, late = (around(lines, percent, "cpu") for percent in (EARLY, LATE))
-        raw, written = sum(n["raw"] for n in lines), sum(n["written"] for n in lines)
-        told.append(f"{way}: CPU late/early {late / early:.2f}, bytes/raw {written / raw:.3f}")
-    least = floor(count, small=False)
-    ours = sum(n["written"] for n in notes["ours"])
-    told.append(f"ours: {ours / least:.3f} of the codec's floor, at most 1.05")
-    rows = [_row(f"{count} sessions of 5 MB", measured)]
-    if arguments.small:
-        few = run(folder, ("ours", "append_dim"), arguments.small, small=True)
-        lines = json.loads((folder / "ours.json").read_text())
-        early, late = (
-            statistics.median(n["cpu"] for n in part) for part in (lines[20:70], lines[-50:])
-        )
-        told.append(f"small: CPU late/early {late / early:.2f}")
-        rows.append(_row(f"{arguments.small} small sessions", few))
-    if arguments.seed:
-        last = run(folder, ("ours", "seed"), arguments.seed, small=False)
-        if "seed" in last:
-            own, theirs = (
-                json.loads((folder / f"{way}.json").read_text())[-1]["wall"]
-                for way in ("ours", "seed")
-            )
-            told.append(f"the append of session {arguments.seed}: {theirs / own:.1f} x ours")
-        rows.append(_row(f"{arguments.seed} sessions, the proposal's way", last))
-    shutil.rmtree(folder)
-    whole = (count, arguments.small, arguments.seed) == (100, 1000, 100)
+    folder = RESULTS.parent / ".data" / "arrays"
+    kept = folder / "parts"
+    kept.mkdir(parents=True, exist_ok=True)
+    counts = {
+        "sessions": arguments.sessions,
+        "small": arguments.small,
+        "seed": arguments.sessions,
+        "transform": arguments.recordings,
+    }
+    whole = (arguments.sessions, arguments.small, arguments.recordings) == (100, 1000, 24)
+    parts: dict[str, Callable[[Path, int], Told]] = {
+        "sessions": sessions, "small": small, "seed": seed, "transform": transform
+    }  # fmt: skip
+    rows, told = [], []
+    for name in PARTS:
+        place = kept / f"{name}-{counts[name]}.json"
+        if arguments.part in (None, name):
+            scratch = folder / name
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
+            made, bounds = parts[name](scratch, counts[name])
+            shutil.rmtree(scratch)
+            place.write_text(json.dumps({"rows": [asdict(r) for r in made], "bounds": bounds}))
+        if place.exists():
+            found = json.loads(place.read_text())
+            rows += [_parsed(row) for row in found["rows"]]
+            told += found["bounds"]
+        else:
+            whole = False
     report("arrays", rows, RESULTS if whole else None)
-    print(*told, sep="\n")
+    for line in told:
+        met = {True: "met", False: "NOT MET", None: ""}[line.get("met")]
+        print(f"{line['what']}: {line['value']}", line.get("bound", ""), met)
     if not whole:
         print("a trial: nothing was recorded")
+        return
+    place = RESULTS / "arrays.json"
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"bounds": told}, indent=1) + "\n")
+
+
+def _parsed(row: dict[str, Any]) -> Row:
+    peers = {name: peer and Measured(**peer) for name, peer in row["peers"].items()}
+    return Row(row["work"], Measured(**row["ours"]), peers)
 
 
 def _row(work: str, measured: dict[str, Measured]) -> Row:

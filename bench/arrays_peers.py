@@ -45,9 +45,10 @@ def groups(session: xr.Dataset, path: Path) -> None:
 
 def icechunk(session: xr.Dataset, path: Path) -> None:
     """A commit of Icechunk for each session."""
-    from icechunk import Repository, local_filesystem_storage
+    from icechunk import Repository, local_filesystem_storage, set_logs_filter
     from icechunk.xarray import to_icechunk
 
+    set_logs_filter("error")
     storage = local_filesystem_storage(str(path))
     first = not path.exists()
     repository = Repository.create(storage) if first else Repository.open(storage)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from catchment.arrays import layout
+from catchment.arrays.codec import encode
 from catchment.arrays.content import blocks
 from catchment.arrays.document import Document
 from catchment.arrays.journal import Claim
 from catchment.arrays.prepare import Prepared
-from catchment.arrays.zarr_store import CoreStore, documents, open_array
 from catchment.core.errors import NotFound
 from catchment.core.progress import Event, Progress, silent
 from catchment.core.store import Store
+
+if TYPE_CHECKING:
+    import numpy as np
+    import xarray as xr
 
 THREADS = 8  # puts at a time
 
@@ -73,34 +79,37 @@ def write(
     written, total = Written(), count(document, prepared)
     work = f"append {prepared.row.session}"
     with ThreadPoolExecutor(THREADS) as pool:
-        pending = []
-
-        def put(key: str, data: bytes) -> None:
-            pending.append(pool.submit(_place, store, key, data, claim, written))
-            while len(pending) > 2 * THREADS:  # memory does not grow with the session
-                pending.pop(0).result()
-            progress(Event(work, "step", written.chunks, total, "chunks"))
-
-        view = _view(document, claim.slot, prepared, put)
+        pending: deque[Future[None]] = deque()
         for name, variable in prepared.variables.items():
-            array = open_array(view, name)
-            grid = document.arrays[name]["chunk_grid"]["configuration"]["chunk_shape"]
-            rows = grid[1] if len(grid) > 1 else 1
-            step = None
-            if variable.ndim and variable.nbytes > _AT_ONCE:
-                step = max(rows, _AT_ONCE // max(1, variable.nbytes // variable.shape[0])
-                           // rows * rows)  # fmt: skip
-            for start, block in blocks(variable, step or (variable.shape or (None,))[0]):
-                place: Any = (
-                    claim.slot,
-                    slice(start, start + block.shape[0]),
-                    *(slice(0, size) for size in block.shape[1:]),
-                )
-                array[place] = block
+            meta = document.arrays[name]
+            prefix = layout.slot_prefix(name, claim.slot, document.generation)
+            for key, part, shape in _parts(variable, meta, prefix):
+                pending.append(pool.submit(_place, store, key, part, meta, shape, claim, written))
+                while len(pending) > 2 * THREADS:  # memory does not grow with the session
+                    pending.popleft().result()
+                progress(Event(work, "step", written.chunks, total, "chunks"))
         for future in pending:
             future.result()
     progress(Event(work, "done", written.chunks, total, "chunks"))
     return written
+
+
+def _parts(
+    variable: xr.Variable, meta: Mapping[str, Any], prefix: str
+) -> Iterator[tuple[str, np.ndarray, tuple[int, ...]]]:
+    """Key, values and whole shape of each chunk of a slot."""
+    grid = meta["chunk_grid"]["configuration"]["chunk_shape"][1:]
+    step = variable.shape[0]
+    if variable.nbytes > _AT_ONCE:
+        rows = _AT_ONCE // max(1, variable.nbytes // variable.shape[0])
+        step = max(grid[0], rows // grid[0] * grid[0])
+    for start, block in blocks(variable, max(1, step)):
+        first = start // grid[0]
+        counts = (range(-(-size // chunk)) for size, chunk in zip(block.shape, grid, strict=True))
+        for place in itertools.product(*counts):
+            index = (first + place[0], *place[1:])
+            part = block[tuple(slice(n * c, (n + 1) * c) for n, c in zip(place, grid, strict=True))]
+            yield prefix + "/".join(map(str, index)), part, (1, *grid)
 
 
 _AT_ONCE = 64 << 20  # bytes that are compressed together
@@ -138,19 +147,18 @@ def puts(store: Store) -> Iterator[tuple[Callable[[str, bytes], None], Callable[
             future.result()
 
 
-def _view(
-    document: Document, slot: int, prepared: Prepared, put: Callable[[str, bytes], None]
-) -> CoreStore:
-    """Arrays large enough for the session, in which nothing stands yet."""
-    large = document.grown(
-        commit=document.commit,
-        size=max(document.size, slot + 1),
-        ragged=prepared.ragged_sizes,
-    )
-    return CoreStore(None, documents(large.arrays), put=put)
-
-
-def _place(store: Store, key: str, data: bytes, claim: Claim, written: Written) -> None:
+def _place(  # noqa: PLR0917 - all that makes a chunk
+    store: Store,
+    key: str,
+    part: np.ndarray,
+    meta: Mapping[str, Any],
+    shape: tuple[int, ...],
+    claim: Claim,
+    written: Written,
+) -> None:
+    data = encode(part[None], meta, shape)
+    if data is None:
+        return
     there = claim.resumed and _there(store, key) == data
     if not there:
         store.put(key, data, mode="overwrite")

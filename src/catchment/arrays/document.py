@@ -24,7 +24,7 @@ FORMAT = 1
 SECTION = "catchment"
 TARGET = 4 << 20  # bytes of a chunk before compression
 MOST_WINDOWS = 4096  # in a chunk
-CODEC = {"name": "zstd", "configuration": {"level": 0, "checksum": True}}
+CODEC: dict[str, Any] = {"name": "zstd", "configuration": {"level": 0, "checksum": True}}
 
 # Arrays of one dimension that every store of sessions has: type and fill value.
 FACTS: dict[str, tuple[str, Any]] = {
@@ -189,7 +189,7 @@ def first(prepared: Prepared, chunks: Mapping[str, int] | None) -> tuple[Documen
         chunk = [dims.get(d, max(1, s)) for d, s in zip(own, shape, strict=True)]
         arrays[name] = array(
             described["dtype"], [schema.append_dim, *own], [0, *shape], [1, *chunk],
-            _fill(described["dtype"]), _attributes(variable.attrs),
+            fill_of_type(described["dtype"]), _attributes(variable.attrs),
         )  # fmt: skip
     for name in prepared.row.values:
         dtype = schema.variables[name]["dtype"]
@@ -301,7 +301,8 @@ def array(  # noqa: PLR0917 - the fields of the format
     }
 
 
-def _fill(dtype: str) -> Any:
+def fill_of_type(dtype: str) -> Any:
+    """The fill value of a type, as metadata say it."""
     if dtype == "string":
         return ""
     if dtype == "bool":
@@ -346,7 +347,7 @@ def _label(name: str, variable: Any, schema: Schema) -> tuple[dict[str, Any], di
         values = np.array([str(v) for v in described["values"]], dtype=object)
     shape = list(values.shape)
     dtype = described["dtype"]
-    meta = array(dtype, described["dims"], shape, [max(1, s) for s in shape], _fill(dtype),
+    meta = array(dtype, described["dims"], shape, [max(1, s) for s in shape], fill_of_type(dtype),
                   _attributes(variable.attrs))  # fmt: skip
     return meta, encode(name, meta, values)
 

@@ -122,6 +122,14 @@ def claim(store: Store, slot: int, row: Row, holder: Holder) -> Claim | None:
     return Claim(slot, attempt, resumed=same, taken=earlier is not None and not same)
 
 
+def is_claimed(store: Store, slot: int, holder: Holder) -> bool:
+    """Whether a living writer has a slot."""
+    last, attempt = None, 0
+    while (found := read(store, layout.claim(slot, attempt))) is not None:
+        last, attempt = found, attempt + 1
+    return last is not None and not last.get("released") and not is_dead(last, holder)
+
+
 def release(store: Store, made: Claim, row: Row, holder: Holder) -> None:
     """Say that a claim came to its end, whatever it was."""
     record = {"slot": made.slot, "holder": holder.to_json(), "row": row.to_json(), "at": _now()}

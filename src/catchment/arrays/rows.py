@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from catchment.arrays import layout
+from catchment.arrays.codec import encode
 from catchment.arrays.document import FACTS, Document, corrupt
 from catchment.arrays.model import Entry, Row, Status
 from catchment.arrays.zarr_store import CoreStore, documents, open_array
@@ -71,48 +72,42 @@ def changes(record: Mapping[str, Any]) -> dict[int, Entry]:
     return made
 
 
-def write(put: Put, store: Store, document: Document, entries: Mapping[int, Entry]) -> None:
-    """Write rows of slots that no reader sees yet, into the chunks that they share with others."""
-    first = min(entries, default=0)
-    view = CoreStore(store, documents(document.arrays), put=put, fresh=_beyond(document, first))
-    for name in document.rows():
-        meta = document.arrays[name]
-        wanted = {
-            slot: told
-            for slot, entry in entries.items()
-            if not _is_fill(told := value(name, entry, document), meta["fill_value"])
-        }
-        if wanted:
-            array = open_array(view, name)
-            slots = np.array(sorted(wanted))
-            values = typed([wanted[slot] for slot in slots], meta)
-            if slots[-1] - slots[0] + 1 == len(slots):
-                array[slots[0] : slots[-1] + 1] = values
-            else:
-                array.oindex[slots] = values
+def write(put: Put, document: Document, entries: Sequence[Entry], changed: Iterable[int]) -> None:
+    """Write the chunks of rows that hold the slots, which no reader sees yet; others share them."""
+    chunks = sorted({slot // layout.ROWS for slot in changed})
+    for name, meta in _metas(document):
+        for number in chunks:
+            data = _encoded(name, meta, document, entries, number)
+            if data is not None:
+                put(layout.row_key(name, number, document.family), data)
 
 
 def write_all(
     put: Put, delete: Callable[[str], None], document: Document, entries: Sequence[Entry]
 ) -> None:
     """Write all rows anew, under the keys of the document's family, which nobody reads yet."""
-    view = CoreStore(None, documents(document.arrays), put=put, delete=delete)
+    for name, meta in _metas(document):
+        for number in range(-(-len(entries) // layout.ROWS)):
+            key = layout.row_key(name, number, document.family)
+            data = _encoded(name, meta, document, entries, number)
+            if data is None:  # the family's keys may be there from a time long past
+                delete(key)
+            else:
+                put(key, data)
+
+
+def _metas(document: Document) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for name in document.rows():
-        meta = document.arrays[name]
-        values = [value(name, entry, document) for entry in entries]
-        # What is empty is deleted: the family's keys may be there from a time long past.
-        open_array(view, name)[:] = typed(values, meta)
+        yield name, document.arrays[name]
 
 
-def _beyond(document: Document, first: int) -> Callable[[str], bool]:
-    """Chunks of rows that begin behind every visible slot need not be asked for."""
-    chunk = -(-first // layout.ROWS)
-    keys = {
-        layout.row_key(name, number, document.family)
-        for name in document.rows()
-        for number in range(chunk, document.size // layout.ROWS + 1)
-    }
-    return keys.__contains__
+def _encoded(
+    name: str, meta: Mapping[str, Any], document: Document, entries: Sequence[Entry], number: int
+) -> bytes | None:
+    """A chunk of rows; None where all of it is fill."""
+    some = entries[number * layout.ROWS : (number + 1) * layout.ROWS]
+    values = typed([value(name, entry, document) for entry in some], meta)
+    return encode(values, meta, (layout.ROWS,))
 
 
 def _values(view: CoreStore, name: str, start: int) -> list[Any]:
@@ -129,13 +124,6 @@ def value(name: str, entry: Entry, document: Document) -> Any:
     if name in FACTS:
         return getattr(entry.row, name)
     return entry.row.values.get(name, document.arrays[name]["fill_value"])
-
-
-def _is_fill(value: Any, fill: Any) -> bool:
-    if isinstance(value, float) and math.isnan(value):
-        value = "NaN"
-    same: bool = value == fill
-    return same
 
 
 def typed(values: list[Any], meta: Mapping[str, Any]) -> np.ndarray:

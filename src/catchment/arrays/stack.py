@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,7 +17,7 @@ from catchment.arrays.chunks import Written
 from catchment.arrays.decide import planned
 from catchment.arrays.document import Document
 from catchment.arrays.journal import Claim, Holder
-from catchment.arrays.model import Decision, Entry, OnConflict, Outcome, Row, Status, Step
+from catchment.arrays.model import Entry, OnConflict, Outcome, Row, Status, Step
 from catchment.arrays.prepare import Prepared
 from catchment.core.errors import Conflict, Corrupt, NotFound
 from catchment.core.finding import Finding
@@ -82,6 +82,11 @@ class Stack:
         self._held: Lease | None = None
         self._entries: list[Entry] = []
         self._entries_at: int | None = None  # the commit that they are of
+
+    @property
+    def queues(self) -> bool:
+        """Writers that share our ledger wait for each other, and nobody waits for us."""
+        return self._ledger is not None and self._held is None
 
     # Looking
 
@@ -160,43 +165,17 @@ class Stack:
     ) -> Outcome:
         """Append the sessions: all of them are visible afterwards, or none.
 
+        Chunks are written while others write theirs; commits go through the lease, in the order
+        of slots.
+
         Raises:
             Conflict: kind ``session-differs``; ``lease-held`` while another writer is at work;
                 ``commits-lost`` where writers that our ledger does not know are always first.
             Invalid: kind ``chunks-fixed`` or ``bad-chunks``.
         """
-        found = list(findings)
-        if dry_run:
-            document, _ = self.look()
-            return self._planned(document, sessions, chunks, on_conflict, found)[0]
-        with self.writing(), journal.holding() as holder:
-            written = Written()
-            for _ in range(ATTEMPTS):
-                document = self.heal()
-                outcome, steps = self._planned(document, sessions, chunks, on_conflict, found)
-                if outcome.refused:
-                    return outcome
-                if (error := plan.conflict(outcome.steps)) is not None:
-                    raise error
-                if not steps:
-                    return replace(outcome, written_bytes=written.stored)
-                document = document or self.make(sessions[0], chunks)
-                staged: list[Staged] = []
-                for one, step in steps:
-                    avoid = frozenset(s.claim.slot for s in staged)
-                    staged.append(
-                        self.stage(document, one, holder, avoid=avoid, earlier=step.earlier)
-                    )
-                written.stored += sum(s.written.stored for s in staged)
-                written.resumed += sum(s.written.resumed for s in staged)
-                committed = self.commit(document, staged)
-                if committed is not None:
-                    return self._told(outcome, staged, committed, written)
-            raise Conflict(
-                f"{self.store.url}: other writers were first {ATTEMPTS} times",
-                kind="commits-lost",
-                hint="run the same command again, with the ledger that the other writers use",
-            )
+        from catchment.arrays.appending import append
+
+        return append(self, sessions, chunks, on_conflict, list(findings), dry_run=dry_run)
 
     def make(self, sample: Prepared, chunks: Mapping[str, int] | None = None) -> Document:
         """Make a store for sessions like this one; or the one that another made first."""
@@ -304,7 +283,7 @@ class Stack:
         entries += [changed[slot] for slot in range(document.size, made.size)]
         with chunking.puts(self.store) as (put, delete):
             if record.get("family") is None:
-                rows.write(put, self.store, made, changed)
+                rows.write(put, made, entries, changed)
             else:
                 for slot, entry in changed.items():
                     entries[slot] = entry
@@ -349,36 +328,18 @@ class Stack:
                 break
         return entries
 
-    def _planned(
+    def planned(
         self,
         document: Document | None,
         sessions: Sequence[Prepared],
         chunks: Mapping[str, int] | None,
         on_conflict: OnConflict,
-        found: list[Finding],
+        found: Sequence[Finding],
     ) -> tuple[Outcome, list[tuple[Prepared, Step]]]:
+        """What an append comes to, and the sessions that it puts into the store."""
         known = self.known(document) if document is not None and document.commit else []
         url = self.store.url
         return planned(url, document, known, sessions, chunks, on_conflict, found)
-
-    def _told(
-        self, outcome: Outcome, staged: Sequence[Staged], document: Document, written: Written
-    ) -> Outcome:
-        slots = {s.row.session: s.claim.slot for s in staged}
-        steps = [
-            replace(step, slot=slots[step.session])
-            if step.decision in (Decision.APPEND, Decision.REPLACE)
-            else step
-            for step in outcome.steps
-        ]
-        return replace(
-            outcome,
-            commit=document.commit,
-            steps=steps,
-            dry_run=False,
-            written_bytes=written.stored,
-            resumed_chunks=written.resumed,
-        )
 
 
 def withdraw(stack: Stack, session: str) -> tuple[Entry, int]:

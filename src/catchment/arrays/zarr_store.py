@@ -36,7 +36,6 @@ class CoreStore(ZarrStore):
         documents: metadata by key, which win over the store's; with them, no other is looked for.
         put: takes the chunks that are written; without it the store is for reading.
         delete: takes the keys of chunks that became empty.
-        fresh: whether a key cannot be there yet, so that nobody asks for it.
     """
 
     def __init__(
@@ -46,14 +45,12 @@ class CoreStore(ZarrStore):
         *,
         put: Put | None = None,
         delete: Callable[[str], None] | None = None,
-        fresh: Callable[[str], bool] = lambda _: False,
     ) -> None:
         super().__init__(read_only=put is None)
         self._store = store
         self._documents = documents
         self._put = put
         self._delete = delete
-        self._fresh = fresh
         self.requests = 0  # reads of the store
         self._lock = threading.Lock()
 
@@ -72,9 +69,7 @@ class CoreStore(ZarrStore):
     def with_read_only(self, read_only: bool = False) -> CoreStore:  # noqa: FBT001, FBT002 - Zarr's
         """The same store for reading."""
         put = None if read_only else self._put
-        return CoreStore(
-            self._store, self._documents, put=put, delete=self._delete, fresh=self._fresh
-        )
+        return CoreStore(self._store, self._documents, put=put, delete=self._delete)
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -86,7 +81,7 @@ class CoreStore(ZarrStore):
                 return prototype.buffer.from_bytes(found)
             if key.rpartition("/")[2] in DOCUMENTS:
                 return None
-        if self._store is None or self._fresh(key):
+        if self._store is None:
             return None
         data = await asyncio.to_thread(self._read, key, byte_range)
         return None if data is None else prototype.buffer.from_bytes(data)

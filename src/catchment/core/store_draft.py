@@ -18,6 +18,7 @@ from catchment.core.store import key_taken
 
 BUFFER = 1 << 18  # bytes; fits a core's cache: larger ones were three times slower to copy through
 SMALL = 1 << 15  # bytes; below it a read into the buffer costs less than a copy by the kernel
+HASHED = 2 << 20  # bytes hashed at once: each time, the interpreter's lock has to be had again
 STRIDE = 8 << 20  # bytes between signals to the disk and to the digest
 
 _SYNC_FILE_RANGE_WRITE = 2  # <fcntl.h>
@@ -153,7 +154,7 @@ def _copy(source: int, target: int, start: int, count: int) -> int:
 def _follow(fd: int, sizes: SimpleQueue[int | None]) -> str:
     """Hash a file while it grows: its pages are still in memory, and another core is free."""
     sha256 = hashlib.sha256()
-    buffer = memoryview(bytearray(BUFFER))
+    buffer = memoryview(bytearray(HASHED))
     done = 0
     while (size := sizes.get()) is not None:
         while done < size:

@@ -35,7 +35,7 @@ from catchment.core.store import (
 )
 from catchment.core.store_draft import STRIDE, Draft, not_followed, os_errors
 
-CHUNK = 1 << 20  # bytes of a stream's chunk
+CHUNK = 1 << 18  # bytes of a stream's chunk; fits a core's cache
 MAX_SOURCES = 64  # files held open by one composition
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe must not make us wait

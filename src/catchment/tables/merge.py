@@ -15,13 +15,14 @@ were copied from an earlier table.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
+from queue import SimpleQueue
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -38,7 +39,7 @@ from catchment.tables.inputs import Fresh, Input, InputFailed, Kept, Merged
 from catchment.tables.match import Match, Matcher
 from catchment.tables.placed import ENGINE, Placed
 from catchment.tables.removed import Leaving, removed_fields
-from catchment.tables.rewrite import Task, rewrite, write
+from catchment.tables.rewrite import Task, rewrite, write_groups
 from catchment.tables.unify import Unified
 
 Beside = Callable[[Sequence[Placed], Future[Composed]], object]
@@ -91,6 +92,18 @@ def merge_table(
         return merge.compose(table, removed, beside)
 
 
+class _Gap(NamedTuple):
+    """A row group that lacks columns.
+
+    Attributes:
+        values: of the columns behind the unified ones.
+    """
+
+    block: Block
+    match: Match
+    values: Sequence[pa.ChunkedArray | pa.Array]
+
+
 class _Job(NamedTuple):
     """A task, and the columns of two row groups that it makes."""
 
@@ -140,7 +153,7 @@ class _Merge:
         self._tasks = 0
         self._progress: Progress = silent
         self._matcher = Matcher(unified, self.table.columns)
-        self._filled: dict[tuple[bytes, int], Source | None] = {}
+        self._gaps: defaultdict[tuple[bool, bytes], list[_Gap]] = defaultdict(list)
 
     @cached_property
     def removed(self) -> Target:
@@ -216,6 +229,10 @@ class _Merge:
                     self.rows[number] = self._fresh(item)
                     jobs = self.rows[number].jobs
                     self._futures.extend(executor.submit(rewrite, job.task) for job in jobs)
+            for number, item in enumerate(self.inputs):
+                if isinstance(item, Kept):
+                    self.rows[number] = self._kept(item)
+            self._fill()
             self._tell("start")
             yield
         except BaseException as error:
@@ -229,11 +246,9 @@ class _Merge:
         done = self._tasks - len(self._futures)
         self._progress(Event("tables: rewrite columns", state, done, self._tasks, "parts"))
 
-    def _done(self) -> Iterator[Block]:
-        """The row groups of the table, each once it may be composed; those that leave, too."""
-        for number, item in enumerate(self.inputs):
-            if isinstance(item, Kept):  # not before: others are copied and rewritten meanwhile
-                self.rows[number] = self._kept(item)
+    def _done(self) -> Iterator[_Rows]:
+        """The inputs in order, each once its row groups may be composed."""
+        for number in range(len(self.inputs)):
             rows = self.rows[number]
             try:
                 for job in rows.jobs:
@@ -244,7 +259,7 @@ class _Merge:
                     rows.vouched.result()
             except (Invalid, NotFound) as error:
                 raise InputFailed(number, error) from None
-            yield from rows.stay
+            yield rows
 
     def _put(self, job: _Job, groups: tuple[Group | None, Group | None]) -> None:
         """Let the row groups have the columns that a job has made."""
@@ -255,98 +270,110 @@ class _Merge:
                 block.put(Source((self.store, key), columns, group), job.columns)
 
     def compose(self, table: str, removed: str, beside: Beside | None) -> Merged:
-        """Write both files; what follows from a file's layout is done while it becomes durable.
+        """Write both files at once; an input that stands in them is noted while others are copied.
 
         The table is the first to get its name: who wrote it has the folder.
         """
         groups: list[Group] = []
         gone_groups: list[Group] = []
-        gone: list[Future[Composed]] = []
-        placed: list[Future[tuple[Placed, ...]]] = []
+        placed: list[Placed] = []
+        noted: list[Future[object]] = []
+        stands: SimpleQueue[_Rows | None] = SimpleQueue()  # inputs that stand in the table
         named: Future[Composed] = Future()
 
         def staying() -> Iterator[Block]:
-            yield from self._done()
-            if any(rows.leave for rows in self.rows.values()):
-                compose = self.removed.compose
-                gone.append(threads.submit(compose, self.store, removed, leaving(), gone_groups))
-            else:
-                placed.append(threads.submit(self._place, groups, gone_groups, beside, named))
+            for rows in self._done():
+                yield from rows.stay
+                stands.put(rows)
+            stands.put(None)
 
         def leaving() -> Iterator[Block]:
-            for number in range(len(self.inputs)):
-                yield from self.rows[number].leave
-            placed.append(threads.submit(self._place, groups, gone_groups, beside, named))
+            left, gone_left = iter(groups), iter(gone_groups)
+            while (rows := stands.get()) is not None:
+                yield from rows.leave
+                kept = islice(left, len(rows.stay))
+                placed.append(self._placed(rows, kept, islice(gone_left, len(rows.leave))))
+            if beside is not None and len(placed) == len(self.inputs):
+                noted.append(threads.submit(beside, placed, named))
             named.result()
 
         with ThreadPoolExecutor(2) as threads:
+            left: Future[Composed] | Future[None]
+            if any(rows.leave for rows in self.rows.values()):
+                compose = self.removed.compose
+                left = threads.submit(compose, self.store, removed, leaving(), gone_groups)
+            else:
+                left = threads.submit(lambda: deque(leaving(), 0).clear())
             try:
                 composed = self.table.compose(self.store, table, staying(), groups)
             except BaseException as error:
                 named.set_exception(error)
+                stands.put(None)
                 raise
             named.set_result(composed)
-            left = gone[0].result() if gone else None
-            return Merged(composed, left, sum(g.rows for g in groups), placed[0].result())
+            gone = left.result()
+            for future in noted:
+                future.result()
+            return Merged(composed, gone, sum(g.rows for g in groups), tuple(placed))
 
-    def _place(
-        self,
-        groups: Iterable[Group],
-        gone_groups: Iterable[Group],
-        beside: Beside | None,
-        named: Future[Composed],
-    ) -> tuple[Placed, ...]:
-        """Where the inputs stand in both files."""
-        left, gone_left = iter(groups), iter(gone_groups)
-        placed = []
-        for number in range(len(self.inputs)):
-            rows = self.rows[number]
-            present = rows.match.present()
-            kept = [self.table.columns.choose(g, present) for g in islice(left, len(rows.stay))]
-            went = [
-                self.removed.columns.choose(g, present) for g in islice(gone_left, len(rows.leave))
-            ]
-            placed.append(Placed(rows.match.schema, tuple(kept), tuple(went)))
-        if beside is not None:
-            beside(placed, named)
-        return tuple(placed)
+    def _placed(self, rows: _Rows, groups: Iterable[Group], gone_groups: Iterable[Group]) -> Placed:
+        """Where an input stands in both files."""
+        present = rows.match.present()
+        kept = tuple(self.table.columns.choose(group, present) for group in groups)
+        went = tuple(self.removed.columns.choose(group, present) for group in gone_groups)
+        return Placed(rows.match.schema, kept, went)
 
     def _stay(self, match: Match, source: Source, rows: int) -> Block:
-        """A row group of the table; nulls and constants are made once for all alike."""
-        key = (match.schema, rows)
-        if key not in self._filled:
-            values = [fill.constant(value, rows) for value in self.constants.values()]
-            self._filled[key] = self._fill(self.table, match, values, rows)
-        return _block(match, source, self._filled[key], rows)
+        """A row group of the table."""
+        values = [fill.constant(value, rows) for value in self.constants.values()]
+        return self._block(match, source, rows, values, leaves=False)
 
     def _leave(self, match: Match, source: Source, item: Fresh | Kept, gone: Leaving) -> Block:
         """A row group of the removed rows."""
-        rows = len(gone.rows)
-        filled = self._fill(self.removed, match, gone.columns(item.site, item.name), rows)
-        return _block(match, source, filled, rows)
+        values = gone.columns(item.site, item.name)
+        return self._block(match, source, len(gone.rows), values, leaves=True)
 
-    def _fill(
-        self, target: Target, match: Match, values: Sequence[pa.ChunkedArray | pa.Array], rows: int
-    ) -> Source | None:
-        """Chunks for the columns that the input lacks, and behind them the values."""
-        numbers = np.flatnonzero(match.column < 0).tolist()
-        columns = [fill.nulls(self.unified.field(number).type, rows) for number in numbers]
-        numbers += range(len(self.unified), len(target.schema))
-        columns += values
-        if not numbers:
-            return None
-        fields = [
-            target.schema.field(number).with_type(column.type)
-            for number, column in zip(numbers, columns, strict=True)
-        ]
-        data, group = write(pa.Table.from_arrays(columns, schema=pa.schema(fields)))
-        return Source(bytes(data), Columns(target.columns[number] for number in numbers), group)
+    def _block(
+        self,
+        match: Match,
+        source: Source,
+        rows: int,
+        values: Sequence[pa.ChunkedArray | pa.Array],
+        *,
+        leaves: bool,
+    ) -> Block:
+        """A row group with the columns that the input has; the others are filled in later."""
+        column = np.concatenate([match.column, np.full(len(values), -1)])
+        lacks = column < 0
+        column[lacks] = np.arange(lacks.sum())
+        block = Block(rows, [source], lacks.astype(np.int64), column)
+        if lacks.any():
+            self._gaps[leaves, match.schema].append(_Gap(block, match, values))
+        return block
 
+    def _fill(self) -> None:
+        """Chunks for the columns that inputs lack, and behind them the values.
 
-def _block(match: Match, source: Source, filled: Source | None, rows: int) -> Block:
-    """A row group with the columns that the input has, and the others from what is filled."""
-    own = len(filled.columns) - int((match.column < 0).sum()) if filled else 0
-    column = np.concatenate([match.column, np.full(own, -1)])
-    lacks = column < 0
-    column[lacks] = np.arange(lacks.sum())
-    return Block(rows, [source, *([filled] if filled else [])], lacks.astype(np.int64), column)
+        Those of inputs alike are made in one go, and those of equal ones once.
+        """
+        for (leaves, _), gaps in self._gaps.items():
+            target = self.removed if leaves else self.table
+            numbers: list[int] = np.flatnonzero(gaps[0].match.column < 0).tolist()
+            kinds = [self.unified.field(number).type for number in numbers]
+            numbers += range(len(self.unified), len(target.schema))
+            columns = Columns(target.columns[number] for number in numbers)
+            fields = [target.schema.field(number) for number in numbers]
+            alike: dict[object, list[_Gap]] = {}
+            for gap in gaps:
+                alike.setdefault(id(gap) if leaves else gap.block.rows, []).append(gap)
+            tables = []
+            for gap, *_ in alike.values():
+                arrays = [*(fill.nulls(kind, gap.block.rows) for kind in kinds), *gap.values]
+                schema = [f.with_type(a.type) for f, a in zip(fields, arrays, strict=True)]
+                tables.append(pa.Table.from_arrays(arrays, schema=pa.schema(schema)))
+            buffer, groups = write_groups(tables)
+            data = buffer.to_pybytes()
+            for group, some in zip(groups, alike.values(), strict=True):
+                for gap in some:
+                    gap.block.sources.append(Source(data, columns, group))
+        self._gaps.clear()

@@ -31,32 +31,11 @@ def pyarrow_rows(footer: bytes) -> int:
     return int(reader.metadata.num_rows)
 
 
-def duckdb_rows(footer: bytes) -> int:
-    """The rows, by DuckDB. ValueError where it cannot read it."""
-    return _ask(footer, "SELECT num_rows FROM parquet_file_metadata(?)")
-
-
 def duckdb_columns(footer: bytes) -> int:
     """How many columns there are, by DuckDB. ValueError where it cannot read it."""
-    return _ask(footer, "SELECT count(*) FROM (DESCRIBE SELECT * FROM read_parquet(?))")
-
-
-@lru_cache(maxsize=1)
-def _connection() -> duckdb.DuckDBPyConnection:
-    import duckdb
-
-    options: dict[str, str | bool | int | float | list[str]] = {
-        "threads": 1,
-        "memory_limit": "256MB",
-        "autoinstall_known_extensions": False,
-        "autoload_known_extensions": False,
-    }
-    return duckdb.connect(config=options)
-
-
-def _ask(footer: bytes, query: str) -> int:
     import duckdb  # here, for only the children that inspect need it
 
+    query = "SELECT count(*) FROM (DESCRIBE SELECT * FROM read_parquet(?))"
     try:
         with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
             file.write(only_footer(footer))
@@ -71,3 +50,16 @@ def _ask(footer: bytes, query: str) -> int:
             hint="set TMPDIR to a folder with more room",
         ) from None
     return int(number)
+
+
+@lru_cache(maxsize=1)
+def _connection() -> duckdb.DuckDBPyConnection:
+    import duckdb
+
+    options: dict[str, str | bool | int | float | list[str]] = {
+        "threads": 1,
+        "memory_limit": "256MB",
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+    }
+    return duckdb.connect(config=options)

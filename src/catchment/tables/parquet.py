@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -126,11 +127,11 @@ def inspect(
 ) -> Footer:
     """Read a file's footer and digest. Its bytes are untrusted: call this in a child process.
 
-    A file is accepted only if pyarrow and DuckDB can read its footer and agree on its rows and
-    columns. Its column chunks must lie inside the file, without overlap, and each must begin with
-    the header of a page that fits in. Pages are decoded only where a merge needs it, so a damaged
-    page that is copied is copied as it is; ``deep`` decodes all of them, and looks whether strings
-    are UTF-8.
+    A file is accepted only if pyarrow can read its footer and agrees on its rows, and DuckDB agrees
+    on the columns of its schema. Its column chunks must lie inside the file, without overlap, and
+    each must begin with the header of a page that fits in. Pages are decoded only where a merge
+    needs it, so a damaged page that is copied is copied as it is; ``deep`` decodes all of them, and
+    looks whether strings are UTF-8.
 
     It is :func:`read_footer` and :func:`vouch` in one.
 
@@ -194,7 +195,7 @@ def read_footer(store: Store, key: str, size: int, *, limits: Limits = DEFAULT_L
 
 
 def vouch(store: Store, key: str, size: int, claims: Claims) -> str:
-    """``sha256:<hex>`` of a file of which pyarrow and DuckDB say what its footer claims.
+    """``sha256:<hex>`` of a file of which pyarrow says what its footer claims.
 
     Reads all of it; it is untrusted as for :func:`inspect`, which names the errors. Invalid, too,
     where the footer is not the one that was read before.
@@ -203,10 +204,10 @@ def vouch(store: Store, key: str, size: int, claims: Claims) -> str:
     if hashlib.sha256(footer).digest() != claims.footer:
         raise unreadable(key, "its footer changed while it was read")
     try:
-        rows = opinions.pyarrow_rows(footer), opinions.duckdb_rows(footer)
+        rows = opinions.pyarrow_rows(footer)
     except (pa.ArrowException, OSError, ValueError):
         raise unreadable(key, "its footer cannot be read") from None  # texts may show values
-    if rows != (claims.rows, claims.rows):
+    if rows != claims.rows:
         raise _disagreement(key, "on the number of rows")
     return _digest(store, key, size, claims)
 
@@ -295,20 +296,26 @@ def _check_extents(key: str, raw: Raw, columns: Columns, end: int) -> None:
 
 def _digest(store: Store, key: str, size: int, claims: Claims) -> str:
     """``sha256:<hex>`` of the file; on the way the first page of each chunk is looked at."""
-    start = claims.start
+    order = np.argsort(claims.start)
+    start = claims.start[order]
+    ordered = start.tolist()
     heads = np.zeros((len(start), _HEAD), np.uint8)
     digest = hashlib.sha256()
-    total = at = 0
-    held = b""
+    total = 0
+    end = b""  # of what came before: a head may begin there
+
+    def look(at: int, data: bytes) -> None:
+        first, after = bisect_left(ordered, at), bisect_right(ordered, at + len(data) - _HEAD)
+        if first < after:
+            places = (start[first:after] - at)[:, None] + np.arange(_HEAD)
+            heads[order[first:after]] = np.frombuffer(data, np.uint8)[places]
+
     for chunk in chain(store.stream(key), [b""]):
         digest.update(chunk)
+        look(total - len(end), end + (chunk[:_HEAD] or bytes(_HEAD)))
+        look(total, chunk)
         total += len(chunk)
-        held += chunk or bytes(_HEAD)
-        here = np.flatnonzero((start >= at) & (start <= at + len(held) - _HEAD))
-        places = (start[here] - at)[:, None] + np.arange(_HEAD)
-        heads[here] = np.frombuffer(held, np.uint8)[places]
-        at += max(0, len(held) - _HEAD + 1)
-        held = held[1 - _HEAD :]
+        end = (end + chunk[-_HEAD:])[1 - _HEAD :]
     if total != size:
         raise unreadable(key, f"its size changed from {size} bytes to {total}")
     _check_pages(key, Buffer(heads.tobytes()), claims.length)

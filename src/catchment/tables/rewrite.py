@@ -163,18 +163,29 @@ def write(
     table: pa.Table, compression: str = "snappy", *, dictionaries: bool | list[str] = True
 ) -> tuple[pa.Buffer, Group]:
     """A Parquet file with the rows, at least one, as a row group; and that row group."""
+    data, (group,) = write_groups([table], compression, dictionaries=dictionaries)
+    return data, group
+
+
+def write_groups(
+    tables: Sequence[pa.Table],
+    compression: str = "snappy",
+    *,
+    dictionaries: bool | list[str] = True,
+) -> tuple[pa.Buffer, tuple[Group, ...]]:
+    """A Parquet file with tables of one schema, each a row group of its own; and those."""
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
+    with pq.ParquetWriter(
         sink,
-        row_group_size=table.num_rows,
+        tables[0].schema,
         compression=compression,
         use_dictionary=dictionaries,
         store_schema=False,
-    )
+    ) as writer:
+        for table in tables:
+            writer.write_table(table, row_group_size=table.num_rows)
     data = sink.getvalue()
-    (group,) = parse_file(data).groups
-    return data, group
+    return data, parse_file(data).groups
 
 
 def _decoded(task: Task, chosen: Sequence[int]) -> pa.Table:

@@ -92,6 +92,31 @@ def errors() -> str:
     return "\n".join(lines)
 
 
+def pages() -> str:
+    """Every route of the pages with its role."""
+    from inspect import getdoc
+
+    from catchment.web import pages as parts
+    from catchment.web.pages.route import PLACES
+
+    known = {part.__name__.rpartition(".")[2]: (getdoc(part) or "") for part in parts.PARTS}
+    lines = [NOTICE, "# Pages and their JSON", "", _intro("pages")]
+    for name, told in known.items():
+        lines += [f"## {told.partition(':')[0].rstrip('.')}", ""]
+        lines += ["| page | JSON | role | what |", "|---|---|---|---|"]
+        rows: dict[str, list[str]] = {}
+        for place in PLACES:
+            if place.part == name:
+                path = place.path.partition("/")[2].partition("/")[2]
+                row = rows.setdefault(f"{place.method} {path}", ["", "", place.role, place.told])
+                row[0 if place.path.startswith("/ui") else 1] = (
+                    f"`{'' if place.method == 'GET' else f'{place.method} '}{place.path}`"
+                )
+        lines += [f"| {' | '.join(row)} |" for row in rows.values()]
+        lines.append("")
+    return "\n".join(lines)
+
+
 def _text(node: ast.expr | None) -> str:
     """The text of an expression, with ``…`` for what is known at run time only."""
     match node:
@@ -111,7 +136,7 @@ def _intro(name: str) -> str:
     return (PAGES / f"_{name}.md").read_text("utf-8")
 
 
-PAGE = {"cli.md": cli, "settings.md": settings, "errors.md": errors}
+PAGE = {"cli.md": cli, "settings.md": settings, "errors.md": errors, "pages.md": pages}
 
 
 def main() -> None:

@@ -173,7 +173,7 @@ def test_a_damaged_page_is_corrupt(file, url):
         many = [Delivery("alpha", str(i), "sha256:a", 1) for i in range(2000)]
         ledger.receive_many(AGGREGATE, many)
     data = bytearray(file.read_bytes())
-    data[40 * 4096 :] = b"\xff" * (len(data) - 40 * 4096)
+    data[80 * 4096 :] = b"\xff" * (len(data) - 80 * 4096)  # behind the schema
     file.write_bytes(data)
     with Ledger.open(url) as ledger, refused("ledger-malformed", Corrupt):
         list(ledger.contributions(AGGREGATE))

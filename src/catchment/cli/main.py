@@ -25,6 +25,7 @@ from catchment.core.errors import CatchmentError
 # Names and one line of help each; the module catchment.cli.<name> is loaded when it is called.
 GROUPS = {
     "site": "Who may upload for which site.",
+    "user": "Who may look at the pages, and who did what there.",
     "key": "Who may read the dashboard API.",
     "tables": "Center datasets become table snapshots.",
     "exports": "Streamed records become NDJSON files of bounded size.",
@@ -42,7 +43,7 @@ COMMANDS = {
     "status": "What is published, what runs, and what needs attention.",
     "gc": "Remove what crashed or abandoned runs left behind.",
     "doctor": "Check the workspace, and mend the ledger from the store.",
-    "serve": "Serve the workspace over HTTP: uploads of sites, charts, downloads.",
+    "serve": "Serve the workspace over HTTP: pages, uploads of sites, charts, downloads.",
     "upload": "Send a study's packages to a coordinating center, and see what was accepted.",
 }
 

@@ -1,4 +1,4 @@
-"""``catchment serve``: the site API, the dashboard API and downloads, over HTTP."""
+"""``catchment serve``: pages, the site API, the dashboard API and downloads, over HTTP."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from catchment.cli.output import Output
 from catchment.core.errors import Invalid, Unavailable
+
+if TYPE_CHECKING:
+    from catchment.core.workspace import Workspace
 
 app = typer.Typer(add_completion=False)
 
@@ -46,13 +49,14 @@ def serve(
         int, typer.Option("--workers", min=1, help="Processes that serve side by side.")
     ] = 1,
 ) -> None:
-    """Serve the workspace over HTTP: uploads of sites, charts, downloads."""
+    """Serve the workspace over HTTP: pages, uploads of sites, charts, downloads."""
     from catchment.core.workspace import Workspace
 
     output: Output = ctx.obj
     _check_tls(host, tls_cert, tls_key, proxy)
     with Workspace.open(output.workspace) as workspace:
         workspace.ledger.counts()  # settings and schema are well before anybody is let in
+        token = _first_link(workspace) if _is_loopback(host) else ""
         if workspace.file is not None:  # for worker processes, whatever their current folder
             os.environ["CATCHMENT_WORKSPACE"] = str(workspace.file.absolute())
     options = {
@@ -65,9 +69,23 @@ def serve(
     with _listening(host, port) as listener:
         port = listener.getsockname()[1]
         place = f"[{host}]" if ":" in host else host
-        output.note(f"listening at http{'s' if tls_cert else ''}://{place}:{port}")
+        url = f"http{'s' if tls_cert else ''}://{place}:{port}"
+        output.note(f"listening at {url}")
+        if token:
+            output.note(f"nobody is a user yet; to sign in once: {url}/ui/link/{token}")
+            output.note("then: catchment user add NAME --role viewer")
         os.environ[LOG_LEVEL] = logging.getLevelName(logging.root.level)
         _run(listener, options)
+
+
+def _first_link(workspace: Workspace) -> str:
+    """While there is no user, a link for whoever can read this terminal; good for an hour, once."""
+    from catchment.core.ledger.people import People
+
+    people = People(workspace.ledger)
+    if people.listed() or workspace.settings.oidc.issuer:
+        return ""
+    return people.link()
 
 
 def _run(listener: socket.socket, options: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveInt,
     SecretStr,
     StringConstraints,
@@ -169,6 +170,19 @@ class ServeSettings(Section):
         description="SHA-256, in hexadecimal, of the bearer tokens that may download exports. "
         "Default: none, and exports are not served.",
     )
+    metrics_tokens: Names = Field(
+        default=(),
+        description="SHA-256, in hexadecimal, of the bearer tokens that may read `/metrics`. "
+        "Default: none, and only this machine may.",
+    )
+    session_hours: PositiveInt = Field(
+        default=12, description="How long somebody who signed in to the pages stays signed in."
+    )
+    preview_rows: NonNegativeInt = Field(
+        default=0,
+        description="Rows of a published table that a steward may look at in the pages. Default: "
+        "none are shown, and tables are not downloaded there.",
+    )
 
     @property
     def idle(self) -> timedelta:
@@ -261,3 +275,22 @@ class FlowsSettings(Section):
         description="URL of an SQS queue that gets the events of the store's bucket. Without one, "
         "sensors list.",
     )
+
+
+class OidcSettings(Section):
+    """Sign-in to the pages by OpenID Connect, beside the workspace's own users."""
+
+    issuer: str | None = Field(
+        default=None, description="URL of the provider. Default: there is none."
+    )
+    client_id: str = Field(default="", description="Name of this service at the provider.")
+    client_secret: SecretStr | None = Field(
+        default=None, description="Secret of this service at the provider. Never shown."
+    )
+    name: str = Field(default="single sign-on", description="What the button says.")
+    claim: str = Field(
+        default="groups", description="Claim of the identity that holds groups, a list or a text."
+    )
+    viewers: Names = Field(default=(), description="Groups whose members are viewers.")
+    stewards: Names = Field(default=(), description="Groups whose members are stewards.")
+    operators: Names = Field(default=(), description="Groups whose members are operators.")

@@ -39,6 +39,7 @@ from catchment.core.sections import (
     FlywheelSettings,
     IcebergSettings,
     IdentifiersSettings,
+    OidcSettings,
     S3Settings,
     Section,
     ServeSettings,
@@ -67,6 +68,7 @@ class Settings(Section):
     flywheel: FlywheelSettings = FlywheelSettings()
     serve: ServeSettings = ServeSettings()
     events: EventsSettings = EventsSettings()
+    oidc: OidcSettings = OidcSettings()
     subscriptions: SubscriptionsSettings = SubscriptionsSettings()
     warehouse: WarehouseSettings = WarehouseSettings()
     iceberg: IcebergSettings = IcebergSettings()

@@ -15,15 +15,15 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from catchment.core.errors import CatchmentError, Unavailable
+from catchment.core.errors import CatchmentError, Invalid, Unavailable
 from catchment.core.workspace import Workspace
 from catchment.studies.arrivals import Worker
-from catchment.web import dashboard, dicomweb, exports, sites
+from catchment.web import dashboard, dicomweb, exports, pages, sites, watching
 from catchment.web.guard import Guard, status_of
 
 DESCRIPTION = (
-    "Sites upload data packages of studies (`sites`) and DICOM (`dicomweb`), and dashboards read "
-    "what they became."
+    "Sites upload data packages of studies (`sites`) and DICOM (`dicomweb`), dashboards read what "
+    "they became, and what people see in the pages is JSON, too (`pages`)."
 )
 FACTORY = "catchment.web.app:from_environment"
 _RETRY = {"Retry-After": "60"}
@@ -67,6 +67,9 @@ def create_app(workspace: Workspace, *, process: bool = True) -> FastAPI:
         workspace.ledger.counts("studies/")  # a short question: does it answer?
         return {"status": "ok", "version": version("catchment")}
 
+    watching.add(app, workspace)
+    # Before the site API, which takes any single word as the name of a network.
+    pages.add(app, workspace)
     tokens = workspace.settings.serve.export_tokens
     if tokens:
         app.mount("/exports", exports.app(workspace, exports.by_digest(tokens)))
@@ -89,8 +92,10 @@ def from_environment() -> FastAPI:
     return create_app(Workspace.open())
 
 
-def _failed(_: Request, error: Exception) -> Response:
+def _failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, CatchmentError)  # noqa: S101 - by its registration
+    if pages.is_page(request):
+        return pages.failed(request, status_of(error), error)
     headers = {}
     if error.status_code == HTTPStatus.UNAUTHORIZED:
         headers = {"WWW-Authenticate": 'Basic realm="catchment", charset="UTF-8"'}
@@ -99,16 +104,21 @@ def _failed(_: Request, error: Exception) -> Response:
     return _told(status_of(error), error.kind, error.message, error.hint, headers)
 
 
-def _invalid(_: Request, error: Exception) -> Response:
+def _invalid(request: Request, error: Exception) -> Response:
     """What FastAPI finds wrong with parameters: where, never the value."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - by its registration
     told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    if pages.is_page(request):
+        return pages.failed(request, HTTPStatus.BAD_REQUEST, Invalid(told, kind="bad-request"))
     return _told(HTTPStatus.BAD_REQUEST, "bad-request", told, "see /openapi.json", {})
 
 
-def _refused(_: Request, error: Exception) -> Response:
+def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - by its registration
     headers = dict(error.headers or {})
+    if pages.is_page(request):
+        kind = _KINDS.get(error.status_code, "refused")
+        return pages.failed(request, error.status_code, Invalid(error.detail, kind=kind))
     return _told(
         error.status_code, _KINDS.get(error.status_code, "refused"), error.detail, "", headers
     )

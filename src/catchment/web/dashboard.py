@@ -391,7 +391,7 @@ def _written(workspace: Workspace, key: str, kind: Kind) -> Iterator[str]:
 
     with local(workspace.store, key) as path, pq.ParquetFile(path) as file:
         names = file.schema_arrow.names
-        yield "[" if kind == "json" else _lines([[_guarded(name) for name in names]], kind)
+        yield "[" if kind == "json" else _lines([[guarded(name) for name in names]], kind)
         first = True
         for batch in file.iter_batches(_ROWS):
             if kind == "json":
@@ -400,7 +400,7 @@ def _written(workspace: Workspace, key: str, kind: Kind) -> Iterator[str]:
                 first = False
             else:
                 rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
-                yield _lines([[_guarded(cell) for cell in row] for row in rows], kind)
+                yield _lines([[guarded(cell) for cell in row] for row in rows], kind)
         if kind == "json":
             yield "]"
 
@@ -411,5 +411,6 @@ def _lines(rows: Sequence[Sequence[object]], kind: Kind) -> str:
     return text.getvalue()
 
 
-def _guarded(cell: object) -> object:
+def guarded(cell: object) -> object:
+    """A cell of a text file that is no formula to a spreadsheet."""
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell

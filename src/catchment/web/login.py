@@ -50,16 +50,37 @@ class TooMany(Unavailable):
     status_code = 429
 
 
-class Login:
-    """Tells who asks. A good login costs one hash the first time, then a look into the ledger."""
+class Failures:
+    """Counts logins that failed, by address and user: too many, and no secret is looked at."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._access = Access(ledger)
+    def __init__(self) -> None:
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
         self._limits = (
             (RateLimitItemPerMinute(FAILURES), True),
             (RateLimitItemPerMinute(FAILURES_OF_ADDRESS), False),
         )
+
+    def check(self, address: str, user: str) -> None:
+        """TooMany, if there were."""
+        if not all(self._limiter.test(item, *who) for item, who in self._of(address, user)):
+            raise TooMany("too many failed logins", hint="wait a minute, then try again")
+
+    def count(self, address: str, user: str) -> None:
+        """One more."""
+        for item, who in self._of(address, user):
+            self._limiter.hit(item, *who)
+        log.warning("failed login from %s", address)
+
+    def _of(self, address: str, user: str) -> list[tuple[RateLimitItemPerMinute, tuple[str, ...]]]:
+        return [(item, (address, user) if own else (address,)) for item, own in self._limits]
+
+
+class Login:
+    """Tells who asks. A good login costs one hash the first time, then a look into the ledger."""
+
+    def __init__(self, ledger: Ledger, failures: Failures | None = None) -> None:
+        self._access = Access(ledger)
+        self._failures = failures or Failures()
         self._salt = secrets.token_bytes(32)
         self._known: OrderedDict[bytes, str] = OrderedDict()  # login -> the hash that it matched
         self._lock = threading.Lock()
@@ -68,21 +89,17 @@ class Login:
         """The site whose credentials these are; Unauthorized or TooMany otherwise."""
         address = request.client.host if request.client else ""
         user = credentials.username[:200] if credentials else ""
-        limits = [(item, (address, user) if own else (address,)) for item, own in self._limits]
-        if not all(self._limiter.test(item, *who) for item, who in limits):
-            raise TooMany("too many failed logins", hint="wait a minute, then try again")
-        site = self._check(user, credentials.password) if credentials else ""
+        self._failures.check(address, user)
+        site = self.check(user, credentials.password) if credentials else ""
         if not site:
-            for item, who in limits:
-                self._limiter.hit(item, *who)
-            log.warning("failed login from %s", address)
+            self._failures.count(address, user)
             raise Unauthorized(
                 "expected the user and the secret of a site",
                 hint="ask the coordinating center for new credentials",
             )
         return Site(user, site)
 
-    def _check(self, user: str, secret: str) -> str:
+    def check(self, user: str, secret: str) -> str:
         """The site of the user, if this is one of the secrets; empty otherwise."""
         site, hashes = self._access.hashes(user)
         said = f"{user}\n{secret}".encode(errors="replace")

@@ -36,7 +36,7 @@ def start(c: sa.Connection, run: Run) -> Run:
     c.execute(upsert(c, runs).on_conflict_do_nothing(), _row(run))
     same = runs.c.id == run.id if run.key is None else runs.c.key == run.key
     query = sa.select(runs).where(runs.c.aggregate == run.aggregate, same)
-    return _run(c.execute(query).one())
+    return to_run(c.execute(query).one())
 
 
 def put(c: sa.Connection, run: Run) -> None:
@@ -51,7 +51,7 @@ def get(c: sa.Connection, run: str) -> Run:
     row = c.execute(query).one_or_none()
     if row is None:
         raise NotFound(f"run {run} is not in this ledger", kind="no-run", hint="catchment status")
-    return _run(row)
+    return to_run(row)
 
 
 def running(run: Run) -> Run:
@@ -87,7 +87,7 @@ def newest(
         query = query.where(runs.c.state == state)
     if before is not None:
         query = query.where(runs.c.id < before)
-    return [_run(r) for r in c.execute(query)]
+    return [to_run(r) for r in c.execute(query)]
 
 
 def set_account(c: sa.Connection, run: str, account: Account) -> None:
@@ -142,5 +142,6 @@ def _row(run: Run) -> dict[str, Any]:
     return {column.name: getattr(run, column.name) for column in runs.columns}
 
 
-def _run(row: Any) -> Run:
+def to_run(row: Any) -> Run:
+    """The record of a row."""
     return Run(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for a row as a mapping

@@ -161,6 +161,7 @@ runs = sa.Table(
     sa.Column("error", Json),
     sa.UniqueConstraint("aggregate", "key"),
     sa.Index(None, "aggregate", "id"),
+    sa.Index(None, "state", "id"),
 )
 
 accounts = sa.Table(
@@ -190,6 +191,9 @@ findings = sa.Table(
     _text("digest"),  # of all the above: a run says a thing once
     sa.UniqueConstraint("run", "digest"),
     sa.Index(None, "site", "run", "id"),
+    sa.Index(None, "site", "id"),
+    sa.Index(None, "code", "id"),
+    sa.Index(None, "severity", "id"),
 )
 
 snapshots = sa.Table(
@@ -306,4 +310,45 @@ reads = sa.Table(
     _text("path"),
     _number("status"),
     sa.Index(None, "key", "id"),
+)
+
+# Who looks at the pages, beside the users of sites.
+people = sa.Table(
+    "people",
+    metadata,
+    _text("user", primary=True),
+    _text("role"),
+    _text("site"),  # empty unless the role is that of a site
+    _text("hash"),  # argon2id
+    sa.Column("created_at", Time, nullable=False),
+)
+
+# Who is signed in; also links that sign in once. A token is 256 random bits: its SHA-256 is kept.
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    _text("digest", primary=True),
+    _text("kind"),
+    _text("user"),
+    _text("role"),
+    _text("site"),
+    sa.Column("data", Json, nullable=False),
+    sa.Column("created_at", Time, nullable=False),
+    sa.Column("ends_at", Time, nullable=False),
+    sa.Index(None, "ends_at"),
+    sa.Index(None, "user"),
+)
+
+# Who did what by the pages; only appended to, each line with the digest of the one before.
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("at", Time, nullable=False),
+    _text("user"),
+    _text("role"),
+    _text("action"),
+    _text("target"),
+    sa.Column("detail", Json, nullable=False),
+    _text("digest"),
 )

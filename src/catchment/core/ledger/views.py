@@ -1,0 +1,402 @@
+"""What pages ask the ledger: lists by key, the newest of many, sums by day. Only reads.
+
+Each question is answered from an index, so that a first page costs the same however long the
+ledger has been kept. Lists go from the newest to the oldest; a page goes on behind a key.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from catchment.core.finding import Finding, Severity
+from catchment.core.ledger import runs as run_rows
+from catchment.core.ledger.ledger import Ledger
+from catchment.core.ledger.model import Run, Snapshot, Transition
+from catchment.core.ledger.schema import (
+    accounts,
+    aggregates,
+    contributions,
+    findings,
+    runs,
+    snapshots,
+    transitions,
+    uploads,
+)
+
+SEARCHED = 20_000  # findings that one search looks at, from the newest on
+
+_F = findings.c
+_SHOWN = (_F.id, _F.run, *(_F[n] for n in ("site", "severity", "code", "where", "message", "hint")))
+
+
+class Told(NamedTuple):
+    """A finding with its place in the list, and the aggregate that it is about."""
+
+    id: int
+    run: str
+    aggregate: str
+    finding: Finding
+
+
+class Found(NamedTuple):
+    """A page of findings. ``next``: the id to go on behind; None at the end.
+
+    With a text that is searched, ``next`` may be given although nothing was found so far.
+    """
+
+    findings: Sequence[Told]
+    next: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How an aggregate stands: its latest run, the latest that ended, its latest snapshot."""
+
+    aggregate: str
+    run: Run | None
+    ended: Run | None
+    snapshot: int
+    published_at: datetime | None
+    errors: int
+    warnings: int
+
+
+class Cell(NamedTuple):
+    """What one site has given to one aggregate.
+
+    ``received`` and ``kept`` are of the account of the aggregate's last publication, in the unit
+    of which there are most.
+    """
+
+    aggregate: str
+    site: str
+    state: str  # of the last contribution; empty: there is none
+    received_at: datetime | None
+    errors: int
+    warnings: int
+    unit: str
+    received: int
+    kept: int
+
+
+class Day(NamedTuple):
+    """What the runs that were published on one day received and kept, by unit."""
+
+    day: str
+    capability: str
+    unit: str
+    received: int
+    kept: int
+
+
+class Views:
+    """The questions, on one ledger."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._database = ledger._database  # noqa: SLF001 - of one package
+        self.now = ledger._now  # noqa: SLF001 - the same
+
+    def findings(
+        self,
+        *,
+        site: str | None = None,
+        code: str | None = None,
+        severity: str | None = None,
+        aggregate: str | None = None,
+        run: str | None = None,
+        text: str | None = None,
+        before: int | None = None,
+        limit: int = 50,
+    ) -> Found:
+        """Findings, the newest first. A text is looked for in places, messages and codes."""
+        query = sa.select(*_SHOWN).order_by(_F.id.desc())
+        for column, value in ((_F.site, site), (_F.code, code), (_F.severity, severity)):
+            if value is not None:
+                query = query.where(column == value)
+        if run is not None:
+            query = query.where(_F.run == run)
+        if before is not None:
+            query = query.where(_F.id < before)
+        if aggregate is not None:
+            one = sa.select(runs.c.id).where(runs.c.aggregate == aggregate, runs.c.id == _F.run)
+            query = query.where(one.exists())
+        if text is None:
+            query = query.limit(limit + 1)
+            return self._database.read(lambda c: _found(c, query, limit))
+        scanned = query.limit(SEARCHED).subquery()
+        like = f"%{_escaped(text)}%"
+        hit = sa.or_(
+            *(scanned.c[n].ilike(like, escape="\\") for n in ("code", "where", "message", "site"))
+        )
+        found = sa.select(scanned).where(hit).order_by(scanned.c.id.desc()).limit(limit + 1)
+
+        def search(c: sa.Connection) -> Found:
+            page = _found(c, found, limit)
+            if page.next is not None:
+                return page
+            count, last = c.execute(sa.select(sa.func.count(), sa.func.min(scanned.c.id))).one()
+            return Found(page.findings, last if count == SEARCHED else None)
+
+        return self._database.read(search)
+
+    def codes(self) -> list[str]:
+        """Every code of a finding, each found by one step through the index."""
+        return self._database.read(lambda c: _distinct(c, _F.code))
+
+    def sites(self) -> list[str]:
+        """Every site that contributed, or that anything was found about."""
+
+        def work(c: sa.Connection) -> list[str]:
+            steps = _given(_aggregates(c))
+            given = c.scalars(sa.select(steps.c.site).where(steps.c.site.is_not(None)).distinct())
+            return sorted({*given, *_distinct(c, _F.site)} - {""})
+
+        return self._database.read(work)
+
+    def standings(self) -> list[Standing]:
+        """How each aggregate stands, by name."""
+        return self._database.read(_standings)
+
+    def cells(self, names: Collection[str], site: str | None = None) -> list[Cell]:
+        """What each site, or one, gave to some aggregates, or was told about them."""
+        return self._database.read(lambda c: _cells(c, names, site))
+
+    def days(self, days: int) -> list[Day]:
+        """What came in on each of the last days."""
+        since = f"{self.now() - timedelta(days=days - 1):%Y%m%d}"
+        day = sa.func.substr(runs.c.id, 1, 8)
+        capability = sa.func.substr(runs.c.aggregate, 1, 4)  # tabl, expo, stud, imag, arra
+        sums = (sa.func.sum(accounts.c.received), sa.func.sum(accounts.c.kept))
+        query = (
+            sa.select(day, capability, accounts.c.unit, *sums)
+            .select_from(runs.join(accounts, accounts.c.run == runs.c.id))
+            .where(runs.c.id >= since, runs.c.state == "published")
+            .group_by(day, capability, accounts.c.unit)
+            .order_by(day, capability, accounts.c.unit)
+        )
+        return self._database.read(
+            lambda c: [Day(d, k, u, int(r), int(n)) for d, k, u, r, n in c.execute(query)]
+        )
+
+    def site_runs(self, site: str, limit: int = 20) -> list[tuple[Run, dict[str, Any]]]:
+        """The newest ended runs of aggregates that the site gave to, each with its own lines."""
+
+        def work(c: sa.Connection) -> list[tuple[Run, dict[str, Any]]]:
+            a = accounts.c
+            found = []
+            for name in _aggregates(c):
+                query = (
+                    sa.select(runs)
+                    .where(runs.c.aggregate == name, runs.c.finished_at.is_not(None))
+                    .order_by(runs.c.id.desc())
+                    .limit(3)
+                )
+                for row in c.execute(query).all():
+                    lines = c.execute(
+                        sa.select(a.part, a.unit, a.received, a.kept, a.dropped, a.quarantined)
+                        .where(a.run == row.id, a.site == site)
+                        .order_by(a.part, a.unit)
+                    )
+                    told = [dict(line._mapping) for line in lines]  # noqa: SLF001 - public name
+                    if told:
+                        found.append((run_rows.to_run(row), {"lines": told}))
+            found.sort(key=lambda pair: pair[0].id, reverse=True)
+            return found[:limit]
+
+        return self._database.read(work)
+
+    def uploads(self, site: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
+        """The newest uploads that were asked for, of one site or of all."""
+        u = uploads.c
+        query = sa.select(uploads).order_by(u.opened_at.desc()).limit(limit)
+        if site is not None:
+            query = query.where(u.site == site)
+        return self._database.read(
+            lambda c: [dict(row._mapping) for row in c.execute(query)]  # noqa: SLF001 - public name
+        )
+
+    def moves(self, run: str, limit: int = 100) -> list[tuple[str, str, Transition]]:
+        """What the run's publication made of contributions: site, name and transition."""
+        t = transitions.c
+
+        def work(c: sa.Connection) -> list[tuple[str, str, Transition]]:
+            row = c.execute(sa.select(runs).where(runs.c.id == run)).first()
+            if row is None or row.finished_at is None:
+                return []
+            joined = transitions.join(contributions, contributions.c.id == t.contribution)
+            query = (
+                sa.select(contributions.c.site, contributions.c.name, transitions)
+                .select_from(joined)
+                .where(contributions.c.aggregate == row.aggregate, t.run == run)
+                .order_by(t.id)
+                .limit(limit)
+            )
+            return [
+                (r.site, r.name, Transition(r.contribution, r.at, r.was, r.to, r.reason, r.run))
+                for r in c.execute(query)
+            ]
+
+        return self._database.read(work)
+
+    def snapshot_of_run(self, run: Run) -> int | None:
+        """The number of the snapshot that the run published."""
+        s = snapshots.c
+        query = sa.select(s.number).where(s.aggregate == run.aggregate, s.run == run.id)
+        return self._database.read(lambda c: c.scalar(query))
+
+    def totals(self) -> dict[tuple[str, str], int]:
+        """For metrics: how many runs of each aggregate ended in each state."""
+        query = sa.select(runs.c.aggregate, runs.c.state, sa.func.count())
+        grouped = query.group_by(runs.c.aggregate, runs.c.state)
+        return self._database.read(lambda c: {(a, s): n for a, s, n in c.execute(grouped)})
+
+
+def of_snapshots(found: Sequence[Snapshot]) -> list[dict[str, Any]]:
+    """Snapshots as lists show them."""
+    return [
+        {
+            "number": one.number,
+            "run": one.run,
+            "published_at": one.published_at.isoformat(),
+            "expired_at": one.expired_at.isoformat() if one.expired_at else None,
+            "sealed": one.sealed,
+            "location": one.location,
+        }
+        for one in found
+    ]
+
+
+def _found(c: sa.Connection, query: sa.Select[Any], limit: int) -> Found:
+    rows = c.execute(query).all()
+    names = {row.run for row in rows}
+    of = sa.select(runs.c.id, runs.c.aggregate).where(runs.c.id.in_(names))
+    where = {run: aggregate for run, aggregate in c.execute(of)}  # noqa: C416 - rows are no pairs
+    told = [
+        Told(
+            row.id,
+            row.run,
+            where[row.run],
+            Finding(row.site, Severity(row.severity), row.code, row[5], row.message, row.hint),
+        )
+        for row in rows
+    ]
+    return Found(told[:limit], told[limit - 1].id if len(told) > limit else None)
+
+
+def _distinct(c: sa.Connection, column: Any) -> list[str]:
+    """The values of an indexed column, each by one step behind the one before."""
+    least = sa.select(sa.func.min(column)).scalar_subquery()
+    steps = sa.select(least.label("value")).cte("steps", recursive=True)
+    after = sa.select(sa.func.min(column)).where(column > steps.c.value).scalar_subquery()
+    steps = steps.union_all(sa.select(after).where(steps.c.value.is_not(None)))
+    return [value for value in c.scalars(sa.select(steps.c.value)) if value is not None]
+
+
+def _given(names: Collection[str]) -> Any:
+    """Aggregate and site of everything that was contributed, by steps through the index."""
+    t, name = contributions.c, aggregates.c.name
+    least = sa.select(sa.func.min(t.site)).where(t.aggregate == name).scalar_subquery()
+    first = sa.select(name.label("aggregate"), least.label("site")).where(name.in_(names))
+    steps = first.cte("steps", recursive=True)
+    here = (t.aggregate == steps.c.aggregate) & (t.site > steps.c.site)
+    after = sa.select(sa.func.min(t.site)).where(here).scalar_subquery()
+    return steps.union_all(sa.select(steps.c.aggregate, after).where(steps.c.site.is_not(None)))
+
+
+def _aggregates(c: sa.Connection) -> list[str]:
+    return list(c.scalars(sa.select(aggregates.c.name).order_by(aggregates.c.name)))
+
+
+def _last(where: Any, *more: Any) -> Any:
+    """The id of the newest run of an aggregate, for each row of a query."""
+    newest = sa.select(runs.c.id).where(runs.c.aggregate == where, *more)
+    return newest.order_by(runs.c.id.desc()).limit(1).scalar_subquery()
+
+
+def _standings(c: sa.Connection) -> list[Standing]:
+    name, s = aggregates.c.name, snapshots.c
+    number = sa.select(sa.func.max(s.number)).where(s.aggregate == name).scalar_subquery()
+    ids = sa.select(name, _last(name), _last(name, runs.c.finished_at.is_not(None)), number)
+    rows = c.execute(ids.order_by(name)).all()
+    wanted = {run for _, last, ended, _ in rows for run in (last, ended) if run}
+    known = {
+        row.id: run_rows.to_run(row)
+        for row in c.execute(sa.select(runs).where(runs.c.id.in_(wanted)))
+    }
+    counts: Counter[tuple[str, str]] = Counter()
+    for (run, _, severity), n in _counts(c, {ended for _, _, ended, _ in rows if ended}).items():
+        counts[run, severity] += n
+    latest = sa.tuple_(s.aggregate, s.number).in_([(n, k) for n, _, _, k in rows if k])
+    at = sa.select(s.aggregate, s.published_at).where(latest)
+    published = {one: when for one, when in c.execute(at)}  # noqa: C416 - rows are no pairs
+    return [
+        Standing(
+            one,
+            known.get(last),
+            known.get(ended),
+            count or 0,
+            published.get(one),
+            counts[ended, "error"],
+            counts[ended, "warning"],
+        )
+        for one, last, ended, count in rows
+    ]
+
+
+def _counts(c: sa.Connection, ids: Collection[str]) -> dict[tuple[str, str, str], int]:
+    """How many findings of each severity runs have about each site."""
+    query = sa.select(_F.run, _F.site, _F.severity, sa.func.count()).where(_F.run.in_(ids))
+    grouped = query.group_by(_F.run, _F.site, _F.severity)
+    return {(run, site, severity): n for run, site, severity, n in c.execute(grouped)}
+
+
+def _cells(c: sa.Connection, names: Collection[str], only: str | None) -> list[Cell]:
+    """By the newest contribution of each site, the findings and the account of the last runs."""
+    t, a, s, name = contributions.c, accounts.c, snapshots.c, aggregates.c.name
+    if only is None:
+        steps = _given(names)
+        here = (t.aggregate == steps.c.aggregate) & (t.site == steps.c.site)
+        newest = sa.select(sa.func.max(t.id)).where(here).scalar_subquery()
+        ids = sa.select(newest).where(steps.c.site.is_not(None))
+    else:
+        here = (t.aggregate == name) & (t.site == only)
+        ids = sa.select(sa.select(sa.func.max(t.id)).where(here).scalar_subquery())
+        ids = ids.select_from(aggregates).where(name.in_(names))
+    last = sa.select(t.aggregate, t.site, t.state, t.received_at).where(t.id.in_(ids))
+    given = {(r.aggregate, r.site): (r.state, r.received_at) for r in c.execute(last)}
+
+    published = sa.select(s.run).where(s.aggregate == name).order_by(s.number.desc()).limit(1)
+    ended = _last(name, runs.c.finished_at.is_not(None))
+    rows = c.execute(sa.select(name, ended, published.scalar_subquery()).where(name.in_(names)))
+    ended_of, published_of = {}, {}
+    for one, finished, run in rows:
+        ended_of[finished], published_of[run] = one, one
+    told: dict[tuple[str, str], dict[str, int]] = {}
+    for (run, site, severity), count in _counts(c, [r for r in ended_of if r]).items():
+        told.setdefault((ended_of[run], site), {})[severity] = count
+    sums = sa.select(a.run, a.site, a.unit, sa.func.sum(a.received), sa.func.sum(a.kept))
+    wanted = sums.where(a.run.in_([r for r in published_of if r]), a.unit != "bytes")
+    kept: dict[tuple[str, str], tuple[str, int, int]] = {}
+    for run, site, unit, received, count in c.execute(wanted.group_by(a.run, a.site, a.unit)):
+        place = published_of[run], site
+        if place not in kept or received > kept[place][1]:  # the finest unit tells most
+            kept[place] = unit, int(received), int(count)
+    cells = []
+    for place in sorted({*given, *told, *kept}):
+        if place[1] and only in {None, place[1]}:
+            counts = told.get(place, {})
+            state, at = given.get(place, ("", None))
+            unit, received, count = kept.get(place, ("", 0, 0))
+            errors, warnings = counts.get("error", 0), counts.get("warning", 0)
+            cells.append(Cell(*place, state, at, errors, warnings, unit, received, count))
+    return cells
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

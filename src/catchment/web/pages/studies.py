@@ -1,0 +1,197 @@
+"""Studies: packages, uploads, subscriptions, and charts of what was released."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Annotated, Any
+
+from fastapi import Path, Query
+from fastapi.responses import Response
+
+from catchment.core.errors import Invalid, NotFound
+from catchment.studies import library, subscribe
+from catchment.studies.charts.filters import OPERATORS, parse
+from catchment.studies.check import local
+from catchment.studies.model import Package
+from catchment.web.dashboard import guarded
+from catchment.web.pages.house import Asked
+from catchment.web.pages.route import data, deed, page
+
+UPLOADS = 20
+FINDINGS = 20
+
+Name = Annotated[str, Path(max_length=100)]
+Id = Annotated[str, Path(max_length=255)]
+Column = Annotated[str, Query(max_length=200)]
+Where = Annotated[str, Query(max_length=20_000, description="Filters as JSON.")]
+
+
+@page("/studies", "studies.html")
+def studies(ask: Asked) -> dict[str, Any]:
+    """Studies with their packages, and the uploads of late."""
+    found = library.packages(ask.workspace)
+    names = sorted({*library.studies(ask.workspace), *ask.workspace.settings.studies})
+    return {
+        "studies": [
+            {
+                "study": name,
+                "packages": [_package(one) for one in found if one.study == name],
+                "min_cell": library.settings_of(ask.workspace, name).min_cell,
+            }
+            for name in names
+        ],
+        "uploads": _uploads(ask),
+        "subscriptions": _subscriptions(ask, found),
+    }
+
+
+@page("/studies/{study}", "study.html")
+def study(ask: Asked, study: Name) -> dict[str, Any]:
+    """One study: packages, who uploaded when, periods, manifests, findings."""
+    if study not in {*library.studies(ask.workspace), *ask.workspace.settings.studies}:
+        raise NotFound("there is no such study", kind="no-study", hint="/ui/studies")
+    catalog = library.catalog(ask.workspace, study)
+    told = ask.views.findings(aggregate=f"studies/{study}", limit=FINDINGS)
+    return {
+        "study": study,
+        "snapshot": catalog.snapshot,
+        "packages": [_package(one) for one in catalog.packages()],
+        "times": [
+            {
+                "site": one.site,
+                "package": one.package,
+                "version": f"{one.version:03d}",
+                "last_upload": _iso(one.last_upload),
+                "last_data_update": _iso(one.last_data_update),
+                "last_aggregation": _iso(one.last_aggregation),
+                "last_error": _iso(one.last_error),
+                "deleted": _iso(one.deleted),
+            }
+            for _, one in sorted(catalog.times.items())
+        ],
+        "periods": [
+            {
+                "site": one.site,
+                "version": f"{one.version:03d}",
+                "earliest_date": one.earliest_date,
+                "latest_date": one.latest_date,
+            }
+            for one in catalog.periods()
+        ],
+        "findings": [
+            {"id": one.id, "run": one.run} | one.finding.to_json() for one in told.findings
+        ],
+    }
+
+
+@page("/charts/{package}", "chart.html")
+def chart(  # noqa: PLR0917 - what is charted
+    ask: Asked,
+    package: Id,
+    column: Column = "",
+    stratifier: Column = "",
+    where: Where = "",
+    kind: Annotated[str, Query(pattern="^(bar|line|map)$")] = "bar",
+) -> dict[str, Any]:
+    """The chart builder: a chart, as its address says; the address makes it again."""
+    one = _find(ask, package)
+    columns = {name: value.type for name, value in one.columns.items() if not _counts(name)}
+    if not columns:
+        raise Invalid("the package has no column to chart", kind="no-column")
+    chosen = column or next((name for name in columns if name != "site"), next(iter(columns)))
+    told = {
+        "package": _package(one),
+        "columns": columns,
+        "operators": {name: needs for name, (needs, _) in OPERATORS.items()},
+        "column": chosen,
+        "stratifier": stratifier,
+        "where": where,
+        "kind": kind,
+    }
+    return told | {"chart": _chart(ask, one, chosen, stratifier, where)}
+
+
+@data("/charts/{package}/chart.csv")
+def chart_csv(
+    ask: Asked, package: Id, column: Column, stratifier: Column = "", where: Where = ""
+) -> Response:
+    """The same chart as CSV; suppressed cells are empty, and marked."""
+    told = _chart(ask, _find(ask, package), column, stratifier, where)
+    gone = {tuple(row[:-1]): row[-1] for row in told["suppressed"]}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    head = [stratifier] if stratifier else []
+    writer.writerow([guarded(name) for name in [*head, column, "count", "suppressed cells"]])
+    for group in told["data"]:
+        part = [group["stratifier"]] if stratifier else []
+        for value, count in group["rows"]:
+            hidden = gone.get((*part, value), 0)
+            writer.writerow([guarded(cell) for cell in [*part, value, count, hidden or ""]])
+    headers = {"Content-Disposition": 'attachment; filename="chart.csv"'}
+    return Response(text.getvalue(), media_type="text/csv; charset=utf-8", headers=headers)
+
+
+@deed("/studies/subscriptions/crawl", role="operator")
+def crawl(ask: Asked) -> str:
+    """Make every target show what is published now."""
+    done = subscribe.crawl(ask.workspace)
+    ask.note("subscriptions crawled", "", targets=[one.target for one in done])
+    return "/studies"
+
+
+def _chart(ask: Asked, one: Package, column: str, stratifier: str, where: str) -> dict[str, Any]:
+    if one.kind != "cube":
+        raise Invalid("expected a merged cube to chart, got a flat table", kind="not-a-cube")
+    held = ask.house.cache.get(
+        one.released.digest, lambda: local(ask.workspace.store, one.released.key)
+    )
+    return held.chart(column, stratifier or None, parse([], where or None))
+
+
+def _find(ask: Asked, package: str) -> Package:
+    for one in library.packages(ask.workspace):
+        if one.id == package:
+            return one
+    raise NotFound("there is no such data package", kind="no-package", hint="/ui/studies")
+
+
+def _counts(name: str) -> bool:
+    return name == "cnt" or name.startswith("cnt_")
+
+
+def _package(one: Package) -> dict[str, Any]:
+    return {
+        "id": one.id,
+        "study": one.study,
+        "name": one.name,
+        "version": f"{one.version:03d}",
+        "kind": one.kind,
+        "site": one.site,
+        "sites": list(one.sites),
+        "rows": one.rows,
+        "total": one.total,
+        "min_cell": one.min_cell,
+        "columns": {name: column.type for name, column in one.columns.items()},
+        "updated_at": one.updated_at.isoformat(),
+    }
+
+
+def _uploads(ask: Asked) -> list[dict[str, Any]]:
+    return [
+        {k: row[k] for k in ("site", "user", "study", "network")}
+        | {"transaction": row["id"], "opened_at": row["opened_at"].isoformat()}
+        for row in ask.views.uploads(limit=UPLOADS)
+    ]
+
+
+def _subscriptions(ask: Asked, found: list[Package]) -> dict[str, Any]:
+    targets = [one.name for one in subscribe.targets(ask.workspace)]
+    tables = subscribe.registered(ask.workspace) if targets else []
+    ids = sorted(one.id for one in tables or [])
+    missing = sorted({one.id for one in found} - set(ids)) if targets else []
+    return {"targets": targets, "tables": ids, "missing": missing}
+
+
+def _iso(at: Any) -> str | None:
+    return at.isoformat() if at else None

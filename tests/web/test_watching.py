@@ -1,0 +1,121 @@
+"""Health, readiness, metrics, traces."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from starlette.testclient import TestClient
+
+from catchment.core.errors import Unavailable
+from catchment.testing.web import serving
+from catchment.web.app import create_app
+from tests.web.serving import make_workspace
+
+
+def test_the_process_lives_and_is_ready(quiet):
+    assert quiet.client.get("/healthz").json()["status"] == "ok"
+    assert quiet.client.get("/readyz").json() == {"status": "ok", "ledger": "ok", "store": "ok"}
+
+
+def test_it_is_not_ready_without_its_store(workspace, quiet, monkeypatch):
+    def away(*_):
+        raise Unavailable("away", kind="store-down")
+
+    monkeypatch.setattr(type(workspace.store), "head", away)
+    answer = quiet.client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json() == {"status": "unavailable", "ledger": "ok", "store": "store-down"}
+    assert quiet.client.get("/healthz").status_code == 200
+
+
+def test_metrics_are_for_this_machine_unless_there_are_tokens(tmp_path):
+    import httpx
+
+    with make_workspace(tmp_path) as workspace:
+        workspace.ledger.start_run("tables/nacc", {})
+        with serving(create_app(workspace, process=False)) as url:
+            text = httpx.get(f"{url}/metrics").text
+            proxied = httpx.get(f"{url}/metrics", headers={"X-Forwarded-For": "10.0.0.1"})
+            again = httpx.get(f"{url}/metrics").text
+    assert 'catchment_run_state{aggregate="tables/nacc",state="running"} 1.0' in text
+    assert proxied.status_code == 401
+    assert 'catchment_requests_total{method="GET",route="/metrics",status="200"} 1.0' in again
+    assert 'catchment_requests_total{method="GET",route="/metrics",status="401"} 1.0' in again
+
+
+def test_metrics_open_to_a_token(tmp_path):
+    digest = hashlib.sha256(b"scraper").hexdigest()
+    with make_workspace(tmp_path, serve=f'metrics_tokens = ["{digest}"]') as workspace:
+        client = TestClient(create_app(workspace, process=False))
+        assert client.get("/metrics").status_code == 401
+        wrong = client.get("/metrics", headers={"Authorization": "Bearer other"})
+        assert wrong.status_code == 401
+        good = client.get("/metrics", headers={"Authorization": "Bearer scraper"})
+        assert good.status_code == 200
+        assert good.text.count("catchment_request_seconds_bucket") > 5
+
+
+def test_no_name_of_anybody_is_a_label(workspace, quiet):
+    quiet.client.get("/uploads/secret-transaction", auth=("anna", "wrong"))
+    from prometheus_client.exposition import generate_latest
+
+    counted = quiet.client.app.state.metrics
+    assert b"secret-transaction" not in generate_latest(counted)
+    assert b"/uploads/{transaction}" in generate_latest(counted)
+
+
+class Collector(BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.server.got.append(self.rfile.read(int(self.headers["content-length"])))
+        self.server.came.set()
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def collector():
+    server = HTTPServer(("127.0.0.1", 0), Collector)
+    server.got, server.came = [], threading.Event()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_traces_go_to_the_collector_that_is_named(workspace, collector, monkeypatch):
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    url = f"http://127.0.0.1:{collector.server_port}"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    with TestClient(create_app(workspace, process=False)) as client:
+        parent = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+        client.get("/uploads/secret-transaction", headers=parent)
+        assert collector.came.wait(20)
+    told = ExportTraceServiceRequest.FromString(collector.got[0])
+    (span,) = told.resource_spans[0].scope_spans[0].spans
+    assert span.name == "GET /uploads/{transaction}"
+    assert span.trace_id.hex() == trace
+    attributes = {a.key: a.value for a in span.attributes}
+    assert attributes["http.response.status_code"].int_value == 401
+    assert b"secret-transaction" not in collector.got[0]
+
+
+def test_nothing_is_traced_without_a_collector(workspace, monkeypatch):
+    from catchment.web import watching
+
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
+    assert watching._tracer() is None
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setitem(__import__("sys").modules, "opentelemetry.sdk.resources", None)
+    assert watching._tracer() is None

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydicom.pixels.processing import apply_windowing
 
+import catchment
 from catchment.core.errors import Invalid, NotFound
 from catchment.imaging.codecs import CannotDecode, lossless, read_frames, shape_of
 from catchment.imaging.compress import chosen, header_of
@@ -229,6 +230,33 @@ def test_a_volume_is_in_patient_order_with_its_spacing():
 
 
 @pytest.mark.parametrize(
+    ("orientation", "positions"),
+    [
+        ([0, 1, 0, 0, 0, -1], [[9, 1, 2], [5, 1, 2], [7, 1, 2]]),  # sagittal, from above
+        ([1, 0, 0, 0, 0, -1], [[1, 4, 2], [1, 8, 2], [1, 6, 2]]),  # coronal
+        ([-1, 0, 0, 0, -1, 0], [[1, 4, 2], [1, 4, 6], [1, 4, 4]]),  # axial, from behind
+    ],
+)
+def test_axes_are_the_patients_whichever_way_the_slices_lie(orientation, positions):
+    """Each value is where its own slice says that it is."""
+    pixels = [np.arange(12, dtype=np.uint16).reshape(3, 4) + 100 * n for n in range(3)]
+    files = [
+        make_file(
+            f"1.2.3.1.1.{n}", InstanceNumber=n, ImagePositionPatient=positions[n], ImageOrientationPatient=orientation,
+            PixelSpacing=[0.5, 0.25], pixels=pixels[n],
+        )
+        for n in range(3)
+    ]  # fmt: skip
+    made = volume(files)
+    assert (np.diag(made.directions[:, ::-1]) > 0.99).all()
+    along, down = np.array(orientation[:3]), np.array(orientation[3:])
+    for n, (row, column) in [(0, (0, 0)), (1, (2, 3)), (2, (1, 2))]:
+        place = np.array(positions[n]) + down * 0.5 * row + along * 0.25 * column
+        index = np.rint((place - made.origin) @ made.directions.T / made.spacing).astype(int)
+        assert made.array[tuple(index)] == pixels[n][row, column]
+
+
+@pytest.mark.parametrize(
     "files",
     [
         [],
@@ -249,6 +277,33 @@ def test_a_volume_is_in_patient_order_with_its_spacing():
 def test_what_is_no_volume_is_refused(files):
     with pytest.raises(Invalid, match="no volume"):
         volume(files)
+
+
+def test_python_reads_what_is_published(tmp_path):
+    """``catchment.imaging.tables()``, ``.series(uid).volume()``; and a workspace that is open."""
+    (tmp_path / "alpha").mkdir()
+    for n, data in enumerate(slices([0, 5, 10])):
+        (tmp_path / "alpha" / f"{n}").write_bytes(data)
+    (tmp_path / "catchment.toml").write_text('[imaging.ct]\nproviders = {alpha = "alpha"}\n')
+    with pytest.raises(NotFound):
+        catchment.imaging.tables(tmp_path)
+    with catchment.open(tmp_path) as opened:
+        assert list(opened.imaging) == ["ct"]
+        assert opened.imaging.plan().state == "planned"
+        assert opened.imaging.run().state == "published"
+        assert opened.imaging.run(sync=False).state == "unchanged"
+        assert [s.number for s in opened.imaging.snapshots()] == [1]
+        assert opened.imaging.tables()["images"].num_rows == 3
+        uid = opened.imaging.tables()["series"]["SeriesInstanceUID"][0].as_py()
+        assert opened.imaging.series(uid, 1).volume().spacing == (5.0, 0.5, 0.25)
+    tables = catchment.imaging.tables(tmp_path)
+    assert tables["images"].num_rows == 3
+    with tables.connect() as connection:
+        assert connection.execute("SELECT count(*) FROM series").fetchone() == (1,)
+    volume = catchment.imaging.series(uid, tmp_path, name="ct").volume()
+    assert volume.array.shape == (3, 4, 4)
+    with pytest.raises(AttributeError, match="no attribute"):
+        catchment.nothing  # noqa: B018 - that it is not there
 
 
 def test_a_series_of_a_snapshot(sites, job, house, opened):

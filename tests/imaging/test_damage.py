@@ -23,15 +23,20 @@ from catchment.core.ledger import Ledger
 from catchment.core.safe import SafePool
 from catchment.core.store import open_store
 from catchment.imaging.job import House
-from catchment.imaging.model import Job, Provider, State
+from catchment.imaging.model import Job, Options, Provider, State
+from catchment.imaging.profile import Profile
 from catchment.imaging.run import run
 from catchment.imaging.scanning import in_children
 from catchment.imaging.snapshot import open_snapshot
+from catchment.imaging.staging import SETTING
 from catchment.testing.dicom import make_file
 from catchment.testing.faults import Faults, inject
 
 sys.path.insert(0, str(Path(__file__).parent))  # children take it over
 import killers
+
+PROFILE = Profile("basic", b"0123456789abcdef")
+STAGED = Options(previews="first", archive="jpegls", profile=PROFILE)
 
 # Of the derived files: what each kind of damage comes to. `None`: any state, since the bytes that
 # were changed may or may not matter.
@@ -73,19 +78,21 @@ def test_every_broken_file_has_its_state_and_reason(shared, house, tmp_path):
     assert snapshot.verify(sources=True) == []
 
 
-def test_every_sample_file_has_a_state(corpus, house, tmp_path):
+@pytest.mark.parametrize("most", [3_000_000, pytest.param(1 << 40, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("options", [None, STAGED], ids=["plain", "staged"])
+def test_every_sample_file_has_a_state(corpus, house, tmp_path, most, options):
     for number, path in enumerate(corpus):
-        if path.stat().st_size < 3_000_000:
+        if path.stat().st_size < most:
             target = tmp_path / "sites" / f"{number:04}.dcm"
             target.parent.mkdir(exist_ok=True)
             target.write_bytes(path.read_bytes())
-    job = Job("ct", (Provider("all", (tmp_path / "sites").as_uri()),))
+    job = Job("ct", (Provider("all", (tmp_path / "sites").as_uri()),), options or Options())
     with open_executor("processes", 2) as executor:
         outcome = run(job, replace(house, executor=executor))
     balance = outcome.account[Line("all", "files", "files")]
     assert balance.received == len(list((tmp_path / "sites").iterdir()))
     assert balance.missing == 0
-    assert balance.kept > 60
+    assert balance.kept > (60 if options is None else 40)
     assert "unreadable" not in balance.quarantined
     assert open_snapshot(house.store, house.ledger, "ct").verify() == []
 
@@ -126,14 +133,15 @@ def files():
     }
 
 
-def prepare(folder):
+def prepare(folder, options=None):
     for name, data in files().items():
         path = folder / "sites" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():  # written anew, it would be another file to the provider's listing
             path.write_bytes(data)
     sites = tuple(Provider(s, (folder / "sites" / s).as_uri()) for s in ("alpha", "beta"))
-    return Job("ct", sites)
+    config = {SETTING: PROFILE.described()} if options else {}
+    return Job("ct", sites, options or Options(), config)
 
 
 def contents(folder):
@@ -143,7 +151,7 @@ def contents(folder):
         snapshot = open_snapshot(store, ledger, "ct")
         assert snapshot.verify(sources=True) == []
         made = {}
-        for table in ("files", "raw", "devices", "patients", "studies", "series", "images"):
+        for table in snapshot:
             rows = snapshot[table]
             drop = [n for n in ("modified", "etag", "delivery") if n in rows.column_names]
             made[table] = sorted(map(str, rows.drop_columns(drop).to_pylist()))
@@ -166,9 +174,9 @@ def house_of(folder, faults, executor):
     )
 
 
-def mended(folder, faults):
+def mended(folder, faults, options=None):
     """Meet a fault, then run again; what is there in the end. Whatever is visible is whole."""
-    job = prepare(folder)
+    job = prepare(folder, options)
     with ThreadPoolExecutor(1) as threads:
         house = house_of(folder, faults, threads)
         with suppress(CatchmentError):
@@ -183,25 +191,27 @@ def mended(folder, faults):
     return contents(folder)
 
 
-def all_faults(tmp_path, when, step):
-    undisturbed = mended(tmp_path / "undisturbed", Faults())
+def all_faults(tmp_path, when, step, options=None):
+    undisturbed = mended(tmp_path / "undisturbed", Faults(), options)
     for at in range(1, 1000, step):
         faults = Faults(fail_at=at, when=when)
-        assert mended(tmp_path / f"{at}", faults) == undisturbed
+        assert mended(tmp_path / f"{at}", faults, options) == undisturbed
         if not faults.fired:
             return at
     raise AssertionError("it never ended")
 
 
+@pytest.mark.parametrize("options", [None, STAGED], ids=["plain", "staged"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_fault_of_the_store_is_mended_by_the_next_run(tmp_path, when):
-    assert all_faults(tmp_path, when, 17) > 20
+def test_a_fault_of_the_store_is_mended_by_the_next_run(tmp_path, when, options):
+    assert all_faults(tmp_path, when, 19, options) > 20
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize("options", [None, STAGED], ids=["plain", "staged"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_fault_at_every_operation_of_the_store_is_mended(tmp_path, when):
-    assert all_faults(tmp_path, when, 1) > 20
+def test_a_fault_at_every_operation_of_the_store_is_mended(tmp_path, when, options):
+    assert all_faults(tmp_path, when, 1, options) > 20
 
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -210,27 +220,27 @@ CONTEXT.set_forkserver_preload(
 )
 
 
-def killed_run(folder, at, when):
+def killed_run(folder, at, when, options):
     os.fsync = lambda _: None
     faults = Faults(kill_at=at, when=when)
     with ThreadPoolExecutor(1) as threads:
-        run(prepare(folder), house_of(folder, faults, threads))
+        run(prepare(folder, options), house_of(folder, faults, threads))
     os._exit(7)  # nothing killed it
 
 
-def killed_everywhere(tmp_path, when, step):
+def killed_everywhere(tmp_path, when, step, options=None):
     undisturbed = None
     for at in range(2, 1000, step):
         folder = tmp_path / f"{at}"
         folder.mkdir()
-        child = CONTEXT.Process(target=killed_run, args=(folder, at, when))
+        child = CONTEXT.Process(target=killed_run, args=(folder, at, when, options))
         child.start()
         child.join()
         assert child.exitcode in (-signal.SIGKILL, 7)
         time.sleep(0.25)  # its lease ends
         with ThreadPoolExecutor(1) as threads:
             house = house_of(folder, Faults(), threads)
-            run(prepare(folder), house)
+            run(prepare(folder, options), house)
             house.ledger.close()
         found = contents(folder)
         undisturbed = undisturbed or found
@@ -242,13 +252,18 @@ def killed_everywhere(tmp_path, when, step):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_kill_9_loses_nothing_and_counts_nothing_twice(tmp_path, when):
-    assert killed_everywhere(tmp_path, when, 17) > 20
+    assert killed_everywhere(tmp_path, when, 23) > 20
+
+
+def test_kill_9_while_files_are_de_identified(tmp_path):
+    assert killed_everywhere(tmp_path, "after", 31, STAGED) > 20
 
 
 @pytest.mark.soak
+@pytest.mark.parametrize("options", [None, STAGED], ids=["plain", "staged"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_kill_9_at_every_operation_loses_nothing(tmp_path, when):
-    assert killed_everywhere(tmp_path, when, 1) > 20
+def test_kill_9_at_every_operation_loses_nothing(tmp_path, when, options):
+    assert killed_everywhere(tmp_path, when, 1, options) > 20
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a file system of its own")

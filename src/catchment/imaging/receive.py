@@ -278,7 +278,8 @@ def read_delivery(
             kind="delivery-differs",
             hint="restore the object from a backup",
         )
-    return pq.read_table(pa.BufferReader(data), columns=None if columns is None else list(columns))
+    names = None if columns is None else list(columns)
+    return pq.ParquetFile(pa.BufferReader(data)).read(names)
 
 
 def with_names(store: Store, name: str, files: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -301,7 +302,7 @@ def _names(store: Store, name: str, site: str, delivery: str) -> dict[tuple[Any,
 
     prefix = f"{layout.deliveries(name, site)}{delivery.rpartition('/')[2]}"
     key = next(s.key for s in store.list(layout.deliveries(name, site)) if s.key.startswith(prefix))
-    rows = pq.read_table(pa.BufferReader(store.read(key))).to_pylist()
+    rows = pq.ParquetFile(pa.BufferReader(store.read(key))).read().to_pylist()
     return {(row["digest"], row["size"], row["etag"]): row["name"] for row in reversed(rows)}
 
 

@@ -19,11 +19,14 @@ TOLERANCE = 0.01  # of the mean distance of slices, by which one may differ; of 
 class Volume:
     """Rescaled values (Hounsfield units for CT), and where they are in the patient.
 
+    Its axes are those of the patient, as near as the slices lie to them: from the feet to the head,
+    from front to back, from right to left.
+
     Attributes:
-        array: values by slice, row and column.
-        spacing: millimetres from one slice, row and column to the next.
+        array: values by z, y and x.
+        spacing: millimetres from one to the next, along each axis.
         origin: place of the first value, x, y, z in the patient's coordinates (LPS), in mm.
-        directions: unit vectors along slices, rows and columns, one a row.
+        directions: unit vectors along the axes in these coordinates, one a row.
     """
 
     array: Array
@@ -62,11 +65,32 @@ def volume(files: Sequence[bytes]) -> Volume:
     slices.sort(key=lambda one: float(one.position @ normal))
     if len({one.pixels.shape for one in slices}) != 1:
         raise _no("its images have several sizes")
-    return Volume(
+    return _turned(
         np.stack([one.pixels for one in slices]),
         (_distance(slices, normal, headers[0]), float(spacing[0]), float(spacing[1])),
-        tuple(float(x) for x in slices[0].position),  # type: ignore[arg-type]
+        slices[0].position,
         np.stack([normal, rows, columns]),
+    )
+
+
+def _turned(array: Array, spacing: Sequence[float], origin: Array, directions: Array) -> Volume:
+    """The same values with axes in the order, and of the sign, of the patient's z, y and x."""
+    left, order = [0, 1, 2], []
+    for axis in (2, 1, 0):
+        nearest = max(left, key=lambda own: abs(float(directions[own, axis])))
+        left.remove(nearest)
+        order.append(nearest)
+    array, directions = array.transpose(order), directions[order]
+    spacing = [spacing[own] for own in order]
+    for own, axis in enumerate((2, 1, 0)):
+        if directions[own, axis] < 0:
+            origin = origin + directions[own] * spacing[own] * (array.shape[own] - 1)
+            array, directions[own] = np.flip(array, own), -directions[own]
+    return Volume(
+        np.ascontiguousarray(array),
+        (spacing[0], spacing[1], spacing[2]),
+        (float(origin[0]), float(origin[1]), float(origin[2])),
+        directions,
     )
 
 

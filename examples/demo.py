@@ -127,8 +127,9 @@ def imaging() -> int:
     with duckdb.connect(str(warehouse), read_only=True) as connection:
         print("\nA join over all five tables, in DuckDB:")
         print(connection.sql(JOIN))
-        largest = 'SELECT "SeriesInstanceUID" FROM images WHERE "Rows" > 1 GROUP BY ALL ORDER BY '
-        (series,) = connection.execute(largest + "count(*) DESC, 1 LIMIT 1").fetchone() or ("",)
+        richest = 'SELECT "SeriesInstanceUID" FROM processed_images GROUP BY ALL ORDER BY '
+        picked = connection.execute(richest + "count(DISTINCT object) DESC, 1 LIMIT 1")
+        (series,) = picked.fetchone() or ("",)
     sheet = ("--series", series, "--png", str(FOLDER / "series.png"))
     return max(worst, catchment("imaging", "show", *where, *sheet))
 

@@ -194,6 +194,7 @@ def test_safe_private_elements_stay():
         ({"Modality": "US"}, "burned-in"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "burned-in"),
         ({"EncapsulatedDocument": b"%PDF"}, "encapsulated-document"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.9.4.1"}, "encapsulated-document"),
         (
             {
                 "PatientName": "Makers",
@@ -254,8 +255,8 @@ def test_a_profile_needs_its_key(monkeypatch):
 
 
 def errors(path):
-    done = subprocess.run(["dciodvfy", path], check=False, capture_output=True, text=True)
-    return sum(line.startswith("Error") for line in done.stderr.splitlines())
+    done = subprocess.run(["dciodvfy", path], check=False, capture_output=True)
+    return sum(line.startswith(b"Error") for line in done.stderr.splitlines())
 
 
 @pytest.mark.skipif(not shutil.which("dciodvfy"), reason="needs dciodvfy (Debian: dicom3tools)")

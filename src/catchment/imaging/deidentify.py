@@ -85,7 +85,7 @@ def deidentify(data: bytes, profile: Profile) -> Clean:
         except Exception:  # noqa: BLE001 - what a file of any form makes of pydicom
             raise BadFile("header-broken") from None
         _check_pictures(dataset, profile)
-        work = _Work(profile, _patient(dataset))
+        work = _Work(profile, _patient(dataset), str(dataset.get("SOPClassUID") or ""))
         try:
             work.clean(dataset)
             _mark(dataset, work, profile)
@@ -118,8 +118,9 @@ def _patient(dataset: Any) -> str:
 class _Work:
     """One file at work."""
 
-    def __init__(self, profile: Profile, patient: str) -> None:
+    def __init__(self, profile: Profile, patient: str, sop_class: str) -> None:
         self.profile = profile
+        self.report = sop_class.startswith(table.REPORTS)
         self.actions: Counter[str] = Counter()
         self.pseudonym = self._digest("patient", patient).hex()[:16].upper()
         days = int.from_bytes(self._digest("shift", patient)[:4], "big")
@@ -176,11 +177,12 @@ class _Work:
     def _sequence(self, dataset: Any, tag: Any, element: Any, listed: str) -> None:
         """Removed, emptied, or kept with items that are cleaned themselves."""
         name = element.keyword
-        if not name or listed in ("X", "X/D", "X/Z/D") or name in table.SEQUENCES:
-            self._remove(dataset, tag)
-        elif listed in ("Z", "X/Z"):
+        hollow = table.HOLLOW | table.HOLLOW_IN_REPORTS if self.report else table.HOLLOW
+        if listed == "Z" or name in hollow:
             element.value = []
             self.actions["emptied"] += 1
+        elif not name or listed in ("X", "X/D", "X/Z", "X/Z/D") or name in table.SEQUENCES:
+            self._remove(dataset, tag)
         else:
             for item in element.value:
                 self.clean(item)
@@ -320,7 +322,8 @@ def _syntax(dataset: Any) -> str:
 
 def _check_pictures(dataset: Any, profile: Profile) -> None:
     """BadFile (``burned-in``) where a person should look at the pixels first."""
-    if "EncapsulatedDocument" in dataset:
+    speech = str(dataset.get("SOPClassUID") or "").startswith(table.AUDIO)
+    if "EncapsulatedDocument" in dataset or speech:
         raise BadFile("encapsulated-document")
     if "PixelData" not in dataset:
         return

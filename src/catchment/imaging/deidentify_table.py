@@ -151,7 +151,6 @@ CHARACTERISTICS = frozenset(
 SEQUENCES = frozenset(
     [
         "OperatorIdentificationSequence",
-        "InstitutionCodeSequence",
         "RequestingPhysicianIdentificationSequence",
         "RequestedProcedureCodeSequence",
         "ScheduledProcedureStepSequence",
@@ -168,6 +167,11 @@ SEQUENCES = frozenset(
         "DeidentificationActionSequence",
     ]
 )
+
+# Of those that the table lets go, or be empty: they stay, without items, since modules require them.
+HOLLOW = frozenset({"AcquisitionContextSequence"})
+HOLLOW_IN_REPORTS = frozenset({"ReferencedPerformedProcedureStepSequence"})
+REPORTS = "1.2.840.10008.5.1.4.1.1.88."
 
 # Values of code strings, numbers and the like that go all the same.
 ALSO = frozenset(
@@ -201,6 +205,11 @@ BYTES = frozenset(
         "SegmentedGreenPaletteColorLookupTableData",
         "SegmentedBluePaletteColorLookupTableData",
         "ExtendedOffsetTableLengths",
+        "DoublePointCoordinatesData",
+        "FloatingPointValues",
+        "AnnotationIndexList",
+        "WaveformData",
+        "WaveformPaddingValue",
         "PointCoordinatesData",
         "LongPrimitivePointIndexList",
         "PointIndexList",
@@ -233,6 +242,7 @@ SCHEMES = frozenset({"DCM", "SCT", "SRT", "SNM3", "LN", "UCUM", "RADLEX", "FMA",
 
 # Pictures of these often show names: they need a look unless they say that they do not.
 SHOWING = frozenset({"US", "ES", "XC", "GM", "SM", "OT", "XA", "RF", "OP", "ECG", "DOC"}) - {"SM"}
+AUDIO = "1.2.840.10008.5.1.4.1.1.9.4."  # waveforms in which somebody may speak
 CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # and below: secondary capture
 
 # PS3.16 CID 7050.

@@ -12,7 +12,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import batched
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -74,6 +74,8 @@ def receive(job: Job, house: House) -> list[Finding]:
     for provider in job.providers:
         try:
             findings += _receive_one(job, provider, house)
+        except _Ours as ours:  # no provider is to blame
+            raise ours.error from None
         except (Invalid, NotFound, Unavailable) as error:
             failed.append(error)
             findings.append(
@@ -93,7 +95,8 @@ def receive(job: Job, house: House) -> list[Finding]:
 
 def _receive_one(job: Job, provider: Provider, house: House) -> list[Finding]:
     source = source_of(provider, house)
-    seen = Seen(_marks(job, provider, house))
+    with _ours():
+        seen = Seen(_marks(job, provider, house))
     lost: dict[str, int] = {}
     done = 0
     work = f"{job.aggregate}: {provider.name}"
@@ -110,10 +113,12 @@ def _receive_one(job: Job, provider: Provider, house: House) -> list[Finding]:
                 done += 1
                 house.progress(Event(work, done=done, unit="files"))
             if rows:
-                _deliver(job, provider, rows, house)
+                with _ours():
+                    _deliver(job, provider, rows, house)
     house.progress(Event(work, "done", done=done, unit="files"))
     if provider.inbox:
-        _empty(job, provider, house)
+        with _ours():
+            _empty(job, provider, house)
     return [
         Finding(
             provider.name,
@@ -192,7 +197,7 @@ def _keep(source: Store, target: Store, name: str, stat: Stat) -> tuple[str, int
     if stat.size <= WHOLE:
         data = source.read(stat.key)
         digest = hashlib.sha256(data).hexdigest()
-        with suppress(Conflict):  # the same bytes are there
+        with _ours(), suppress(Conflict):  # the same bytes are there
             target.put(layout.object_key(name, digest), data)
         return digest, len(data)
     made, size = hashlib.sha256(), 0
@@ -200,8 +205,12 @@ def _keep(source: Store, target: Store, name: str, stat: Stat) -> tuple[str, int
         made.update(chunk)
         size += len(chunk)
     digest = made.hexdigest()
-    with suppress(Conflict, _Moved):
-        target.put(layout.object_key(name, digest), _checked(source.stream(stat.key), digest))
+    again = source.stream(stat.key)
+    try:
+        with _ours(), suppress(Conflict, _Moved):
+            target.put(layout.object_key(name, digest), _checked(again, digest))
+    except _Theirs as theirs:
+        raise theirs.error from None
     return digest, size
 
 
@@ -209,11 +218,34 @@ class _Moved(Exception):
     """The bytes are others than those of the first reading."""
 
 
+class _Ours(Exception):
+    """Our own store is away, not the provider's."""
+
+    def __init__(self, error: Unavailable) -> None:
+        super().__init__()
+        self.error = error
+
+
+class _Theirs(_Ours):
+    """The provider's store went away while ours was written."""
+
+
+@contextmanager
+def _ours() -> Iterator[None]:
+    try:
+        yield
+    except Unavailable as error:
+        raise _Ours(error) from None
+
+
 def _checked(chunks: Iterable[bytes], digest: str) -> Iterator[bytes]:
     made = hashlib.sha256()
-    for chunk in chunks:
-        made.update(chunk)
-        yield chunk
+    try:
+        for chunk in chunks:
+            made.update(chunk)
+            yield chunk
+    except Unavailable as error:
+        raise _Theirs(error) from None
     if made.hexdigest() != digest:
         raise _Moved
 

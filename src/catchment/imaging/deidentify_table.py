@@ -168,7 +168,7 @@ SEQUENCES = frozenset(
     ]
 )
 
-# Of those that the table lets go, or be empty: they stay, without items, since modules require them.
+# Of those that the table lets go or be empty: they stay, without items, as modules require them.
 HOLLOW = frozenset({"AcquisitionContextSequence"})
 HOLLOW_IN_REPORTS = frozenset({"ReferencedPerformedProcedureStepSequence"})
 REPORTS = "1.2.840.10008.5.1.4.1.1.88."

@@ -15,18 +15,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from bench import tables_peers
 from bench._common import RESULTS, Failed, Measured, Row, measure, report, scratch, timed
 from bench.tables_peers import Task
-from catchment.core.errors import Invalid
+from catchment.core.store import open_store
+from catchment.tables.parquet import inspect
 
 PEERS = ("cat", "original", "pyarrow", "pandas", "duckdb", "polars")
 SHORT = 5.0  # seconds; what takes less is run three times
@@ -162,11 +164,14 @@ def cold(output: str, flags: Mapping[str, str]) -> None:
 
 
 def warm_up(executor: Executor) -> None:
-    """Start the workers, as they are where a service has them running."""
-    modules = ("duckdb", "catchment.tables.check")
-    for future in [executor.submit(import_module, name) for name in modules for _ in range(4)]:
-        with suppress(Invalid):  # a module is no result to send; it is loaded all the same
-            future.result()
+    """Have workers that looked at a small file before, as where a service has them running."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "small.parquet")
+        pq.write_table(pa.table({"a": [1]}), file)
+        store = open_store(Path(folder).as_uri())
+        size = file.stat().st_size
+        for task in [executor.submit(inspect, store, file.name, size) for _ in range(8)]:
+            task.result()
 
 
 def cli(output: str, flags: Mapping[str, str]) -> None:

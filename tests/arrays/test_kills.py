@@ -11,10 +11,12 @@ import warnings
 from collections import Counter
 from datetime import timedelta
 
+import numpy as np
 import pytest
 import xarray as xr
 
 from catchment.arrays import api, layout, read
+from catchment.arrays.generations import drop_former, rechunk
 from catchment.arrays.stack import Stack
 from catchment.arrays.verify import verify
 from catchment.core.ledger import Ledger
@@ -161,3 +163,90 @@ def test_writers_that_share_no_ledger(tmp_path):
     verdict = verify(stack_of(url, None))
     assert (verdict.wrong, verdict.sessions) == ([], 4)
     assert sorted(looks(tmp_path / "x.zarr")) == [f"s{number:03}" for number in range(4)]
+
+
+def other_chunks(url, ledger_url, size):
+    """Rechunk, and drop the former chunks, as two commands would."""
+    with Ledger.open(ledger_url) as ledger:
+        rechunk(stack_of(url, ledger), {"time": size})
+        drop_former(stack_of(url, ledger))
+
+
+def kill_rechunks(tmp_path, kills, seed):
+    """Under every kill plain readers see all sessions, in the former chunks or in the new ones."""
+    chance = random.Random(seed)
+    folder, ledger_url = tmp_path / "x.zarr", f"sqlite:///{tmp_path}/ledger.db"
+    work(folder.as_uri(), ledger_url, range(12))
+    expected, done, size = looks(folder), 0, 2
+    while done < kills:
+        size = 5 - size
+        while killed(other_chunks, (folder.as_uri(), ledger_url, size), chance.uniform(0.01, 0.9)):
+            done += 1
+            assert looks(folder) == expected
+        assert looks(folder) == expected
+        assert xr.open_zarr(folder)["eeg"].encoding["chunks"][1] == size
+    with Ledger.open(ledger_url) as ledger:
+        assert verify(stack_of(folder.as_uri(), ledger)).wrong == []
+
+
+def test_killed_rechunks(tmp_path):
+    kill_rechunks(tmp_path, 6, 3)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3000)
+def test_many_killed_rechunks(tmp_path):
+    kill_rechunks(tmp_path, 100, 4)
+
+
+def stretch(number):
+    """Five positions of a long recording."""
+    values = np.full((5, 2), number, dtype="float32")
+    return xr.Dataset({"eeg": (("time", "channel"), values)}, attrs={"session_id": f"p{number}"})
+
+
+def lengthen(url, ledger_url, numbers):
+    """Append along positions."""
+    with Ledger.open(ledger_url) as ledger:
+        for number in numbers:
+            stack = stack_of(url, ledger)
+            assert not api.append(
+                stretch(number), stack, append_dim="time", chunks={"time": 4}
+            ).refused
+
+
+def kill_positions(tmp_path, kills, seed):
+    """Positions follow each other whole, whatever is killed."""
+    chance = random.Random(seed)
+    folder, ledger_url = tmp_path / "x.zarr", f"sqlite:///{tmp_path}/ledger.db"
+    done, total = 0, 5
+
+    def seen():
+        if not (folder / layout.ROOT).exists():
+            return []
+        values = xr.open_zarr(folder)["eeg"].values
+        assert len(values) % 5 == 0
+        assert (values.reshape(-1, 10) == values.reshape(-1, 10)[:, :1]).all()
+        return values[::5, 0].tolist()
+
+    while done < kills:
+        before = seen()
+        done += killed(
+            lengthen, (folder.as_uri(), ledger_url, range(total)), chance.uniform(0.01, 0.9)
+        )
+        assert seen()[: len(before)] == before
+        total = len(seen()) + 5
+    assert not killed(lengthen, (folder.as_uri(), ledger_url, range(total)), None)
+    assert seen() == list(range(total))
+    with Ledger.open(ledger_url) as ledger:
+        assert verify(stack_of(folder.as_uri(), ledger)).wrong == []
+
+
+def test_killed_along_positions(tmp_path):
+    kill_positions(tmp_path, 6, 5)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3000)
+def test_many_killed_along_positions(tmp_path):
+    kill_positions(tmp_path, 100, 6)

@@ -36,6 +36,16 @@ def encode(values: np.ndarray, meta: Mapping[str, Any], shape: Sequence[int]) ->
     return bytes(_zstd().encode(data))
 
 
+def decode(data: bytes, meta: Mapping[str, Any], shape: Sequence[int]) -> np.ndarray:
+    """The values of a chunk; ValueError, RuntimeError or TypeError where it is none."""
+    plain = _zstd().decode(data)
+    if meta["data_type"] == "string":
+        found: np.ndarray = np.asarray(_texts().decode(plain), dtype=object)
+    else:
+        found = np.frombuffer(plain, dtype=np.dtype(meta["data_type"]).newbyteorder("<"))
+    return found.reshape(shape)
+
+
 def fill_of(meta: Mapping[str, Any]) -> Any:
     """The fill value as a value."""
     fill = meta["fill_value"]

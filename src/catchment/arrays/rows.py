@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from catchment.arrays import layout
-from catchment.arrays.codec import encode
+from catchment.arrays.codec import decode, encode, fill_of
 from catchment.arrays.document import FACTS, Document, corrupt
 from catchment.arrays.model import Entry, Row, Status
-from catchment.arrays.zarr_store import CoreStore, documents, open_array
-from catchment.core.errors import CatchmentError
+from catchment.core.errors import CatchmentError, NotFound
 from catchment.core.store import Store
 
 Put = Callable[[str, bytes], None]
@@ -25,13 +25,18 @@ def read(store: Store, document: Document, start: int = 0) -> list[Entry]:
     size = document.size
     if start >= size:
         return []
-    view = CoreStore(store, documents(document.arrays))
+    names = document.rows()
     try:
-        columns = {name: _values(view, name, start) for name in document.rows()}
+        if store.path(layout.ROOT) is not None:
+            read_all = [_column(store, document, name, start) for name in names]
+        else:  # each request takes long
+            with ThreadPoolExecutor(len(names)) as pool:
+                read_all = list(pool.map(lambda n: _column(store, document, n, start), names))
     except CatchmentError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a decoder raises
         raise corrupt(f"the rows cannot be decoded ({type(error).__name__})") from None
+    columns = dict(zip(names, read_all, strict=True))
     return of_columns(columns, size, start)
 
 
@@ -110,9 +115,19 @@ def _encoded(
     return encode(values, meta, (layout.ROWS,))
 
 
-def _values(view: CoreStore, name: str, start: int) -> list[Any]:
-    values: Any = open_array(view, name)[start:]
-    return np.asarray(values).tolist()  # type: ignore[no-any-return]
+def _column(store: Store, document: Document, name: str, start: int) -> list[Any]:
+    """What an array of rows has from ``start`` on."""
+    meta = document.arrays[name]
+    first = start // layout.ROWS
+    values: list[Any] = []
+    for number in range(first, -(-document.size // layout.ROWS)):
+        try:
+            data = store.read(layout.row_key(name, number, document.family))
+        except NotFound:
+            values += [fill_of(meta)] * layout.ROWS
+            continue
+        values += decode(data, meta, (layout.ROWS,)).tolist()
+    return values[start - first * layout.ROWS : document.size - first * layout.ROWS]
 
 
 def value(name: str, entry: Entry, document: Document) -> Any:

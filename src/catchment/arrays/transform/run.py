@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ from catchment.core.ledger import (
 from catchment.core.progress import Event, Progress, silent
 from catchment.core.provenance import manifest, seal, seal_all
 from catchment.core.store import Store
+
+PAUSE = 0.5  # seconds between commits: sessions that are done meanwhile share one
 
 # States of a run record: a contribution of the ledger, one for each (session, transform, version).
 KEPT, QUARANTINED, SKIPPED = "kept", "quarantined", "skipped"
@@ -134,6 +137,7 @@ class _Work:
         self.told: list[dict[str, Any]] = []
         self.moves: list[Move] = []
         self.changed = False
+        self.flushed = 0.0  # when commits were made
 
     def carry_out(self) -> Report:
         for row in self.house.ledger.contributions(self.job.aggregate):
@@ -243,13 +247,14 @@ class _Work:
                 slots[sent.staged.claim.slot] = sent.staged
         self.waiting.append(done)
         self.told.append(told(done))
-        self._flush()
+        if time.monotonic() - self.flushed > PAUSE:
+            self._flush()
 
     def _flush(self, *, last: bool = False) -> None:
         """Commit what is next in each store; at the end all, and give up what was not filled."""
+        self.flushed = time.monotonic()
         if self.dry_run:
-            for done in self.waiting:
-                self._enter(done)
+            self._enter(self.waiting)
             self.waiting = []
             return
         for key, slots in self.staged.items():
@@ -269,23 +274,37 @@ class _Work:
                 )
         shown = [d for d in self.waiting if not any(self._pending(s) for s in d.sent)]
         self.waiting = [d for d in self.waiting if d not in shown]
-        for done in shown:
-            self._enter(done)
+        self._enter(shown)
 
     def _pending(self, sent: Sent) -> bool:
         slots = self.staged.get(sent.key, {})
         return sent.staged is not None and sent.staged.claim.slot in slots
 
-    def _enter(self, done: Done) -> None:
-        """A run record in the ledger, and the account's line: what is done is visible by now."""
-        session, state = done.session, KEPT
-        if done.error is not None or done.result.status == "failed":
-            state = QUARANTINED
-        elif done.result.status == "skipped":
-            state = SKIPPED
+    def _enter(self, some: Sequence[Done]) -> None:
+        """Run records in the ledger, and the account's lines: what is done is visible by now."""
+        deliveries: dict[str, list[Delivery]] = {}
+        for done in some:
+            session, state = done.session, _state(done)
+            meta = self._meta(done, state)
+            if self.dry_run:
+                self._add(session.site, state, meta)
+                continue
+            self._withdraw_elsewhere(done)
+            text = f"{session.id} {session.version} {self.identity} {state} {meta['stores']}"
+            digest = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+            delivery = Delivery(session.site, session.id, digest, session.size, meta)
+            deliveries.setdefault(state, []).append(delivery)
+        for state, sent in deliveries.items():
+            for row in self.house.ledger.receive_many(self.job.aggregate, sent, state):
+                self._remember(row)
+                self._account(row)
+                self.changed = True
+
+    def _meta(self, done: Done, state: str) -> dict[str, Any]:
+        """What a run record keeps."""
         reason = done.error.kind if done.error else str(done.result.metadata.get("reason", state))
-        meta = {
-            "version": session.version,
+        return {
+            "version": done.session.version,
             "transform": self.identity,
             "reason": reason,
             "windows": sum(s.windows for s in done.sent),
@@ -296,17 +315,6 @@ class _Work:
             ],
             "metadata": done.result.metadata,
         }
-        if self.dry_run:
-            self._add(session.site, state, meta)
-            return
-        self._withdraw_elsewhere(done)
-        text = f"{session.id} {session.version} {self.identity} {state} {meta['stores']}"
-        digest = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
-        delivery = Delivery(session.site, session.id, digest, session.size, meta)
-        (row,) = self.house.ledger.receive_many(self.job.aggregate, [delivery], state)
-        self._remember(row)
-        self._account(row)
-        self.changed = True
 
     def _withdraw_elsewhere(self, done: Done) -> None:
         """A session that went to another store than before is no longer in the former one."""
@@ -401,3 +409,10 @@ class _Work:
 
     def _tell(self, work: str, done: int, total: int) -> None:
         self.house.progress(Event(f"{self.job.aggregate}: {work}", "step", done, total, work))
+
+
+def _state(done: Done) -> str:
+    """Of the run record."""
+    if done.error is not None or done.result.status == "failed":
+        return QUARANTINED
+    return SKIPPED if done.result.status == "skipped" else KEPT

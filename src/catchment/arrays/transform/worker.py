@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,7 @@ def load(name: str) -> type[BaseTransform]:
 
     Invalid (kind ``bad-transform``) if there is none.
     """
-    place = BUILTIN.get(name, name)
-    for entry in entry_points(group=GROUP, name=name):
-        place = entry.value
+    place = name if ":" in name else _registered(name)
     module_name, _, attribute = place.rpartition(":")
     try:
         if module_name.endswith(".py"):
@@ -73,6 +72,15 @@ def load(name: str) -> type[BaseTransform]:
     if not (inspect.isclass(found) and issubclass(found, BaseTransform)):
         raise _bad(name, "not a BaseTransform")
     return found
+
+
+@cache
+def _registered(name: str) -> str:
+    """Where a transform of that name is; looking through all that is installed takes long."""
+    place = BUILTIN.get(name, name)
+    for entry in entry_points(group=GROUP, name=name):
+        place = entry.value
+    return place
 
 
 def process(task: Task) -> Done:

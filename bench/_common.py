@@ -106,8 +106,13 @@ def timed() -> Iterator[None]:
     _parts.append(time.perf_counter() - start)
 
 
-def report(name: str, rows: Iterable[Row], folder: Path | None = RESULTS) -> None:
-    """Print the table of a benchmark, and write ``<name>.json``; without a folder, only print."""
+def report(
+    name: str, rows: Iterable[Row], folder: Path | None = RESULTS, *, keep: bool = False
+) -> None:
+    """Print the table of a benchmark, and write ``<name>.json``; without a folder, only print.
+
+    With ``keep``, lines of other work stay in the file as they are.
+    """
     rows = list(rows)
     table = Table(title=f"{name}: seconds (MB)", title_justify="left", caption_justify="left")
     table.caption = (
@@ -131,14 +136,18 @@ def report(name: str, rows: Iterable[Row], folder: Path | None = RESULTS) -> Non
     Console(width=None if os.isatty(1) else 160).print(table)
     if folder is None:
         return
-    result = {
+    result: dict[str, Any] = {
         "name": name,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": machine(),
         "rows": [row.to_json() for row in rows],
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    file = folder / f"{name}.json"
+    if keep and file.exists():
+        known = {row["work"]: row for row in json.loads(file.read_text())["rows"]}
+        result["rows"] = [*(known | {row["work"]: row for row in result["rows"]}).values()]
+    file.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def machine() -> str:

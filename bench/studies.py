@@ -1,5 +1,8 @@
 """Merges of data packages beside the first system's: ``python -m bench.studies [--scale 0.1]``.
 
+``--only merges`` (or ``release``, ``uploads``, ``charts``) measures a part, and puts its lines in
+the place of the recorded ones.
+
 Ours goes all the way: from files that have arrived to a published aggregate, checked, durable, as
 Parquet and CSV. The original's merge is re-stated in pandas, from local files to local files; it
 does the same work whether all sites are new or one of them.
@@ -30,13 +33,13 @@ FILE = f"{STUDY}__{PACKAGE}.cube.parquet"
 MOST_MB = 1000
 
 
-def workspace(folder: Path) -> Workspace:
-    """One on embedded defaults."""
+def workspace(folder: Path, min_cell: int = 0) -> Workspace:
+    """One on embedded defaults, but for the smallest cell that is released."""
     return Workspace.described(
         {
             "workspace.store": (folder / "data").as_uri(),
             "workspace.ledger": f"sqlite:///{folder}/ledger.db",
-            f"studies.{STUDY}.min_cell": 0,
+            f"studies.{STUDY}.min_cell": min_cell,
             "studies.warm.min_cell": 0,
         }
     )
@@ -110,40 +113,79 @@ def before_second(folder: Path) -> None:
         settle(library.house(made), STUDY)
 
 
+def suppressed(folder: Path) -> None:
+    """What is merged is released anew, with small cells suppressed."""
+    with workspace(folder / "workspace", 11) as made:
+        house = library.house(made)
+        warm(house)
+        with timed():
+            settle(house, STUDY)
+
+
+PARTS = ("merges", "release", "uploads", "charts")
+
+
 def main() -> None:
     """Measure, print, record."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--scale", type=float, default=1, help="of the numbers of rows")
     parser.add_argument("--ours", action="store_true", help="leave the original out")
+    parser.add_argument("--only", choices=PARTS, action="append", help="these parts")
     options = parser.parse_args()
-    folder, rows = scratch("studies"), int(ROWS * options.scale)
-    prepare(folder, rows)
+    parts = options.only or PARTS
+    rows = int(ROWS * options.scale)
+    lines: list[Row] = []
+    bounds: list[str] = []
+    if {"merges", "release"} & {*parts}:
+        folder = scratch("studies")
+        prepare(folder, rows)
+        if "merges" in parts:
+            made, told = merges(folder, rows, ours_only=options.ours)
+            lines, bounds = lines + made, bounds + told
+        if "release" in parts:
+            taken = measure(suppressed, folder, before=lambda: before_second(folder))
+            lines.append(Row("the same released with min_cell = 11", taken, {}))
+            bounds.append(_bound("release with min_cell = 11", taken))
+        shutil.rmtree(folder)
+    if "uploads" in parts:
+        lines.append(studies_uploads.row())
+    if "charts" in parts:
+        made, told = studies_charts.rows(int(studies_charts.ROWS * options.scale))
+        lines, bounds = lines + made, bounds + told
+    recorded = options.scale == 1 and not options.ours
+    report("studies", lines, RESULTS if recorded else None, keep=bool(options.only))
+    print("\n".join(bounds))
+
+
+def merges(folder: Path, rows: int, *, ours_only: bool) -> tuple[list[Row], list[str]]:
+    """The first merge and a second one, beside the first system's."""
     peers: dict[str, Measured | None] = {}
-    if not options.ours:
+    if not ours_only:
         for name, way in {"original": original, "pandas 3": arrow}.items():
             peers[name] = measure(way, folder / "contributions", folder / "out")
     ours = {
-        "first": measure(first, folder, before=lambda: fresh(folder)),
-        "second": measure(second, folder, before=lambda: before_second(folder)),
+        "first": measure(first, folder, runs=3, before=lambda: fresh(folder)),
+        "second": measure(second, folder, runs=3, before=lambda: before_second(folder)),
     }
     titles = {
         "first": f"first merge, {SITES} sites x {rows:,} rows x 6 columns",
         "second": "one site uploads again",
     }
     lines = [Row(titles[name], taken, peers) for name, taken in ours.items()]
-    lines.append(studies_uploads.row())
-    charts, bounds = studies_charts.rows(int(studies_charts.ROWS * options.scale))
-    lines += charts
-    recorded = options.scale == 1 and not options.ours
-    report("studies", lines, RESULTS if recorded else None)
+    bounds = []
     for name, least in {"first": 8, "second": 30}.items():
-        peak = ours[name].peak_mb
-        print(f"{titles[name]}\n  {_told(f'{peak:.0f} MB, at most {MOST_MB}', peak <= MOST_MB)}")
+        bounds.append(_bound(titles[name], ours[name]))
         if taken := peers.get("original"):
             ratio = taken.seconds / ours[name].seconds
-            print(f"  {_told(f'{ratio:.1f}x the original, at least {least}', ratio >= least)}")
-    print("\n".join(bounds))
-    shutil.rmtree(folder)
+            bounds.append(
+                f"  {_told(f'{ratio:.1f}x the original, at least {least}', ratio >= least)}"
+            )
+    return lines, bounds
+
+
+def _bound(title: str, taken: Measured) -> str:
+    peak = taken.peak_mb
+    return f"{title}\n  {_told(f'{peak:.0f} MB, at most {MOST_MB}', peak <= MOST_MB)}"
 
 
 def _told(what: str, reached: bool) -> str:  # noqa: FBT001 - a truth in words

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catchment.core.errors import Invalid
-from catchment.studies.lattice import Flags, Indices, Ints, Lattice, build, encode
+from catchment.studies.lattice import Codes, Flags, Indices, Ints, Lattice, build, encode
 from catchment.studies.nullspace import Equations, determined
 
 MEASURE = "cnt"
@@ -78,22 +78,34 @@ def release(
             kind="bad-setting",
         )
     counts, codes, sizes = encode(cube, MEASURE)
-    lattice = build(counts, codes, tuple(size + 1 for size in sizes))  # 1: a value not listed
-    reported = _reported(cube, lattice)
+    site = _site(cube)
+    # 1 more: a value that is listed nowhere
+    held = _Held(build(counts, codes, tuple(size + 1 for size in sizes)))
+    marks = None if site is None else _Sites.of_lattice(held.lattice, site, sites)
     hidden = (counts > 0) & (counts < min_cell)
-    if min_sites > 1 and reported is not None:
-        hidden |= _all_sites(cube, lattice, reported) < min_sites
+    if min_sites > 1 and marks is not None:
+        hidden |= marks.everywhere() < min_sites
     if hidden.any() or min_cell > 1:
-        hidden = close(lattice, hidden, min_cell, _site(cube))
-    return _shown(cube, lattice, hidden, reported, sites)
+        hidden = close(held, hidden, min_cell, site)
+    del held
+    return _shown(cube, codes, hidden, marks)
 
 
-def close(lattice: Lattice, hidden: Flags, min_cell: int, site: int | None = None) -> Flags:
+class _Held:
+    """A lattice that whoever is given this may let go, for it takes much memory."""
+
+    def __init__(self, lattice: Lattice) -> None:
+        self.lattice = lattice
+
+
+def close(held: _Held, hidden: Flags, min_cell: int, site: int | None = None) -> Flags:
     """The cells not to show, so that neither these nor what is missing can be found out."""
-    if not len(lattice.parents):
+    if not len(held.lattice.parents):
         return hidden
-    cells = len(lattice.counts)
-    lattice = _with_missing(lattice, site)
+    cells = len(held.lattice.counts)
+    _add_missing(held, site)
+    lattice = held.lattice.without_keys()
+    del held.lattice
     unknown = np.ones(len(lattice.counts), bool)
     unknown[:cells] = hidden
     independent = lattice.independent()
@@ -183,33 +195,36 @@ def _unfix(lattice: Lattice, unknown: Flags, independent: Flags) -> tuple[Ints, 
     And whether that is known exactly: see :func:`determined`.
     """
     names = np.flatnonzero(unknown)
-    place = np.cumsum(unknown) - 1
+    equations = _equations(lattice, unknown, independent)
+    fixed, exact = determined(equations, lattice.counts[names])
+    return _near(lattice, unknown, names[fixed]), exact
+
+
+def _equations(lattice: Lattice, unknown: Flags, independent: Flags) -> Equations:
+    """What the sums say of the unknown cells, which are numbered in their order."""
+    place = np.cumsum(unknown, dtype=np.int32) - np.int32(1)
     many, _ = _tally(lattice, unknown)
     sums = np.flatnonzero(independent & (many > 0))
     owner, children = lattice.members(sums)
     open_ = unknown[children]
+    rows, columns = [owner[open_]], [place[children[open_]]]
     above = lattice.parents[sums]
     top = np.flatnonzero(unknown[above])
-    rows = [owner[open_], top]
-    columns = [place[children[open_]], place[above[top]]]
-    signs = [np.ones(int(open_.sum())), -np.ones(len(top))]
+    rows.append(top.astype(np.int32))
+    columns.append(place[above[top]])
+    signs = [np.ones(len(rows[0]), np.float32), np.full(len(top), -1, np.float32)]
     loose = np.flatnonzero((lattice.rest < 0) & unknown[lattice.parents])
     owner, children = lattice.members(loose)
     above = lattice.parents[loose][owner]
     tight = unknown[children] & (lattice.counts[children] == lattice.counts[above])
-    ties = np.arange(int(tight.sum())) + len(sums)
+    ties = np.arange(int(tight.sum()), dtype=np.int32) + np.int32(len(sums))
     rows += [ties, ties]
     columns += [place[children[tight]], place[above[tight]]]
-    signs += [np.ones(len(ties)), -np.ones(len(ties))]
-    fixed, exact = determined(
-        Equations(
-            np.concatenate(rows).astype(np.int64),
-            np.concatenate(columns).astype(np.int64),
-            np.concatenate(signs),
-        ),
-        lattice.counts[names],
-    )
-    return _near(lattice, unknown, names[fixed]), exact
+    signs += [np.ones(len(ties), np.float32), np.full(len(ties), -1, np.float32)]
+    del owner, children, open_, above
+    every = np.concatenate(rows)
+    order = np.argsort(every, kind="stable").astype(np.int32)
+    return Equations(every[order], np.concatenate(columns)[order], np.concatenate(signs)[order])
 
 
 def _near(lattice: Lattice, unknown: Flags, start: Ints) -> Ints:
@@ -228,20 +243,19 @@ def _near(lattice: Lattice, unknown: Flags, start: Ints) -> Ints:
     return start[:0]
 
 
-def _with_missing(lattice: Lattice, site: int | None) -> Lattice:
-    """With a cell for each that is not there, but whose count a single sum would tell."""
-    listed = len(lattice.counts)
+def _add_missing(held: _Held, site: int | None) -> None:
+    """Add a cell for each that is not there, but whose count a single sum would tell."""
+    listed = len(held.lattice.counts)
     while True:
+        lattice = held.lattice
         codes, counts = _missing(lattice, np.flatnonzero(lattice.rest > 0), site)
         if not len(counts):
-            return lattice
-        lattice = build(
-            np.concatenate([lattice.counts, counts]),
-            np.asfortranarray(np.concatenate([lattice.codes, codes])),
-            lattice.sizes,
-            listed=listed,
-            site=site,
-        )
+            return
+        codes = np.asfortranarray(np.concatenate([lattice.codes, codes]))
+        counts = np.concatenate([lattice.counts, counts])
+        sizes = lattice.sizes
+        del lattice, held.lattice
+        held.lattice = build(counts, codes, sizes, listed=listed, site=site)
 
 
 def _missing(lattice: Lattice, relations: Ints, site: int | None) -> tuple[Indices, Ints]:
@@ -263,7 +277,7 @@ def _missing(lattice: Lattice, relations: Ints, site: int | None) -> tuple[Indic
         owner, children = lattice.members(chosen)
         there = np.zeros((len(chosen), size), bool)
         there[owner, lattice.codes[children, column] - 1] = True
-        owner, value = np.nonzero(~there)
+        owner, value = (found.astype(np.int32) for found in np.nonzero(~there))
         codes = lattice.codes[lattice.parents[chosen[owner]]]
         codes[:, column] = value + 1
         can = _possible(lattice, codes, site)
@@ -277,7 +291,7 @@ def _missing(lattice: Lattice, relations: Ints, site: int | None) -> tuple[Indic
     counts = np.concatenate(found_counts)
     order = np.argsort(counts, kind="stable")
     codes, first = np.unique(np.concatenate(found_codes)[order], axis=0, return_index=True)
-    return codes.astype(np.int32), counts[order][first]
+    return codes.astype(lattice.codes.dtype), counts[order][first]
 
 
 def _possible(lattice: Lattice, codes: Indices, site: int | None) -> Flags:
@@ -305,35 +319,49 @@ def _site(cube: pa.Table) -> int | None:
     return names.index(SITE) if SITE in names else None
 
 
-def _reported(cube: pa.Table, lattice: Lattice) -> Ints | None:
-    """Of each cell over all sites, how many reported it; 1 of a site's own; None: no sites."""
-    if SITE not in cube.column_names:
-        return None
-    column = [name for name in cube.column_names if name != MEASURE].index(SITE)
-    own = lattice.codes[:, column] > 0
-    relations = lattice.relation[:, column]
-    lengths = np.diff(lattice.starts)[relations] if len(lattice.parents) else relations
-    return np.where(own, 1, np.where(relations >= 0, lengths, 0))
+@dataclass(frozen=True, slots=True)
+class _Sites:
+    """Which sites are in which cell.
+
+    Attributes:
+        above: of each cell of a site, the cell over all sites; -1 of those over all sites.
+        reported: of each cell over all sites, how many reported it; 1 of a site's own.
+        of: how many sites there are.
+    """
+
+    above: Indices
+    reported: Ints
+    of: int
+
+    @classmethod
+    def of_lattice(cls, lattice: Lattice, column: int, sites: int | None) -> _Sites:
+        own = lattice.codes[:, column] > 0
+        above = np.full(len(own), -1, np.int32)
+        relations = lattice.relation[:, column]
+        there = own & (relations >= 0)
+        above[there] = lattice.parents[relations[there]]
+        reported = np.bincount(above[there], minlength=len(own))
+        reported[own] = 1
+        return cls(above, reported, lattice.sizes[column] - 1 if sites is None else sites)
+
+    def everywhere(self) -> Ints:
+        """Of each cell, how many sites reported the same over all sites."""
+        return np.where(self.above >= 0, self.reported[self.above], self.reported)
+
+    def marks(self, hidden: Flags, own: Flags) -> dict[str, npt.NDArray[np.int64]]:
+        """The marks of each cell: see :class:`Release`."""
+        parts = self.above[hidden & (self.above >= 0)]
+        withheld = np.bincount(parts, minlength=len(hidden))
+        withheld[own] = hidden[own]
+        absent = np.where(own, 0, np.maximum(self.of - self.reported, 0))
+        return {"reported": self.reported, "withheld": withheld, "absent": absent}
 
 
-def _all_sites(cube: pa.Table, lattice: Lattice, reported: Ints) -> Ints:
-    """Of each cell, how many sites reported the same over all sites."""
-    column = [name for name in cube.column_names if name != MEASURE].index(SITE)
-    relations = lattice.relation[:, column]
-    whole = lattice.parents[relations] if len(lattice.parents) else relations
-    return np.where(relations >= 0, reported[whole], reported)
-
-
-def _shown(
-    cube: pa.Table, lattice: Lattice, hidden: Flags, reported: Ints | None, sites: int | None
-) -> Release:
+def _shown(cube: pa.Table, codes: Codes, hidden: Flags, sites: _Sites | None) -> Release:
     """The table and its marks, the suppressed rows last."""
     shown, gone = np.flatnonzero(~hidden), np.flatnonzero(hidden)
-    names = [name for name in cube.column_names if name != MEASURE]
-    if len(gone) and names:
-        keys = cube.select(names).take(pa.array(gone))
-        by = [(name, "ascending") for name in names]
-        gone = gone[pc.sort_indices(keys, by).to_numpy()]
+    if len(gone) and codes.shape[1]:  # in order of values, NULL after all
+        gone = gone[np.lexsort([_null_last(column[gone]) for column in codes.T[::-1]])]
     order = np.concatenate([shown, gone])
     table = cube
     if len(gone):
@@ -344,23 +372,12 @@ def _shown(
         )
         table = table.set_column(place, table.field(place).with_nullable(True), measure)
     marks = {"suppressed": pa.array(hidden[order])}
-    if reported is not None:
-        column = names.index(SITE)
-        withheld = _withheld(lattice, hidden, column)
-        own = lattice.codes[:, column] > 0
-        of = lattice.sizes[column] - 1 if sites is None else sites
-        absent = np.where(own, 0, np.maximum(of - reported, 0))
-        for name, values in (("reported", reported), ("withheld", withheld), ("absent", absent)):
+    if sites is not None:
+        own = codes[:, _site(cube)] > 0
+        for name, values in sites.marks(hidden, own).items():
             marks[name] = pa.array(values[order].astype(np.int32))
     return Release(table, pa.table(marks))
 
 
-def _withheld(lattice: Lattice, hidden: Flags, column: int) -> npt.NDArray[np.int64]:
-    """Of each cell over all sites, how many of its parts by site are hidden; of those: 0 or 1."""
-    own = lattice.codes[:, column] > 0
-    counted = hidden.astype(np.int64)
-    if not len(lattice.parents):
-        return np.where(own, counted, 0)
-    parts = np.add.reduceat(counted[lattice.children], lattice.starts[:-1])
-    relations = lattice.relation[:, column]
-    return np.where(own, counted, np.where(relations >= 0, parts[relations], 0))
+def _null_last(codes: Codes) -> Codes:
+    return np.where(codes == 0, np.iinfo(codes.dtype).max, codes)

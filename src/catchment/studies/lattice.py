@@ -7,7 +7,7 @@ split it by one more column, its children: what one subtraction can be done with
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,10 @@ from catchment.core.errors import Invalid
 
 type Ints = npt.NDArray[np.int64]
 type Indices = npt.NDArray[np.int32]
+type Codes = npt.NDArray[np.int16] | npt.NDArray[np.int32]
 type Flags = npt.NDArray[np.bool_]
 
+_FEW = 1 << 14  # values that two bytes can tell apart, those listed nowhere included
 _ROOM = 1 << 62  # keys are 64 bits wide
 
 
@@ -31,37 +33,38 @@ class Keys:
     strides: npt.NDArray[np.uint64]
     own: npt.NDArray[np.uint64]  # the key of each cell
     keys: npt.NDArray[np.uint64]  # the same, sorted
-    order: Ints  # the cell of each key
-    codes: Indices
+    order: Indices  # the cell of each key
+    codes: Codes
     hashed: bool  # two cells that are not there may then share a key
 
-    def of(self, codes: Indices) -> npt.NDArray[np.uint64]:
+    def of(self, codes: Codes) -> npt.NDArray[np.uint64]:
         """The keys that cells with these codes have."""
         return _keys(codes, self.strides)
 
-    def find(self, codes: Indices) -> Ints:
+    def find(self, codes: Codes) -> Indices:
         """The cells that have these codes, -1 for those that do not exist."""
         return self._find(self.of(codes), lambda: codes)
 
-    def above(self, cells: Ints, column: int) -> Ints:
+    def above(self, cells: Indices, column: int) -> Indices:
         """The cells that these become when they are rolled up over a column; -1: not there."""
         step = self.codes[cells, column].astype(np.uint64) * self.strides[column]
 
-        def codes() -> Indices:
+        def codes() -> Codes:
             wanted = self.codes[cells]
             wanted[:, column] = 0
             return wanted
 
         return self._find(self.own[cells] - step, codes)
 
-    def _find(self, keys: npt.NDArray[np.uint64], codes: Callable[[], Indices]) -> Ints:
+    def _find(self, keys: npt.NDArray[np.uint64], codes: Callable[[], Codes]) -> Indices:
         places = np.searchsorted(self.keys, keys)
         places[places == len(self.keys)] = 0
         found = self.order[places]
         wrong = self.keys[places] != keys
         if self.hashed:
             wrong |= (self.codes[found] != codes()).any(axis=1)
-        return np.where(wrong, -1, found)
+        found[wrong] = -1
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ class Lattice:
     """
 
     counts: Ints
-    codes: Indices
+    codes: Codes
     sizes: tuple[int, ...]
     keys: Keys
     relation: Indices
@@ -91,12 +94,20 @@ class Lattice:
     children: Indices
     rest: Ints
 
-    def members(self, relations: npt.NDArray[np.integer[Any]]) -> tuple[Ints, Indices]:
+    def without_keys(self) -> Lattice:
+        """The same, in which no cell can be found any more; it takes less memory."""
+        none = np.zeros(0, np.uint64)
+        keys = Keys(self.keys.strides, none, none, np.zeros(0, np.int32), self.codes[:0], False)
+        return replace(self, keys=keys)
+
+    def members(self, relations: npt.NDArray[np.integer[Any]]) -> tuple[Indices, Indices]:
         """The children of some relations: the place of each one's relation among them, and it."""
-        starts, lengths = self.starts[relations], np.diff(self.starts)[relations]
-        owner = np.repeat(np.arange(len(relations)), lengths)
-        offsets = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        return owner, self.children[starts[owner] + offsets]
+        starts = self.starts[relations].astype(np.int32)
+        lengths = np.diff(self.starts)[relations].astype(np.int32)
+        owner = np.repeat(np.arange(len(relations), dtype=np.int32), lengths)
+        where = np.repeat(starts - np.cumsum(lengths, dtype=np.int32) + lengths, lengths)
+        where += np.arange(len(owner), dtype=np.int32)
+        return owner, self.children[where]
 
     def independent(self) -> Flags:
         """Of each relation that adds up, whether the deeper ones do not already imply it.
@@ -138,7 +149,7 @@ class Lattice:
         return np.logical_and.reduceat(fine, first), np.add.reduceat(sums[further], first)
 
 
-def encode(cube: pa.Table, measure: str) -> tuple[Ints, Indices, tuple[int, ...]]:
+def encode(cube: pa.Table, measure: str) -> tuple[Ints, Codes, tuple[int, ...]]:
     """Counts, codes and sizes of a cube (see :class:`Lattice`).
 
     Raises:
@@ -152,20 +163,32 @@ def encode(cube: pa.Table, measure: str) -> tuple[Ints, Indices, tuple[int, ...]
         )
     if len(counts) and pc.min(counts).as_py() < 0:
         raise Invalid(f"expected counts of 0 or more in {measure}, got less", kind="bad-cube")
-    names = [name for name in cube.column_names if name != measure]
-    codes = np.zeros((cube.num_rows, len(names)), np.int32, order="F")
-    sizes = []
-    for place, name in enumerate(names):
-        column = cube[name].combine_chunks()
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        column = pc.dictionary_encode(column)
-        codes[:, place] = pc.add(pc.fill_null(column.indices.cast(pa.int32()), -1), 1).to_numpy()
-        sizes.append(len(column.dictionary))
-    return counts.cast(pa.int64()).to_numpy(), codes, tuple(sizes)
+    columns = [_encoded(cube[name]) for name in cube.column_names if name != measure]
+    sizes = tuple(int(column.max(initial=0)) for column in columns)
+    kind = np.int16 if max(sizes, default=0) < _FEW else np.int32
+    codes = np.zeros((cube.num_rows, len(columns)), kind, order="F")
+    for place, column in enumerate(columns):
+        codes[:, place] = column
+    return counts.cast(pa.int64()).to_numpy(), codes, sizes
 
 
-def index(codes: Indices, sizes: tuple[int, ...]) -> Keys:
+def _encoded(column: pa.ChunkedArray) -> Indices:
+    """0 where a value is NULL, else the place of the value in their order, from 1."""
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    column = column.unify_dictionaries()
+    dictionaries = [chunk.dictionary for chunk in column.chunks[:1]]
+    known = pc.drop_null(pc.unique(pa.chunked_array(dictionaries, column.type.value_type)))
+    known = known.take(pc.sort_indices(known))
+    codes: list[Indices] = [np.zeros(0, np.int32)]
+    for chunk in column.chunks:
+        places = pc.fill_null(pc.index_in(chunk.dictionary, value_set=known), -1)
+        places = np.append(places.to_numpy(), -1) + 1
+        codes.append(places[pc.fill_null(chunk.indices.cast(pa.int32()), -1).to_numpy()])
+    return np.concatenate(codes).astype(np.int32)
+
+
+def index(codes: Codes, sizes: tuple[int, ...]) -> Keys:
     """What finds cells by their codes; Invalid (kind ``bad-cube``) where two have the same."""
     total, strides = 1, []
     for size in sizes:
@@ -177,7 +200,7 @@ def index(codes: Indices, sizes: tuple[int, ...]) -> Keys:
         if total > _ROOM:
             multipliers = random.integers(0, 2**64, len(sizes), np.uint64) | np.uint64(1)
         own = _keys(codes, multipliers)
-        order = np.argsort(own, kind="stable")
+        order = np.argsort(own, kind="stable").astype(np.int32)
         keys = own[order]
         same = np.flatnonzero(keys[1:] == keys[:-1])
         if not len(same):
@@ -188,7 +211,7 @@ def index(codes: Indices, sizes: tuple[int, ...]) -> Keys:
             )
 
 
-def _keys(codes: Indices, strides: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def _keys(codes: Codes, strides: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     total = np.zeros(len(codes), np.uint64)
     for column, stride in enumerate(strides):
         total += codes[:, column].astype(np.uint64) * stride
@@ -197,7 +220,7 @@ def _keys(codes: Indices, strides: npt.NDArray[np.uint64]) -> npt.NDArray[np.uin
 
 def build(
     counts: Ints,
-    codes: Indices,
+    codes: Codes,
     sizes: tuple[int, ...],
     *,
     listed: int | None = None,
@@ -215,7 +238,7 @@ def build(
     keys = index(codes, sizes)
     cells, width = codes.shape
     relation = np.full((cells, width), -1, np.int32, order="F")
-    rising = np.argsort(counts, kind="stable")
+    rising = np.argsort(counts, kind="stable").astype(np.int32)
     parents, lengths, children, rests = [], [], [], []
     made = 0
     for column in range(width):

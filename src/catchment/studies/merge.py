@@ -183,10 +183,13 @@ def _release(store: Store, name: str, merged: Object, policy: Policy, sites: int
     from catchment.studies import disclosure
 
     with local(store, merged.key) as path:
-        cube = pq.read_table(path)
+        schema = pq.read_schema(path)
+        texts = [name for name in schema.names if pa.types.is_string(schema.field(name).type)]
+        cube = pq.read_table(path, read_dictionary=texts)
     made = disclosure.release(
         cube, min_cell=policy.min_cell, min_sites=policy.min_sites, sites=sites
     )
+    del cube
     table = made.table
     released, marks = (
         Object(key, *parquet.write(store, key, one.to_batches(), one.schema))
@@ -197,8 +200,8 @@ def _release(store: Store, name: str, merged: Object, policy: Policy, sites: int
     shown = table.filter(pc.is_valid(table[COUNT]))
     described = {
         column: Column(
-            types.chart_type(column, str(table.schema.field(column).type)),
-            pc.count_distinct(shown[column]).as_py(),
+            types.chart_type(column, str(schema.field(column).type)),
+            len(pc.drop_null(pc.unique(shown[column]))),
         )
         for column in table.column_names
     }
@@ -212,12 +215,16 @@ def _lines(table: pa.Table) -> Iterator[bytes]:
     import numpy as np
 
     columns = {
-        name: table[name].combine_chunks().dictionary_encode()
+        name: (
+            table[name]
+            if pa.types.is_dictionary(table[name].type)
+            else table[name].dictionary_encode()
+        )
         for name in table.column_names
         if name != COUNT
     }
     kinds = {name: str(column.type.value_type) for name, column in columns.items()}
-    rows = coded.unify([{name: [column] for name, column in columns.items()}], kinds)
+    rows = coded.unify([{name: column.chunks for name, column in columns.items()}], kinds)
     counts = table[COUNT].combine_chunks()
     lines = coded.Lines(rows)
     yield lines.header

@@ -7,13 +7,13 @@ exactly there, but for a set of random numbers of measure zero: so one solution 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 type Ints = npt.NDArray[np.int64]
+type Places = npt.NDArray[np.int32]
 type Floats = npt.NDArray[np.float64]
 type Flags = npt.NDArray[np.bool_]
 
@@ -26,11 +26,11 @@ _LITTLE = 5e-4
 
 @dataclass(frozen=True, slots=True)
 class Equations:
-    """Entries of the matrix: an equation, an unknown, and its sign there."""
+    """Entries of the matrix, in order of equation: an equation, an unknown, its factor there."""
 
-    rows: Ints
-    columns: Ints
-    signs: Floats
+    rows: Places
+    columns: Places
+    signs: npt.NDArray[np.float32]
 
     def at(self, chosen: Ints | Flags) -> Equations:
         """Only some of the entries."""
@@ -47,19 +47,14 @@ def determined(equations: Equations, counts: Ints) -> tuple[Flags, bool]:
     only very many equations together fix may be missed.
     """
     fixed = np.zeros(len(counts), bool)
-    large = np.zeros(len(equations.rows), bool)
-    for entries in _parts(equations):
-        part = equations.at(entries)
+    small, large = _apart(equations, len(counts))
+    for part in small:
         names = np.unique(part.columns)
-        if len(names) <= _LARGE:
-            fixed[names] = ~_has_room(_solutions(part), counts[names])
-        else:
-            large[entries] = True
+        fixed[names] = ~_has_room(_solutions(part), counts[names])
     exact = True
-    if large.any():
-        rest = equations.at(np.flatnonzero(large))
-        names = np.unique(rest.columns)
-        mine, exact = _move(rest, len(counts))
+    if len(large.rows):
+        names = np.unique(large.columns)
+        mine, exact = _move(large, len(counts))
         fixed[names] = mine[names]
     return fixed, exact
 
@@ -80,66 +75,154 @@ def _has_room(basis: Floats, counts: Ints) -> Flags:
 def _move(equations: Equations, unknowns: int) -> tuple[Flags, bool]:
     """Of each unknown, whether it is 0 in a random solution; and whether that is exact."""
     values = np.random.default_rng(7).normal(size=unknowns)
-    core, folded = _fold(equations)
     little = np.full(unknowns, _ZERO)
-    for entries in _parts(core):
-        part = core.at(entries)
+    core, steps = _reduce(equations, unknowns)
+    small, large = _apart(core, unknowns)
+    for part in small:
         names = np.unique(part.columns)
-        if len(names) <= _LARGE:
-            basis = _solutions(part)
-            values[names] = basis.T @ (basis @ values[names])
-        else:
-            values[names] = _approach(part, values[names])
-            little[names] = _LITTLE
-    for fold, last in reversed(folded):
-        # Each of these equations has one unknown that no equation after it has: it gives way.
-        order = np.argsort(fold.rows, kind="stable")
-        first = np.flatnonzero(np.diff(fold.rows[order], prepend=-1))
-        held = np.where(last[order], 0, (fold.signs * values[fold.columns])[order])
+        basis = _solutions(part)
+        values[names] = basis.T @ (basis @ values[names])
+    if len(large.rows):
+        names = np.unique(large.columns)
+        values[names] = _approach(large, values[names])
+        little[names] = _LITTLE
+    for step in reversed(steps):
+        step.undo(values, little)
+    return np.abs(values) < little, not len(large.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Folded:
+    """Equations that had an unknown of their own, the ``last``: it gives way."""
+
+    equations: Equations
+    last: Flags
+
+    def undo(self, values: Floats, little: Floats) -> None:
+        some = self.equations
+        first = np.flatnonzero(np.diff(some.rows, prepend=-1))
+        others = some.columns
+        held = np.where(self.last, 0, some.signs * values[others])
         sums = np.add.reduceat(held, first)
-        mine = order[last[order]]
-        values[fold.columns[mine]] = -sums * fold.signs[mine]
-    return np.abs(values) < little, bool((little == _ZERO).all())
+        least = np.maximum.reduceat(np.where(self.last, 0, little[others]), first)
+        mine = np.flatnonzero(self.last)
+        values[others[mine]] = -sums / some.signs[mine]
+        little[others[mine]] = np.maximum(least, _ZERO)
 
 
-def _fold(equations: Equations) -> tuple[Equations, list[tuple[Equations, Flags]]]:
-    """Set aside equations that have an unknown of their own, over and over; and what remains."""
-    folded = []
+@dataclass(frozen=True, slots=True)
+class _Replaced:
+    """Unknowns that are a multiple of another one."""
+
+    names: Places
+    by: Places
+    factors: Floats
+
+    def undo(self, values: Floats, little: Floats) -> None:
+        values[self.names] = self.factors * values[self.by]
+        little[self.names] = little[self.by]
+
+
+def _reduce(equations: Equations, unknowns: int) -> tuple[Equations, list[_Folded | _Replaced]]:
+    """Exactly the same with fewer unknowns, and how to come back.
+
+    An equation that has an unknown of its own says nothing of the others; one of two unknowns says
+    that one is a multiple of the other; one of a single unknown, that it does not move.
+    """
+    steps: list[_Folded | _Replaced] = []
     while len(equations.rows):
-        uses = np.bincount(equations.columns)
-        own = np.flatnonzero(uses[equations.columns] == 1)
-        if not len(own):
+        rows, columns = equations.rows, equations.columns
+        first = np.flatnonzero(np.diff(rows, prepend=-1))
+        lengths = np.diff(first, append=len(rows))
+        own = np.flatnonzero(np.bincount(columns, minlength=unknowns)[columns] == 1)
+        if len(own):
+            _, once = np.unique(rows[own], return_index=True)
+            last = np.zeros(len(rows), bool)
+            last[own[once]] = True
+            going = np.repeat(np.logical_or.reduceat(last, first), lengths)
+            steps.append(_Folded(equations.at(going), last[going]))
+            equations = equations.at(~going)
+            continue
+        alone = np.unique(columns[first[lengths == 1]])
+        pairs = first[lengths == 2]
+        if len(alone):
+            zero = np.zeros(len(alone))
+            steps.append(_Replaced(alone, alone, zero))
+            gone = np.zeros(unknowns, bool)
+            gone[alone] = True
+            equations = equations.at(~gone[columns])
+        elif len(pairs):
+            step, used = _pairs(equations, pairs, unknowns)
+            steps.append(step)
+            keep = np.ones(len(rows), bool)
+            keep[used], keep[used + 1] = False, False
+            equations = _replace(equations.at(keep), step, unknowns)
+        else:
             break
-        rows, first = np.unique(equations.rows[own], return_index=True)
-        last = np.zeros(len(equations.rows), bool)
-        last[own[first]] = True
-        going = np.zeros(int(equations.rows.max()) + 1, bool)
-        going[rows] = True
-        out = going[equations.rows]
-        folded.append((equations.at(out), last[out]))
-        equations = equations.at(~out)
-    return equations, folded
+    return equations, steps
 
 
-def _parts(equations: Equations) -> Iterator[Ints]:
-    """The entries, apart where equations have no unknown in common."""
-    if not len(equations.rows):
-        return
-    order = np.argsort(equations.rows, kind="stable")
-    rows, columns = equations.rows[order], equations.columns[order]
+def _pairs(equations: Equations, pairs: Ints, unknowns: int) -> tuple[_Replaced, Ints]:
+    """Unknowns that equations of two replace, and which of the equations (their first entries)."""
+    columns, signs = equations.columns, equations.signs
+    greater = pairs + (columns[pairs + 1] > columns[pairs])
+    other = 2 * pairs + 1 - greater
+    names, once = np.unique(columns[greater], return_index=True)
+    by = np.arange(unknowns, dtype=np.int32)
+    factors = np.ones(unknowns)
+    by[names] = columns[other[once]]
+    factors[names] = -signs[other[once]].astype(float) / signs[greater[once]]
+    while True:  # the one that replaces may be replaced
+        further = by[by]
+        if np.array_equal(further, by):
+            return _Replaced(names, by[names], factors[names]), pairs[once]
+        factors *= factors[by]
+        by = further
+
+
+def _replace(equations: Equations, step: _Replaced, unknowns: int) -> Equations:
+    by = np.arange(unknowns, dtype=np.int32)
+    by[step.names] = step.by
+    factors = np.ones(unknowns)
+    factors[step.names] = step.factors
+    columns = by[equations.columns]
+    signs = equations.signs * factors[equations.columns]
+    order = np.argsort(equations.rows.astype(np.int64) * unknowns + columns, kind="stable")
+    rows, columns, signs = equations.rows[order], columns[order], signs[order]
+    first = np.flatnonzero((np.diff(rows, prepend=-1) != 0) | (np.diff(columns, prepend=-1) != 0))
+    sums = np.add.reduceat(signs, first) if len(first) else signs
+    first = first[np.abs(sums) > _ZERO]
+    sums = sums[np.abs(sums) > _ZERO]
+    return Equations(rows[first], columns[first], sums.astype(np.float32))
+
+
+def _apart(equations: Equations, unknowns: int) -> tuple[list[Equations], Equations]:
+    """Parts that have no unknown in common: the small ones, one by one, and all others as one."""
+    rows, columns = equations.rows, equations.columns
+    if not len(rows):
+        return [], equations
     first = np.flatnonzero(np.diff(rows, prepend=-1))
     lengths = np.diff(first, append=len(rows))
-    label = np.arange(int(columns.max()) + 1)
+    by = np.argsort(columns, kind="stable").astype(np.int32)
+    of = columns[by]
+    starts = np.flatnonzero(np.diff(of, prepend=-1))
+    names = of[starts]
+    label = np.arange(unknowns, dtype=np.int32)
     while True:
         least = np.repeat(np.minimum.reduceat(label[columns], first), lengths)
-        if (least == label[columns]).all():
+        least = np.minimum.reduceat(least[by], starts)
+        if np.array_equal(least, label[names]):
             break
-        np.minimum.at(label, columns, least)
+        label[names] = least
         label = label[label]
+    size = np.bincount(label[names], minlength=unknowns)
     mine = label[columns]
-    place = np.argsort(mine, kind="stable")
-    starts = np.flatnonzero(np.diff(mine[place], prepend=-1))
-    yield from np.split(order[place], starts[1:])
+    few = size[mine] <= _LARGE
+    place = np.flatnonzero(few)
+    place = place[np.argsort(mine[place], kind="stable")]
+    ends = np.flatnonzero(np.diff(mine[place], prepend=-1))[1:]
+    small = [equations.at(some) for some in np.split(place, ends)] if len(place) else []
+    return small, equations.at(~few)
 
 
 def _solutions(part: Equations) -> Floats:
@@ -157,22 +240,34 @@ def _solutions(part: Equations) -> Floats:
 
 def _approach(part: Equations, start: Floats) -> Floats:
     """The solution nearest to ``start``, nearly: conjugate gradients on the normal equations."""
-    columns = np.unique(part.columns, return_inverse=True)[1]
-    rows = np.unique(part.rows, return_inverse=True)[1]
-    weights = part.signs / np.sqrt(np.bincount(rows))[rows]
+    columns = np.unique(part.columns, return_inverse=True)[1].astype(np.int32)
+    first = np.flatnonzero(np.diff(part.rows, prepend=-1))
+    lengths = np.diff(first, append=len(part.rows))
+    weights = part.signs / np.sqrt(np.repeat(lengths, lengths))
+    by = np.argsort(columns, kind="stable")
+    starts = np.flatnonzero(np.diff(columns[by], prepend=-1))
+    rows = np.repeat(np.arange(len(first), dtype=np.int32), lengths)[by]
+    turned = weights[by]
+
+    def forth(values: Floats) -> Floats:
+        return np.add.reduceat(weights * values[columns], first)
+
+    def back(values: Floats) -> Floats:
+        return np.add.reduceat(turned * values[rows], starts)
+
     result = start.copy()
-    residual = np.bincount(rows, weights * result[columns])
-    step = np.bincount(columns, weights * residual[rows])
+    residual = forth(result)
+    step = back(residual)
     direction = step.copy()
     size = float(step @ step)
     for _ in range(_STEPS):
         if np.abs(residual).max() < _ZERO:
             break
-        moved = np.bincount(rows, weights * direction[columns])
+        moved = forth(direction)
         amount = size / float(moved @ moved)
         result -= amount * direction
         residual -= amount * moved
-        step = np.bincount(columns, weights * residual[rows])
+        step = back(residual)
         size, before = float(step @ step), size
         direction = step + (size / before) * direction
     return result

@@ -69,7 +69,8 @@ def seed(session: xr.Dataset, path: Path) -> None:
             return
         existing = xr.open_zarr(path, chunks="auto")
         combined = xr.concat([existing, new.chunk(session=1)], dim="session", join="exact")
-        combined = combined.chunk(session=existing.chunks["session"][0])
+        sizes = [v.chunksizes["session"][0] for v in existing.variables.values() if v.chunks]
+        combined = combined.chunk(session=max(sizes))
         for variable in combined.variables.values():
             variable.encoding.clear()
         combined.to_zarr(beside, mode="w", consolidated=True)

@@ -192,3 +192,23 @@ def test_memory_does_not_grow_with_a_session(filled, monkeypatch):
     rechunk(Stack(filled), {"time": 8})
     assert whole(filled)[1] == 8
     assert np.isnan(catchment.arrays.open(filled)["eeg"].values).any()
+
+
+def test_on_s3_too(moto, ledger):
+    store = moto.store()
+    for name in "ac":
+        api.append(SESSIONS[name], Stack(store, ledger))
+    rechunk(Stack(store, ledger), {"time": 8})
+    assert drop_former(Stack(store, ledger)) > 0
+    found = catchment.arrays.open(store)
+    assert found["eeg"].encoding["chunks"][1] == 8
+    assert all(same(read.session(found, name), SESSIONS[name]) for name in "ac")
+    assert verify(Stack(store)).wrong == []
+    flat = moto.store()
+    made = catchment.arrays.export(store, flat, form="npy")
+    assert made.windows == 23
+    assert {s.key for s in flat.list()} == {"eeg.npy", "export.json", "fnirs.npy", "index.parquet"}
+    along = moto.store()
+    for name in "ac":
+        api.append(SESSIONS[name], Stack(along, ledger), append_dim="time")
+    assert catchment.arrays.open(along).sizes["time"] == 23

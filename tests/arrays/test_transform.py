@@ -489,3 +489,45 @@ def test_the_field_s_own_recordings(shared, tmp_path, ledger):
 def test_sessions_are_what_was_found():
     session = Session("s", "k", "lab", 5, "e", datetime.now(UTC))
     assert session.version == "5-e"
+
+
+class Long(BaseTransform):
+    """One long recording along time, of all sessions."""
+
+    NAME = "long"
+
+    def process_session(self, session):
+        values = np.arange(4.0) + len(session.key)
+        dataset = xr.Dataset({"v": (("time",), values)})
+        if "bad" in session.key:
+            dataset = dataset + np.inf
+        self.append_dataset_to_s3_zarr(dataset, "long.zarr", append_dim="time")
+        return TransformResult(zarr_stores=["long.zarr"])
+
+
+def test_a_transform_along_positions(folder, work, tmp_path):
+    for name in ("a", "b", "bad"):
+        recordings.edf(folder / f"{name}.edf")
+    name = f"{Path(__file__)}:Long"
+    planned = work(transform=name, dry_run=True)
+    assert (planned.state, stores(work)) == ("planned", [])
+    report = work(transform=name)
+    assert totals(report) == (3, 2, 1, 8)
+    assert {f.code for f in report.findings} == {"values-infinite"}
+    found = catchment.arrays.open(below(work.output, "long.zarr"))
+    assert found.sizes["time"] == 8
+    assert work(transform=name).state == "unchanged"
+    places = catalog.Catalog.build(work.output)
+    assert [(p.slot, p.n_windows) for p in places.sessions] == [(0, 4), (4, 4)]
+    assert (places.stores[0].windows, places.stores[0].fingerprint) == (8, "")
+    assert verify(Stack(below(work.output, "long.zarr"))).wrong == []
+    again = work(transform=name, choice=Choice(again=True))
+    assert {s["decision"] for s in again.sessions if s["status"] == "kept"} == {"unchanged"}
+    # By windows now: what stands along time stays there.
+    moved = work(choice=Choice(again=True))
+    assert stores(work) == ["long.zarr", "windows_combined.zarr"]
+    assert moved.account.total("sessions").kept == 3
+    transform = load(name)(open_store(folder.as_uri()), open_store((tmp_path / "out").as_uri()))
+    dataset = xr.Dataset({"v": (("time",), np.ones(3))}, attrs={"session_id": "q"})
+    transform.append_dataset_to_s3_zarr(dataset, "hand.zarr", append_dim="time")
+    assert xr.open_zarr(tmp_path / "out/hand.zarr").sizes["time"] == 3

@@ -250,7 +250,7 @@ class Flat:
             if journal.read(self.store, layout.log(number)) is not None:
                 return None  # it ended since we looked
             documents = dict(group.documents) if group else {}
-            self._chunks(documents, sent.dataset, dim, group, chunks)
+            size = self._chunks(documents, sent.dataset, dim, group, chunks)
             made = Group(group.version if group else 3, documents).with_commit(number)
             stored = self._written(made, sent, dim, step.slot)
             if not stored:
@@ -282,7 +282,7 @@ class Flat:
         if not committed:
             return None
         self._show(record | {"number": number})
-        return replace(outcome, commit=number, dry_run=False, written_bytes=sent.raw_bytes)
+        return replace(outcome, commit=number, dry_run=False, written_bytes=size)
 
     def _show(self, record: Mapping[str, Any]) -> Group:
         """Put the root that a record says, then the arrays' own metadata."""
@@ -311,8 +311,8 @@ class Flat:
         dim: str,
         group: Group | None,
         chunks: Mapping[str, int] | None,
-    ) -> None:
-        """Write the chunks; metadata stay in ``documents``."""
+    ) -> int:
+        """Write the chunks, and say how many bytes they take; metadata stay in ``documents``."""
         view = Overlay(self.store, documents, writes=True)
         variables = along(dataset, dim)
         first = 0
@@ -349,6 +349,7 @@ class Flat:
                         zarr_format=group.version if group else 3,
                     )  # fmt: skip
                 start, stop = stop, min(dataset.sizes[dim], stop + rows)
+        return sum(view.sizes.values())
 
     def _stored(self, group: Group, dim: str, start: int, stop: int) -> str:
         """The digest of what stands between two positions."""

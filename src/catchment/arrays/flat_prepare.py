@@ -110,7 +110,9 @@ def check(look: Look, dataset: xr.Dataset, existing: xr.Dataset | None, dim: str
     if existing is None:
         return
     for code, where, message in differences(_schema(existing, dim), _schema(dataset, dim)):
-        look.error(code, where, message, "bring it into line, or append to a new store")
+        look.error(code, where, message,
+                   "bring it into line, or move to a store of sessions, which may differ in "
+                   "length: catchment arrays append OLD NEW")  # fmt: skip
 
 
 def _schema(dataset: xr.Dataset, dim: str) -> Schema:

@@ -166,11 +166,14 @@ class Overlay(CoreStore):
     """A group whose metadata are in memory: those that are written stay there, chunks go out."""
 
     def __init__(self, store: Store, documents: dict[str, bytes], *, writes: bool = False) -> None:
+        self.sizes: dict[str, int] = {}  # of chunks that were written, by key
+
         def put(key: str, data: bytes) -> None:
             if key.rpartition("/")[2] in DOCUMENTS:
                 documents[key] = data
             else:
                 store.put(key, data, mode="overwrite")
+                self.sizes[key] = len(data)
 
         def delete(key: str) -> None:
             if documents.pop(key, None) is None and key.rpartition("/")[2] not in DOCUMENTS:

@@ -168,7 +168,8 @@ class _Copy:
                 raise Conflict(
                     "the chunks of before the last rechunk are still there, for readers of then",
                     kind="former-chunks",
-                    hint="when nobody reads them: catchment arrays rechunk STORE --drop-former",
+                    hint="when nobody reads them: "
+                    f"catchment arrays rechunk {self.store.url} --drop-former",
                 )
         else:
             if not (take_over or journal.is_dead(earlier, self.holder)):

@@ -32,6 +32,7 @@ store = "./data"
 centers = "./sites/centers.json"
 datasets = "./sites/datasets/{center}"
 identifiers = "./sites/identifiers.csv"
+most_drift = 0.1  # the sample sites differ in some columns
 
 # The sample sites are small, so every cell is released as it is.
 [studies.core]
@@ -114,11 +115,7 @@ GROUP BY ALL ORDER BY ALL
 
 def imaging() -> int:
     """DICOM of two providers: the account, a join over all five tables, a sheet of pictures."""
-    shared = Path(__file__).parents[2] / "shared" / "data" / "imaging"
-    folders = [shared / "kaiko-ai_spark-dicom", shared / "neurolabusc_dcm_qa_uih"]
-    if not all(folder.is_dir() for folder in folders):
-        own = Path(pydicom.__file__).parent / "data"
-        folders = [own / "test_files", own / "charset_files"]
+    folders = scans()
     providers = [f"--provider={site}={path}" for site, path in zip("ab", folders, strict=True)]
     where = ("--output", str(FOLDER / "imaging"))
     warehouse = FOLDER / "imaging.duckdb"
@@ -134,6 +131,46 @@ def imaging() -> int:
     return max(worst, catchment("imaging", "show", *where, *sheet))
 
 
+def scans() -> list[Path]:
+    """The folders of two providers of DICOM."""
+    shared = Path(__file__).parents[2] / "shared" / "data" / "imaging"
+    folders = [shared / "kaiko-ai_spark-dicom", shared / "neurolabusc_dcm_qa_uih"]
+    if all(folder.is_dir() for folder in folders):
+        return folders
+    own = Path(pydicom.__file__).parent / "data"
+    return [own / "test_files", own / "charset_files"]
+
+
+def nightly() -> str:
+    """What more `catchment flows run nightly` brings up to date: records, images, recordings."""
+    records = FOLDER / "records"
+    records.mkdir()
+    for member in range(40):
+        (records / f"{member:03}.ndjson").write_bytes(b"\n".join(claims(member)))
+    first, second = scans()
+    text = f"""
+[exports.records]
+contract = "Z9000"
+files = "./records"
+max_bytes = 400000
+
+[imaging.scans]
+key = "a secret of the demo"
+previews = "middle"
+
+[imaging.scans.providers]
+a = "{first}"
+b = "{second}"
+"""
+    try:
+        from catchment.testing.workspaces import make_recordings
+
+        make_recordings(FOLDER / "recordings", 3, 20)
+    except ImportError:
+        return text
+    return f'{text}\n[arrays.recordings]\nrecordings = "./recordings"\n'
+
+
 def demo() -> int:
     """Make the sites once, then run and verify; a study, an export, and images."""
     settings = FOLDER / "catchment.toml"
@@ -142,11 +179,12 @@ def demo() -> int:
         make_centers(
             FOLDER / "sites", centers=40, columns=60, rows=(200, 1000), tables=("uds", "mds")
         )
-        settings.write_text(SETTINGS)
+        settings.write_text(SETTINGS + nightly())
     where = ("--workspace", str(FOLDER))
     worst = max(catchment(*where, "tables", "run"), catchment(*where, "tables", "verify"))
     worst = max(worst, study(), export(), imaging(), arrays())
     print(f"\nNext, center by center: catchment --workspace {FOLDER} tables show")
+    print(f"All of it, under Dagster: catchment --workspace {FOLDER} flows run nightly")
     return worst
 
 

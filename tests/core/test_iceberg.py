@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import polars as pl
 import pyarrow as pa
@@ -260,6 +263,113 @@ def test_a_bucket_and_the_glue_catalog(moto, tmp_path):  # noqa: F811
         assert len(table.snapshots()) == 1
         assert table.location().startswith(f"s3://{moto.bucket}/lake/iceberg")
         assert sorted(table.scan().to_arrow()["n"].to_pylist()) == [1, 2]
+
+
+@pytest.fixture
+def rest(tmp_path):  # noqa: C901 - each request has its answer
+    """A REST catalog, as its protocol wants it, over one in SQLite."""
+    from pyiceberg.exceptions import (
+        NamespaceAlreadyExistsError,
+        NoSuchNamespaceError,
+        NoSuchTableError,
+    )
+    from pyiceberg.schema import Schema
+    from pyiceberg.table import CommitTableRequest
+
+    tables = load_catalog(
+        "behind",
+        type="sql",
+        uri=f"sqlite:///{tmp_path}/behind.db",
+        warehouse=f"file://{tmp_path}/wh",
+    )
+    turn, asked = threading.Lock(), []
+
+    def shown(table):
+        metadata = json.loads(table.metadata.model_dump_json())
+        return {"metadata-location": table.metadata_location, "metadata": metadata, "config": {}}
+
+    def answer(verb, path, body):
+        parts = path.partition("?")[0].removeprefix("/v1/").split("/")
+        match verb, parts:
+            case "GET", ["config"]:
+                return {"defaults": {}, "overrides": {}}
+            case "POST", ["namespaces"]:
+                tables.create_namespace(tuple(body["namespace"]))
+                return body
+            case "GET", ["namespaces", space, "tables"]:
+                found = tables.list_tables(space)
+                return {"identifiers": [{"namespace": [space], "name": one[-1]} for one in found]}
+            case "POST", ["namespaces", space, "tables"]:
+                schema = Schema.model_validate(body["schema"])
+                return shown(
+                    tables.create_table(
+                        (space, body["name"]),
+                        schema,
+                        body.get("location"),
+                        properties=body["properties"],
+                    )
+                )
+            case "GET", ["namespaces", space, "tables", name]:
+                return shown(tables.load_table((space, name)))
+            case "POST", ["namespaces", space, "tables", name]:
+                told = CommitTableRequest.model_validate(body)
+                table = tables.load_table((space, name))
+                tables.commit_table(table, told.requirements, told.updates)
+                return shown(tables.load_table((space, name)))
+            case "DELETE", ["namespaces", space, "tables", name]:
+                assert "purgeRequested=True" not in path
+                return tables.drop_table((space, name)) or {}
+        raise AssertionError((verb, path))
+
+    class Handler(BaseHTTPRequestHandler):
+        def _any(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            asked.append(self.headers.get("Authorization"))
+            try:
+                with turn:
+                    status, told = 200, answer(self.command, self.path, json.loads(body or b"{}"))
+            except (NoSuchTableError, NoSuchNamespaceError, NamespaceAlreadyExistsError) as error:
+                status = 409 if isinstance(error, NamespaceAlreadyExistsError) else 404
+                kind = type(error).__name__.replace("Error", "Exception")
+                told = {"error": {"message": "no", "type": kind, "code": status}}
+            data = json.dumps(told).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_POST = do_DELETE = _any  # noqa: N815 - as the server calls them
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_rest_catalog(rest, tmp_path):
+    url, asked = rest
+    given = {"workspace.store": f"{tmp_path}/s", "iceberg.catalog": "rest", "iceberg.uri": url}
+    with Workspace.described(given | {"iceberg.token": "hush"}) as space:
+        first, second = put(space.store, rows(1, 2)), put(space.store, rows(3))
+        for number, made in ((1, first), (1, first), (2, second), (1, first)):
+            relation = Relation.whole(rows(1).schema, made)
+            follow(space, AGGREGATE, number, lambda r=relation: {"people": r})
+        table = read(space)
+        assert len(table.snapshots()) == 2
+        assert table.scan().to_arrow()["n"].to_pylist() == [3]
+        follow(space, AGGREGATE, 3, dict)
+        assert Shelf(open_catalog(space), AGGREGATE).tables() == set()
+        assert space.store.head(second.key).size == second.size
+    assert set(asked) == {"Bearer hush"}
 
 
 def test_settings_choose_the_catalog(tmp_path, monkeypatch):

@@ -11,8 +11,7 @@ import dagster as dg
 import pytest
 
 from catchment.cli.main import run as call
-from catchment.core import notices
-from catchment.core.errors import Invalid, Unavailable
+from catchment.core.errors import Invalid
 from catchment.core.store_s3_config import service
 from catchment.core.workspace import Workspace
 from catchment.flows.definitions import build
@@ -223,20 +222,25 @@ def test_a_finished_compression_is_published(found, workspace, instance):
 
 
 def event(*keys):
-    return json.dumps({"Records": [{"s3": {"object": {"key": key}}} for key in keys]})
+    told = [{"bucket": {"name": "b"}, "object": {"key": key}} for key in keys]
+    return json.dumps({"Records": [{"eventName": "ObjectCreated:Put", "s3": s3} for s3 in told]})
 
 
-def test_a_queue_tells_of_it_at_once(workspace, instance, moto, monkeypatch):  # noqa: F811
-    monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", moto.endpoint)
-    sqs = service("sqs", moto.options)
+def test_a_queue_tells_of_it_at_once(workspace, instance, moto):  # noqa: F811
+    sqs = service("sqs", moto.options, endpoint=moto.endpoint)
     url = sqs.create_queue(QueueName=workspace.name.replace("_", "-")[:60])["QueueUrl"]
     lines = [f'store = "s3://{moto.bucket}/a b"', 'ledger = "ledger.db"', "[s3]"]
     lines += [f'{name} = "{value}"' for name, value in moto.options.items()]
-    text = "[workspace]\n" + "\n".join(lines) + f'\n[flows]\nqueue = "{url}"\n' + SETTINGS
+    text = "[workspace]\n" + "\n".join(lines) + f'\n[events]\nqueue = "{url}"\n' + SETTINGS
     (workspace / "catchment.toml").write_text(text.replace('"true"', "true"))
     found = build(House(path=str(workspace)))
     key = f"a+b/{layout.results('main')}x.json"
-    bodies = (event(key), event("a+b/other/y"), "no event", json.dumps({"Message": event(key)}))
+    bodies = (
+        event(key),
+        event("a+b/other/y"),
+        "no event",
+        json.dumps({"Type": "Notification", "Message": event(key)}),
+    )
     for body in bodies:
         sqs.send_message(QueueUrl=url, MessageBody=body)
     told = look(found, instance)
@@ -246,26 +250,7 @@ def test_a_queue_tells_of_it_at_once(workspace, instance, moto, monkeypatch):  #
     text = (workspace / "catchment.toml").read_text().replace(url, url + "-gone")
     (workspace / "catchment.toml").write_text(text)
     refused = look(found, instance)
-    assert "the queue refused" in refused.skip_message
-
-
-def test_what_a_queue_answers_is_told():
-    from botocore import exceptions as aws
-
-    def answer(status):
-        meta = {"Error": {"Code": "X"}, "ResponseMetadata": {"HTTPStatusCode": status}}
-        raise aws.ClientError(meta, "ReceiveMessage")
-
-    def silence():
-        raise aws.EndpointConnectionError(endpoint_url="x")
-
-    for asked, expected in (
-        (lambda: answer(400), Invalid),
-        (lambda: answer(503), Unavailable),
-        (silence, Unavailable),
-    ):
-        with pytest.raises(expected):
-            notices._ask(asked)
+    assert "queue" in refused.skip_message
 
 
 def test_the_crawl_of_subscriptions(found, workspace, instance):

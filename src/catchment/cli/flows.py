@@ -170,7 +170,7 @@ def _home(workspace: Workspace) -> Path:
     home = Path(os.environ.get("DAGSTER_HOME") or beside)
     home.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError), (home / "dagster.yaml").open("x") as file:
-        file.write("telemetry:\n  enabled: false\n")
+        file.write("telemetry:\n  enabled: false\nnux:\n  enabled: false\n")
     return home
 
 

@@ -60,6 +60,13 @@ class TablesSettings(Section):
     )
     strict: bool = Field(default=False, description="A conflict of types is an error.")
     require_all: bool = Field(default=False, description="A center that fails is an error.")
+    most_drift: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Share of a table's columns whose types may differ between sites before the "
+        "flows warn.",
+    )
     fall_back: bool = Field(
         default=False, description="If a newest version has no tables, use the one before it."
     )

@@ -267,16 +267,6 @@ class IcebergSettings(Section):
     )
 
 
-class FlowsSettings(Section):
-    """What the flows listen to."""
-
-    queue: str | None = Field(
-        default=None,
-        description="URL of an SQS queue that gets the events of the store's bucket. Without one, "
-        "sensors list.",
-    )
-
-
 class OidcSettings(Section):
     """Sign-in to the pages by OpenID Connect, beside the workspace's own users."""
 

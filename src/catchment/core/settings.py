@@ -35,7 +35,6 @@ from catchment.core.sections import (
     PATHS,
     EventsSettings,
     ExecutorSettings,
-    FlowsSettings,
     FlywheelSettings,
     IcebergSettings,
     IdentifiersSettings,
@@ -72,7 +71,6 @@ class Settings(Section):
     subscriptions: SubscriptionsSettings = SubscriptionsSettings()
     warehouse: WarehouseSettings = WarehouseSettings()
     iceberg: IcebergSettings = IcebergSettings()
-    flows: FlowsSettings = FlowsSettings()
     tables: dict[Slug, TablesSettings] = Field(default_factory=dict)
     exports: dict[Slug, ExportsSettings] = Field(default_factory=dict)
     arrays: dict[Slug, ArraysSettings] = Field(default_factory=dict)

@@ -12,7 +12,6 @@ from catchment.core.ledger import Snapshot
 from catchment.flows import facts
 from catchment.flows.house import House
 
-MOST_DRIFT = 0.05  # share of the columns whose types differ between sites
 MOST_AGE = timedelta(hours=36)  # since the latest run that ended well
 
 
@@ -52,9 +51,12 @@ def make(aggregate: str) -> Sequence[dg.AssetChecksDefinition]:
     def drift_is_small(house: House) -> dg.AssetCheckResult:
         with house.open() as workspace:
             shares = _drift(workspace.ledger.latest(aggregate))
-        passed = all(share <= MOST_DRIFT for share in shares.values())
+            most = workspace.settings.tables[name].most_drift
+        passed = all(share <= most for share in shares.values())
         return dg.AssetCheckResult(
-            passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata={"shares": shares}
+            passed=passed,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={"shares": shares, "most": most},
         )
 
     common = [account_balances, digests_hold, fresh]

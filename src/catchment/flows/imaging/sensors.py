@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from catchment.core import notices
 from catchment.core.errors import CatchmentError
+from catchment.core.store_events import Queue
 from catchment.core.workspace import Workspace
 from catchment.flows import facts
 from catchment.flows.house import House
@@ -19,6 +19,7 @@ from catchment.flows.imaging.assets import MONTHS, group
 from catchment.imaging import layout
 
 SECONDS = 60  # between two looks
+LOOKS = 10  # into the queue at a time: a look gives ten messages
 
 
 def make(name: str) -> dg.SensorDefinition:
@@ -49,11 +50,19 @@ def make(name: str) -> dg.SensorDefinition:
 
 
 def _told(workspace: Workspace, prefix: str) -> Iterator[str]:
-    """The keys below a prefix of the store that the queue tells of."""
-    queue = workspace.settings.flows.queue
-    if queue is None:
+    """The keys below a prefix of the store that the queue tells of; others wait for others."""
+    settings = workspace.settings
+    if settings.events.queue is None:
         return
     _, _, below = workspace.store.url.removeprefix("s3://").partition("/")
     whole = f"{below.rstrip('/')}/{prefix}".lstrip("/")
-    for keys in notices.heard(queue, workspace.settings.s3.options()):
-        yield from (key[len(whole) - len(prefix) :] for key in keys if key.startswith(whole))
+    queue = Queue(settings.events.queue, settings.s3.options())
+    for _ in range(LOOKS):
+        messages = queue.receive(0)
+        for message in messages:
+            keys = [one.key for one in message.arrivals]
+            if all(key.startswith(whole) for key in keys):
+                yield from (key[len(whole) - len(prefix) :] for key in keys)
+                queue.done(message)
+        if not messages:
+            return

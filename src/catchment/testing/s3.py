@@ -23,7 +23,7 @@ from catchment.core.store import Store, open_store
 from catchment.core.store_s3_config import client
 
 VARIABLE = "CATCHMENT_TEST_S3_ENDPOINT"
-_PATIENCE = 10  # seconds
+_PATIENCE = 60  # seconds
 
 
 class S3Server(NamedTuple):
@@ -84,7 +84,7 @@ def ministack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     try:
         endpoint = f"http://127.0.0.1:{port}"
         if not _answers(f"{endpoint}/_ministack/health", process):
-            pytest.skip(f"ministack did not start in {_PATIENCE} s")
+            pytest.fail(f"ministack did not start in {_PATIENCE} s")
         yield _with_bucket(endpoint)
     finally:
         process.kill()  # it would wait for open connections, and keeps nothing

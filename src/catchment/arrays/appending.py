@@ -53,7 +53,7 @@ def append(
                     with stack.writing():
                         document = stack.make(sessions[0], chunks)
                 staged = _stage(stack, document, todo, holder, written)
-                made = _commit(stack, sessions, todo, staged, holder)
+                made = _commit(stack, sessions, on_conflict, todo, staged, holder)
                 if made is not None:
                     done, staged = staged, []
                     return _told(outcome, done, made, written)
@@ -80,9 +80,10 @@ def _stage(
     return staged
 
 
-def _commit(
+def _commit(  # noqa: PLR0917 - what decides it
     stack: Stack,
     sessions: Sequence[Prepared],
+    on_conflict: OnConflict,
     todo: Todo,
     staged: Sequence[Staged],
     holder: Holder,
@@ -97,7 +98,7 @@ def _commit(
             waits = queues and time.monotonic() < end and _others(stack, document, staged, holder)
             if not waits:
                 # Somebody may have sent the same sessions since we looked.
-                _, now = stack.planned(document, sessions, None, "replace", [])
+                _, now = stack.planned(document, sessions, None, on_conflict, [])
                 wanted = {one.row.session: step.earlier for one, step in todo}
                 if {one.row.session: step.earlier for one, step in now} != wanted:
                     return None

@@ -71,6 +71,9 @@ class SessionsContract:
         assert (replaced.slot, replaced.earlier) == (1, 0)
         assert same(session(sessions().dataset(), "a"), other)
         assert sessions().dataset(tombstones=True)["session"].values.tolist() == ["~0", "a"]
+        some = append(sessions(), make_session("a"), make_session("z"), on_conflict="skip")
+        assert [s.decision for s in some.steps] == [Decision.SKIP, Decision.APPEND]
+        assert sessions().dataset()["session"].values.tolist() == ["a", "z"]
         assert sessions().verify().wrong == []
 
     def test_a_withdrawn_session_leaves_a_tombstone(self, sessions: Make) -> None:

@@ -1,7 +1,7 @@
 """DICOM headers into tables beside pydicom: ``python -m bench.imaging [--scale 1] [--data DIR]``.
 
-The files are those of ``../shared/data/imaging`` that are sound, under new names until there are
-``2,000 x scale``; or else files that are made for this. All are in the page cache. Peers:
+The files are those of ``../shared/data/imaging`` that are sound, under new SOPInstanceUIDs until
+there are ``2,000 x scale``; or else files that are made for this. All are in the page cache. Peers:
 
 * ``original``: pydicom reads every file whole once for each of the five tables, as the first system
   does, and takes the table's columns.
@@ -47,8 +47,18 @@ def sample(folder: Path, scale: float) -> Path:
     files = folder / "files"
     files.mkdir()
     for number in range(int(FILES * scale)):
-        shutil.copyfile(sources[number % len(sources)], files / f"{number:06}.dcm")
+        data = sources[number % len(sources)].read_bytes()
+        (files / f"{number:06}.dcm").write_bytes(_another(data, number // len(sources)))
     return files
+
+
+def _another(data: bytes, copy: int) -> bytes:
+    """The same image under another SOPInstanceUID, since what is the same is kept once."""
+    from catchment.imaging.compress import header_of
+
+    uid = str((header_of(data).values(0x00080018) or [""])[0]).encode()
+    other = uid[:-4] + b"%04d" % copy
+    return data.replace(uid, other) if copy and len(uid) > 20 and b"." not in uid[-4:] else data
 
 
 def ours(folder: Path, result: Path | None = None, *, nested: bool = True) -> None:

@@ -198,9 +198,8 @@ def test_safe_private_elements_stay():
         (
             {
                 "PatientName": "Makers",
-                "CodeValue": "Makers",
                 "PatientID": "Quux77",
-                "SequenceName": "Quux77",
+                "CodeValue": "Quux77",
             },
             "residual",
         ),
@@ -209,6 +208,14 @@ def test_safe_private_elements_stay():
 def test_what_needs_a_look_is_never_let_through(attributes, reason):
     with pytest.raises(BadFile, match=reason):
         deidentify(make_file(**attributes), BASIC)
+
+
+def test_a_name_in_technical_text_takes_the_text_out():
+    data = make_file(PatientName="Doe^Janet", SequenceName="janet fast", ScanOptions="FS")
+    clean = read(deidentify(data, BASIC))
+    assert "SequenceName" not in clean
+    assert clean.ScanOptions == "FS"
+    assert read(deidentify(make_file(SequenceName="fast"), BASIC)).SequenceName == "fast"
 
 
 def test_pictures_that_say_that_they_show_nothing_pass():

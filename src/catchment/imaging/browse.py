@@ -137,9 +137,10 @@ def picture(
     NotFound (kind ``no-picture``) where the snapshot has no such image, Invalid
     (``cannot-decode``) where there is nothing to see.
     """
-    if not snapshot.find("images", "sha256", [digest], ["sha256"]).num_rows:
+    rows = snapshot.find("images", "sha256", [digest], ["stage_sha256"]).to_pylist()
+    if not rows:
         raise NotFound(_GONE, kind="no-picture")
-    key = layout.object_key(snapshot.name, digest)
+    key = layout.staged_key(snapshot.name, digest, rows[0]["stage_sha256"])
     found = executor.submit(_drawn, snapshot.store, key, look).result()
     if isinstance(found, str):
         raise Invalid(f"the picture cannot be shown: {found}", kind="cannot-decode")
@@ -204,9 +205,11 @@ def shown_tags() -> Sequence[str]:
     from pydicom.datadict import dictionary_VR
 
     from catchment.imaging import deidentify_table as profile
+    from catchment.imaging.deidentify_standard import ACTIONS
     from catchment.imaging.entities import columns
 
     hidden = profile.EMPTY | profile.DUMMY | profile.ALSO | profile.CHARACTERISTICS | profile.DEVICE
+    hidden |= ACTIONS.keys()
     safe = profile.TECHNICAL | profile.CLASSES
     numbers = {"IS", "DS", "FD", "FL", "US", "SS", "UL", "SL", "US or SS", "CS"}
     stated = {"PatientIdentityRemoved", "LongitudinalTemporalInformationModified"}

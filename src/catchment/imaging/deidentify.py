@@ -85,7 +85,8 @@ def deidentify(data: bytes, profile: Profile) -> Clean:
         except Exception:  # noqa: BLE001 - what a file of any form makes of pydicom
             raise BadFile("header-broken") from None
         _check_pictures(dataset, profile)
-        work = _Work(profile, _patient(dataset), str(dataset.get("SOPClassUID") or ""))
+        sop_class = str(dataset.get("SOPClassUID") or "")
+        work = _Work(profile, _patient(dataset), sop_class, names)
         try:
             work.clean(dataset)
             _mark(dataset, work, profile)
@@ -118,8 +119,9 @@ def _patient(dataset: Any) -> str:
 class _Work:
     """One file at work."""
 
-    def __init__(self, profile: Profile, patient: str, sop_class: str) -> None:
+    def __init__(self, profile: Profile, patient: str, sop_class: str, names: set[str]) -> None:
         self.profile = profile
+        self.names = {name.lower() for name in names}
         self.report = sop_class.startswith(table.REPORTS)
         self.actions: Counter[str] = Counter()
         self.pseudonym = self._digest("patient", patient).hex()[:16].upper()
@@ -203,7 +205,13 @@ class _Work:
             return name in table.BYTES
         if vr in _PLAIN:
             return bool(name)
-        return name in table.TECHNICAL
+        if name in table.CODED:
+            return True
+        return name in table.TECHNICAL and not self._named(dataset[name].value)
+
+    def _named(self, value: Any) -> bool:
+        """Whether text holds a word of the identifiers: a name where none belongs."""
+        return not self.names.isdisjoint(_WORD.findall(str(value).lower()))
 
     def _cap_age(self, dataset: Any) -> None:
         """Ages above 89 are told as 90."""

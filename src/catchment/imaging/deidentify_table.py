@@ -12,6 +12,8 @@ from typing import Any
 # Type 2 of common modules: they stay, without a value.
 EMPTY = frozenset(
     [
+        "ReceiveCoilManufacturerName",
+        "TransmitCoilManufacturerName",
         "Laterality",
         "PatientOrientation",
         "PositionReferenceIndicator",
@@ -26,6 +28,10 @@ EMPTY = frozenset(
 # Type 1 where they stand in newer kinds of objects: they get a value that says nothing.
 DUMMY = frozenset(
     [
+        "AlgorithmName",
+        "AlgorithmVersion",
+        "MetaboliteMapDescription",
+        "MultiCoilElementName",
         "RTPlanDate",
         "RTPlanTime",
         "AcquisitionDateTime",
@@ -58,9 +64,6 @@ TECHNICAL = frozenset(
     [
         "AlgorithmName",
         "AlgorithmVersion",
-        "CodeValue",
-        "CodingSchemeDesignator",
-        "CodingSchemeVersion",
         "ContrastBolusRoute",
         "ConvolutionKernel",
         "DerivationImplementation",
@@ -70,7 +73,6 @@ TECHNICAL = frozenset(
         "ImagedNucleus",
         "ImageType",
         "LossyImageCompressionMethod",
-        "MappingResource",
         "OpticalPathIdentifier",
         "ModalityLUTType",
         "PulseSequenceName",
@@ -97,6 +99,9 @@ TECHNICAL = frozenset(
         "RandomsCorrectionMethod",
     ]
 )
+
+# Text that codes need: it is not taken out of them, whatever it says.
+CODED = frozenset({"CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "MappingResource"})
 
 # What names the device; kept with the option to retain its identity.
 DEVICE = frozenset(

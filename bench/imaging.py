@@ -1,4 +1,4 @@
-"""DICOM headers into tables beside pydicom: ``python -m bench.imaging [--scale 1] [--data DIR]``.
+"""DICOM headers into tables beside pydicom: ``python -m bench.imaging [--scale 1] [--only PART]``.
 
 The files are those of ``../shared/data/imaging`` that are sound, under new SOPInstanceUIDs until
 there are ``2,000 x scale``; or else files that are made for this. All are in the page cache. Peers:
@@ -18,7 +18,7 @@ import hashlib
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -237,45 +237,46 @@ def idc_ask(path: Path) -> None:
                 connection.execute(question, ["CT"]).fetchall()
 
 
-def rows(scale: float) -> list[Row]:
+PARTS = ("headers", "pictures", "runs", "index")
+
+
+def rows(scale: float, parts: Sequence[str] = PARTS) -> list[Row]:
     folder = scratch("imaging")
     files = sample(folder, scale)
+    made: list[Row] = []
 
     def took(work: Callable[..., object], *arguments: Any, **more: Any) -> Measured:
         from functools import partial
 
         return measure(_named(partial(work, **more), work), *arguments, runs=3)
 
-    made = [
-        Row(
-            f"five tables of {int(FILES * scale):,} headers",
-            took(ours, files, nested=False),
-            {
-                "original": took(original, files),
-                "pydicom": took(one_pass, files, nested=False),
-                "cat": took(cat, files),
-            },
-        ),
-        Row(
-            "with all else as nested JSON",
-            took(ours, files),
-            {"pydicom": took(one_pass, files, nested=True)},
-        ),
-        Row(
-            "previews of grey images",
-            took(pictures, files, table=True),
-            {"float": took(pictures, files, table=False)},
-        ),
-    ]
-    first = measure(whole_run, files, folder / "out", most_mb=2000)
-    second = measure(whole_run, files, folder / "out")
-    made += [
-        Row("a whole run, first", first, {}),
-        Row("a whole run, second", second, {"listing": measure(listing, files)}),
-    ]
-    loaded = measure(idc_load, folder / "idc.duckdb")
-    asked = measure(idc_ask, folder / "idc.duckdb")
-    made += [Row("idc-index-data, loaded", loaded, {}), Row("its series, 30 questions", asked, {})]
+    if "headers" in parts:
+        peers = {
+            "original": measure(original, files),
+            "pydicom": took(one_pass, files, nested=False),
+            "cat": took(cat, files),
+        }
+        what = f"five tables of {int(FILES * scale):,} headers"
+        made.append(Row(what, took(ours, files, nested=False), peers))
+        peers = {"pydicom": took(one_pass, files, nested=True)}
+        made.append(Row("with all else as nested JSON", took(ours, files), peers))
+    if "pictures" in parts:
+        peers = {"float": took(pictures, files, table=False)}
+        made.append(Row("previews of grey images", took(pictures, files, table=True), peers))
+    if "runs" in parts:
+        first = measure(whole_run, files, folder / "out", most_mb=2000)
+        second = took(whole_run, files, folder / "out")
+        made += [
+            Row("a whole run, first", first, {}),
+            Row("a whole run, second", second, {"listing": took(listing, files)}),
+        ]
+    if "index" in parts:
+        loaded = measure(idc_load, folder / "idc.duckdb")
+        asked = measure(idc_ask, folder / "idc.duckdb")
+        made += [
+            Row("idc-index-data, loaded", loaded, {}),
+            Row("its series, 30 questions", asked, {}),
+        ]
     shutil.rmtree(folder)
     return made
 
@@ -289,8 +290,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--record", action="store_true", help="write bench/results/imaging.json")
+    parser.add_argument("--only", choices=PARTS, action="append", help="these parts")
     options = parser.parse_args()
-    report("imaging", rows(options.scale), RESULTS if options.record else None)
+    made = rows(options.scale, options.only or PARTS)
+    report("imaging", made, RESULTS if options.record else None, keep=bool(options.only))
 
 
 if __name__ == "__main__":

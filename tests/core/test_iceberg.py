@@ -204,6 +204,20 @@ def test_a_table_of_somebody_else_is_left_alone(workspace, source):
     assert catalog.table_exists(TABLE)
 
 
+def test_two_make_a_table_at_once(workspace, source, monkeypatch):
+    real, calls = Shelf._load, []
+
+    def late(self, name):
+        calls.append(name)
+        return None if len(calls) == 1 else real(self, name)
+
+    first, second = part(source, rows(1)), part(source, rows(2))
+    show(workspace, 1, x=first)
+    monkeypatch.setattr(Shelf, "_load", late)  # we do not see the other's table, and make one
+    show(workspace, 2, x=second)
+    assert read(workspace).scan().to_arrow()["n"].to_pylist() == [2]
+
+
 @pytest.mark.parametrize("error", [CommitFailedException, CommitStateUnknownException])
 @pytest.mark.parametrize("done", [False, True])
 def test_a_commit_that_fails_or_is_not_known_to_be_done(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import multiprocessing
 import os
@@ -11,14 +12,24 @@ import uuid
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from catchment.core.errors import Invalid, Unavailable
+from catchment.core.errors import Conflict, Corrupt, Invalid, Unavailable
 from catchment.core.sections import WarehouseSettings
 from catchment.core.settings import Settings
-from catchment.core.warehouse import load, open_warehouse, snow
+from catchment.core.warehouse import (
+    Relation,
+    Source,
+    duck,
+    load,
+    open_warehouse,
+    snow,
+    types,
+)
 from catchment.core.warehouse.duck import DuckDBWarehouse
 from catchment.core.warehouse.snow import SnowflakeWarehouse
+from catchment.testing.s3 import moto  # noqa: F401 - a fixture
 from catchment.testing.snowflake import VARIABLE, fakesnow, real_snowflake  # noqa: F401 - fixtures
 from catchment.testing.warehouse import PEOPLE, WarehouseContract, people, shown
 
@@ -62,6 +73,58 @@ class TestDuckDB(WarehouseContract):
         with pytest.raises(Invalid) as caught:
             DuckDBWarehouse(file).snapshot()
         assert caught.value.kind == "bad-warehouse"
+
+    def test_rows_that_get_lost_are_seen(self, file, relation, monkeypatch):
+        real = duck._Change.insert
+        monkeypatch.setattr(duck._Change, "insert", lambda *a: real(*a) - 1)
+        with pytest.raises(Corrupt) as caught:
+            load(DuckDBWarehouse(file), 1, lambda: {"people": relation(people(("a", 1)))})
+        assert caught.value.kind == "warehouse-rows"
+        assert DuckDBWarehouse(file).snapshot() is None
+
+    def test_two_loaders_at_once(self, file, relation, monkeypatch):
+        """The other was faster between our look and our transaction."""
+        warehouse = DuckDBWarehouse(file)
+        load(warehouse, 5, lambda: {"people": relation(people(("new", 5)))})
+        monkeypatch.setattr(warehouse, "snapshot", lambda: None)
+        assert load(warehouse, 4, lambda: {"people": relation(people(("old", 4)))}) == {}
+        assert shown(warehouse) == [("new", 5)]
+        self.foreign(warehouse)
+        with pytest.raises(Conflict) as caught:
+            load(warehouse, 6, lambda: {"theirs": relation(people())})
+        assert caught.value.kind == "warehouse-taken"
+
+    def test_objects_of_a_bucket_are_loaded(self, file, moto):  # noqa: F811
+        store = moto.store()
+        sink = io.BytesIO()
+        pq.write_table(people(("a", 1)), sink)
+        store.put("part.parquet", sink.getvalue())
+        source = Source(store, "part.parquet", len(sink.getvalue()), "sha256:0")
+        load(DuckDBWarehouse(file), 1, lambda: {"people": Relation.whole(PEOPLE, source)})
+        assert shown(DuckDBWarehouse(file)) == [("a", 1)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "duckdb_", "snowflake"),
+    [
+        (pa.uuid(), "UUID", "BINARY"),
+        (pa.json_(), "VARCHAR", "VARCHAR"),
+        (pa.map_(pa.string(), pa.int8()), "MAP(VARCHAR, TINYINT)", "VARIANT"),
+        (pa.timestamp("ns", "UTC"), "TIMESTAMPTZ_NS", "TIMESTAMP_TZ(9)"),
+        (pa.timestamp("ns"), "TIMESTAMP_NS", "TIMESTAMP_NTZ(9)"),
+        (pa.time64("ns"), "TIME_NS", "TIME(9)"),
+        (pa.duration("s"), "BIGINT", "NUMBER(19,0)"),
+        (pa.float16(), "FLOAT", "FLOAT"),
+        (pa.list_(pa.string(), 2), "VARCHAR[]", "ARRAY"),
+        (pa.large_binary(), "BLOB", "BINARY"),
+        (pa.struct([]), None, "OBJECT"),
+        (pa.decimal128(5, -2), None, None),
+    ],
+    ids=str,
+)
+def test_types(kind, duckdb_, snowflake):
+    assert types.duckdb_type(kind) == duckdb_
+    assert types.snowflake_type(kind) == snowflake
 
 
 def _killed(file, rows):
@@ -167,6 +230,32 @@ class TestFakesnow(SnowflakeContract):
         load(warehouse, 1, lambda: {"people": relation(people(("a", 1), ("b", 2)))})
         assert shown(warehouse) == [("a", 1), ("b", 2)]
         assert not [sql for sql in said if sql.startswith("PUT")]
+
+    def test_a_key_that_a_stage_cannot_name_is_refused(self, account, another, store):
+        plain = another()
+        warehouse = SnowflakeWarehouse(
+            account.model_copy(update={"stage": "S.LAKE"}), plain._schema, store.url
+        )
+        sink = io.BytesIO()
+        pq.write_table(people(("a", 1)), sink)
+        store.put("it's/part.parquet", sink.getvalue())
+        odd = Source(store, "it's/part.parquet", len(sink.getvalue()), "sha256:0")
+        with pytest.raises(Invalid) as caught:
+            load(warehouse, 1, lambda: {"people": Relation.whole(PEOPLE, odd)})
+        assert caught.value.kind == "bad-warehouse"
+
+    def test_what_is_refused_for_another_reason_is_told(self, warehouse, monkeypatch):
+        def refuse(connection, sql, parameters=()):
+            if "number FROM" in sql or "LIMIT 0" in sql:
+                raise Invalid("no right", kind="warehouse-refused")
+            return run(connection, sql, parameters)
+
+        run = snow._run
+        monkeypatch.setattr(snow, "_run", refuse)
+        with pytest.raises(Invalid, match="no right"):
+            warehouse.snapshot()
+        with pytest.raises(Invalid, match="no right"), warehouse.change() as change:
+            change.create("people", PEOPLE)
 
     def test_what_it_does_not_understand_is_told_without_values(self, warehouse):
         with pytest.raises(Invalid) as caught:

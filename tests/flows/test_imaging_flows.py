@@ -274,6 +274,27 @@ def test_the_crawl_of_subscriptions(found, workspace, instance):
     assert found.resolve_schedule_def("every_week").cron_schedule == "0 4 * * 0"
 
 
+def test_sessions_are_partitions(workspace, instance):
+    from catchment.testing.workspaces import make_recordings
+
+    make_recordings(workspace / "recordings", 2, 10)
+    with (workspace / "catchment.toml").open("a") as file:
+        file.write('\n[arrays.eeg]\nrecordings = "recordings"\n')
+    found = build(House(path=str(workspace)))
+    done = execute(found, instance, "arrays")
+    events = [e for e in done.get_asset_materialization_events() if "sessions" in e.asset_key.path]
+    sessions = instance.get_dynamic_partitions("arrays_eeg_sessions")
+    assert {e.partition for e in events} == set(sessions)
+    assert len(sessions) == 2
+    assert all(e.materialization.metadata["windows"].value > 0 for e in events)
+    again = execute(found, instance, "arrays")
+    assert not [e for e in again.get_asset_materialization_events() if e.partition]
+    assert (
+        dg.AssetKey(["arrays", "eeg", "sessions"])
+        in found.resolve_asset_graph().get_all_asset_keys()
+    )
+
+
 def test_the_command_takes_a_partition(workspace, capsys, monkeypatch):
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     where = ["-w", str(workspace), "flows", "run"]

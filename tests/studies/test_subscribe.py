@@ -345,6 +345,24 @@ def test_the_workspaces_warehouse_and_iceberg_hold_the_same(tmp_path, kind):
         assert [one.id for one in subscribe.registered(space)] == [ID]
 
 
+def test_iceberg_leaves_others_alone_and_tells_what_it_cannot_show(tmp_path):
+    pytest.importorskip("pyiceberg")
+    from catchment.core.iceberg import open_catalog
+
+    given = {"iceberg.catalog": "sql", "iceberg.uri": f"sqlite:///{tmp_path}/ice.db"}
+    with workspace(tmp_path, **given) as space:
+        catalog = open_catalog(space)
+        catalog.create_namespace("studies")
+        catalog.create_table(("studies", ID), FLAT.schema)
+        send_cube(space, "a", CUBE)
+        send_flat(space, "a", pa.table({"n": pa.array([1], pa.uint64())}))
+        send_cube(space, "a", CUBE, package="second")
+        done = only(subscribe.crawl(space))
+        assert done.failed[ID].kind == "subscription-taken"
+        assert done.failed["core__listing__a__000"].kind == "iceberg-type"
+        assert done.unchanged == 1
+
+
 # --- Glue --------------------------------------------------------------------------------------
 
 

@@ -294,9 +294,6 @@ def main() -> None:
         print(f"{line['what']}: {line['value']}", line.get("bound", ""), met)
     if not whole:
         print("a trial: nothing was recorded")
-        return
-    place = RESULTS / "arrays.json"
-    place.write_text(json.dumps(json.loads(place.read_text()) | {"bounds": told}, indent=1) + "\n")
 
 
 def _parsed(row: dict[str, Any]) -> Row:

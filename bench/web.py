@@ -17,6 +17,7 @@ import statistics
 import time
 from datetime import timedelta
 from pathlib import Path
+from string import Template
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
@@ -52,38 +53,38 @@ PAGES = {
 # 40 % contributions, 10 % transitions, 2 % runs, 28 % accounts, 20 % findings.
 FILL = """
 INSERT INTO aggregates (name, fence)
-SELECT 'tables/a' || to_char(a, 'FM0000'), 0 FROM generate_series(1, :aggregates) a;
+SELECT 'tables/a' || to_char(a, 'FM0000'), 0 FROM generate_series(1, $aggregates) a;
 
 INSERT INTO runs (id, aggregate, key, state, started_at, finished_at, config, error)
 SELECT to_char(at, 'YYYYMMDD-HH24MISS-US') || '-' || to_char(n, 'FM00000000'),
-       'tables/a' || to_char(1 + n % :aggregates, 'FM0000'), NULL,
+       'tables/a' || to_char(1 + n % $aggregates, 'FM0000'), NULL,
        CASE WHEN n % 50 = 0 THEN 'failed' WHEN n % 3 = 0 THEN 'unchanged' ELSE 'published' END,
        at, at + interval '40 seconds', '{}',
        CASE WHEN n % 50 = 0
             THEN '{"kind":"store-down","message":"the store is away","hint":"try again"}' END
-FROM (SELECT n, now() - interval '100 days' * (1 - n::float / (:rows / 50)) AS at
-      FROM generate_series(1, :rows / 50) n) t;
+FROM (SELECT n, now() - interval '100 days' * (1 - n::float / ($rows / 50)) AS at
+      FROM generate_series(1, $rows / 50) n) t;
 
 INSERT INTO contributions (aggregate, site, name, digest, size, state, received_at, meta)
-SELECT 'tables/a' || to_char(1 + (n / :sites) % :aggregates, 'FM0000'),
-       'site' || to_char(1 + n % :sites, 'FM000'), 'versions/' || n, 'sha256:' || md5(n::text), n,
+SELECT 'tables/a' || to_char(1 + (n / $sites) % $aggregates, 'FM0000'),
+       'site' || to_char(1 + n % $sites, 'FM000'), 'versions/' || n, 'sha256:' || md5(n::text), n,
        CASE WHEN n % 97 = 0 THEN 'quarantined' ELSE 'published' END,
-       now() - interval '100 days' * (1 - n::float / (:rows * 0.4)), '{}'
-FROM generate_series(1, (:rows * 0.4)::int) n;
+       now() - interval '100 days' * (1 - n::float / ($rows * 0.4)), '{}'
+FROM generate_series(1, ($rows * 0.4)::int) n;
 
 INSERT INTO transitions (contribution, at, was, "to", reason, run, batch)
 SELECT id, received_at, NULL, 'received', '', '', '' FROM contributions
-ORDER BY id LIMIT (:rows * 0.1)::int;
+ORDER BY id LIMIT ($rows * 0.1)::int;
 
 INSERT INTO accounts (run, site, part, unit, received, kept, dropped, quarantined)
 SELECT r.id, 'site' || to_char(s, 'FM000'), 'uds', 'rows', 1000 + s, 990 + s,
        '{"transferred":10}', '{}'
 FROM (SELECT id, row_number() OVER (ORDER BY id DESC) AS n FROM runs) r,
-     generate_series(1, :sites) s
-WHERE r.n <= (:rows * 0.28)::int / :sites;
+     generate_series(1, $sites) s
+WHERE r.n <= ($rows * 0.28)::int / $sites;
 
 INSERT INTO findings (run, site, severity, code, "where", message, hint, digest)
-SELECT r.id, 'site' || to_char(1 + f % :sites, 'FM000'),
+SELECT r.id, 'site' || to_char(1 + f % $sites, 'FM000'),
        CASE WHEN f % 20 = 0 THEN 'error' WHEN f % 4 = 0 THEN 'warning' ELSE 'note' END,
        'code-' || f % 40, 'uds: column ' || f % 90, 'expected an integer, found text', 'mend it',
        md5(r.id || f)
@@ -94,7 +95,7 @@ INSERT INTO snapshots (aggregate, number, parent, run, key, location, published_
 SELECT aggregate, n, CASE WHEN n > 1 THEN n - 1 END, id, id, 'there/', started_at, true, NULL, '{}'
 FROM (SELECT aggregate, id, started_at,
              row_number() OVER (PARTITION BY aggregate ORDER BY id) AS n
-      FROM runs WHERE state = 'published') t;
+      FROM runs WHERE state = 'published') t
 """
 
 
@@ -108,11 +109,9 @@ def fill(url: str, rows: int) -> int:
     engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
     tables = ("contributions", "transitions", "runs", "accounts", "findings", "snapshots")
     with engine.begin() as c:
-        for statement in FILL.split(";\n"):
-            if statement.strip():
-                given = {"rows": rows, "sites": SITES, "aggregates": AGGREGATES}
-                used = {k: v for k, v in given.items() if f":{k}" in statement}
-                c.execute(sa.text(statement), used)
+        numbers = {"rows": rows, "sites": SITES, "aggregates": AGGREGATES}
+        for statement in Template(FILL).substitute(numbers).split(";\n"):
+            c.exec_driver_sql(statement.replace("%", "%%"))
         counted = [c.scalar(sa.text(f"SELECT count(*) FROM {table}")) for table in tables]  # noqa: S608 - ours
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as c:
         c.execute(sa.text("VACUUM ANALYZE"))

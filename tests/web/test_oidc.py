@@ -182,3 +182,27 @@ def test_without_settings_there_is_none(quiet):
 def test_the_greatest_role_counts(claims, role):
     settings = OidcSettings(viewers=("staff",), operators=("admins",))
     assert role_of(settings, claims) == role
+
+
+def test_a_provider_that_goes_away_on_the_way_back(app, monkeypatch):
+    from catchment.core.errors import Unavailable
+    from catchment.web.pages import oidc
+
+    looker = Looker(app)
+    back = agree(begin(looker), "olga")
+    asked = oidc._ask
+
+    def away(url):
+        if "jwks" in url:
+            raise Unavailable("away", kind="oidc-down")
+        return asked(url)
+
+    monkeypatch.setattr(oidc, "_ask", away)
+    assert looker.get(back).status_code == 503
+
+
+def test_authlib_is_an_extra(app, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "authlib.integrations.httpx_client", None)
+    answer = Looker(app).get("/ui/oidc/start")
+    assert answer.status_code == 400
+    assert "catchment[oidc]" in answer.text

@@ -340,6 +340,7 @@ def test_staff_look_at_any_site_and_a_site_at_its_own(facts, app):
     told = facts("/sites/seattle")
     assert {one["aggregate"] for one in told["aggregates"]} == {"studies/core"}
     assert told["findings"]
+    assert {run["aggregate"] for run in facts("/sites/boston")["runs"]} == {"studies/core"}
     anna = Looker(app)
     anna.sign_in("anna", PASSWORD)
     own = anna.get("/api/site").json()
@@ -399,3 +400,83 @@ def test_a_series_or_a_store_that_is_not_there(demo):
         sessions.signal(
             sessions.folder_of(demo, "sessions"), "x", "y", sessions.Part("eeg", 1.0, 0.0)
         )
+
+
+def test_a_picture_that_cannot_be_decoded_says_so(otto, facts, monkeypatch):
+    from catchment.imaging import codecs
+
+    def broken(*_):
+        raise codecs.CannotDecode("too-large")
+
+    stack = facts("/imaging/clinic/series")["series"][0]
+    frame = facts(f"/imaging/clinic/series/{stack['series']}")["frames"][0]
+    monkeypatch.setattr(codecs, "read_frames", broken)
+    answer = otto.get(f"/api/imaging/clinic/pictures/{frame['sha256']}/0")
+    assert (answer.status_code, answer.json()["kind"]) == (400, "cannot-decode")
+    assert "too-large" in answer.json()["message"]
+
+
+def test_tables_that_cannot_be_asked_are_damaged(otto, demo, monkeypatch):
+    from catchment.imaging.snapshot import ImagingSnapshot
+
+    connect = ImagingSnapshot.connect
+
+    def without_tables(self):
+        connection = connect(self)
+        connection.execute("DROP VIEW images")
+        return connection
+
+    monkeypatch.setattr(ImagingSnapshot, "connect", without_tables)
+    answer = otto.get("/api/imaging")
+    assert (answer.status_code, answer.json()["kind"]) == (500, "snapshot-damaged")
+
+
+def test_a_session_without_a_clock_has_no_times():
+    import xarray as xr
+
+    assert sessions._clock(xr.Dataset({"a": ("time", [1.0, 2.0])}), 0, 2) == (None, None)
+
+
+def test_a_flat_table_has_no_chart(otto, demo):
+    from catchment.studies import library
+
+    name = "core__people.flat.parquet"
+    key = f"upload_staging/core/boston/000/{name}"
+    import pyarrow as pa
+
+    from catchment.testing.studies import parquet
+
+    demo.store.put(key, parquet(pa.table({"age": [1, 2]})))
+    library.submit(demo, "boston", "core", 0, name, key, "anna", "flat")
+    (flat,) = [one for one in library.packages(demo) if one.kind == "flat"]
+    answer = otto.get(f"/api/charts/{flat.id}")
+    assert (answer.status_code, answer.json()["kind"]) == (400, "not-a-cube")
+    assert otto.get("/ui/studies").status_code == 200
+
+
+def test_who_watches_a_job_hears_signs_of_life_and_is_cut_off_when_signed_out(
+    app, demo, monkeypatch
+):
+    from catchment.exports import capability
+    from catchment.web.pages import exports
+
+    stella = Looker(app)
+    stella.sign_in("stella", PASSWORD)
+    job = capability.job(demo, "slow")
+    run = demo.ledger.start_run(job.aggregate, job.config() | {"again": 1})
+    monkeypatch.setattr(exports, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(exports, "BEAT_SECONDS", 0.02)
+    told = stella.get(f"/api/exports/{run.id}/events", params={"seconds": 0.3}).text
+    assert ": still here" in told
+    assert told.endswith("event: end\ndata: {}\n\n")
+    people, asked = type(app.state.pages.people), []
+    found = people.session
+
+    def gone(self, token):
+        asked.append(token)
+        return found(self, token) if len(asked) == 1 else None
+
+    monkeypatch.setattr(people, "session", gone)
+    cut = stella.get(f"/api/exports/{run.id}/events", params={"seconds": 30}).text
+    assert "event: end" not in cut
+    demo.ledger.finish_run(run.id, "cancelled")

@@ -119,3 +119,24 @@ def test_nothing_is_traced_without_a_collector(workspace, monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setitem(__import__("sys").modules, "opentelemetry.sdk.resources", None)
     assert watching._tracer() is None
+
+
+def test_an_aggregate_without_a_run_is_told_of(workspace, monkeypatch):
+    from catchment.web.watching import _Workspace
+
+    workspace.ledger.receive("tables/nacc", "boston", "one", "sha256:one", 1)
+    told = {one.name: [s.labels for s in one.samples] for one in _Workspace(workspace).collect()}
+    assert told["catchment_run_state"] == []
+    assert told["catchment_snapshot_number"] == [{"aggregate": "tables/nacc"}]
+
+
+def test_a_fault_is_an_error_of_its_span():
+    from opentelemetry.sdk.trace import TracerProvider
+
+    from catchment.web import watching
+
+    tracer = TracerProvider().get_tracer("test")
+    span = watching._begin(tracer, {"method": "GET", "headers": []})
+    watching._end(span, "GET", "/ui/runs", 503)
+    assert not span.status.is_ok
+    assert span.name == "GET /ui/runs"

@@ -7,7 +7,6 @@ PS3.15 keeps. Pictures are decoded in a child process.
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -35,11 +34,6 @@ class Look(NamedTuple):
     center: float | None = None
     width: float | None = None
     small: bool = False
-
-
-def handle(uid: str) -> str:
-    """What stands for a UID in addresses."""
-    return hashlib.sha256(uid.encode()).hexdigest()[:HANDLE]
 
 
 def patients(snapshot: ImagingSnapshot, after: str = "", limit: int = 50) -> list[dict[str, Any]]:
@@ -163,10 +157,8 @@ def _drawn(store: Store, key: str, look: Look) -> tuple[bytes, dict[str, float]]
         window = window._replace(center=look.center, width=max(look.width, 1.0))
     try:
         frame = next(iter(read_frames(data, [look.frame])), None)
-    except CannotDecode as error:
-        return str(error)
     except Exception as error:  # noqa: BLE001 - whatever a decoder raises
-        return type(error).__name__
+        return str(error) if isinstance(error, CannotDecode) else type(error).__name__
     if frame is None:
         return "it has no such frame"
     low, high = float(frame.pixels.min()), float(frame.pixels.max())
@@ -184,14 +176,11 @@ def _drawn(store: Store, key: str, look: Look) -> tuple[bytes, dict[str, float]]
 
 def _tags(snapshot: ImagingSnapshot, uid: str) -> list[dict[str, Any]]:
     """Technical attributes; where images differ, how many values there are."""
-    names = shown_tags()
     images = snapshot.find("images", "SeriesInstanceUID", [uid])
     series = snapshot.find("series", "SeriesInstanceUID", [uid])
     told = []
-    for name in names:
+    for name in shown_tags():
         table = images if name in images.column_names else series
-        if name not in table.column_names:
-            continue
         values = {str(v): v for v in table[name].to_pylist() if v not in (None, [], "")}
         if values:
             first = next(iter(values.values()))
@@ -206,16 +195,17 @@ def shown_tags() -> Sequence[str]:
 
     from catchment.imaging import deidentify_table as profile
     from catchment.imaging.deidentify_standard import ACTIONS
-    from catchment.imaging.entities import columns
+    from catchment.imaging.entities import ENTITIES, columns
 
     hidden = profile.EMPTY | profile.DUMMY | profile.ALSO | profile.CHARACTERISTICS | profile.DEVICE
     hidden |= ACTIONS.keys()
     safe = profile.TECHNICAL | profile.CLASSES
     numbers = {"IS", "DS", "FD", "FL", "US", "SS", "UL", "SL", "US or SS", "CS"}
     stated = {"PatientIdentityRemoved", "LongitudinalTemporalInformationModified"}
+    shown = dict.fromkeys([*ENTITIES["images"], *ENTITIES["series"]])
     return sorted(
         name
-        for name, column in columns().items()
+        for name, column in ((name, columns()[name]) for name in shown)
         if name in stated
         or (name not in hidden and (name in safe or dictionary_VR(column.tag) in numbers))
     )

@@ -132,6 +132,7 @@ contributions = sa.Table(
     sa.UniqueConstraint("aggregate", "site", "name", "digest"),
     sa.Index(None, "aggregate", "site", "id"),
     sa.Index(None, "aggregate", "state", "site", "id"),  # listings by state; counts read only this
+    sa.Index(None, "site"),  # which sites there are, a step each
 )
 
 transitions = sa.Table(
@@ -175,6 +176,7 @@ accounts = sa.Table(
     _number("kept"),
     sa.Column("dropped", Json, nullable=False),
     sa.Column("quarantined", Json, nullable=False),
+    sa.Index(None, "site", "run"),
 )
 
 findings = sa.Table(

@@ -153,9 +153,7 @@ class Views:
         """Every site that contributed, or that anything was found about."""
 
         def work(c: sa.Connection) -> list[str]:
-            steps = _given(_aggregates(c))
-            given = c.scalars(sa.select(steps.c.site).where(steps.c.site.is_not(None)).distinct())
-            return sorted({*given, *_distinct(c, _F.site)} - {""})
+            return sorted({*_distinct(c, contributions.c.site), *_distinct(c, _F.site)} - {""})
 
         return self._database.read(work)
 
@@ -185,29 +183,26 @@ class Views:
         )
 
     def site_runs(self, site: str, limit: int = 20) -> list[tuple[Run, dict[str, Any]]]:
-        """The newest ended runs of aggregates that the site gave to, each with its own lines."""
+        """The newest ended runs that have an account of the site, each with its own lines."""
+        a = accounts.c
+        names = ("part", "unit", "received", "kept", "dropped", "quarantined")
 
         def work(c: sa.Connection) -> list[tuple[Run, dict[str, Any]]]:
-            a = accounts.c
-            found = []
-            for name in _aggregates(c):
-                query = (
-                    sa.select(runs)
-                    .where(runs.c.aggregate == name, runs.c.finished_at.is_not(None))
-                    .order_by(runs.c.id.desc())
-                    .limit(3)
-                )
-                for row in c.execute(query).all():
-                    lines = c.execute(
-                        sa.select(a.part, a.unit, a.received, a.kept, a.dropped, a.quarantined)
-                        .where(a.run == row.id, a.site == site)
-                        .order_by(a.part, a.unit)
-                    )
-                    told = [dict(line._mapping) for line in lines]  # noqa: SLF001 - public name
-                    if told:
-                        found.append((run_rows.to_run(row), {"lines": told}))
-            found.sort(key=lambda pair: pair[0].id, reverse=True)
-            return found[:limit]
+            newest = sa.select(a.run).where(a.site == site).distinct().order_by(a.run.desc())
+            ids = list(c.scalars(newest.limit(limit)))
+            rows = c.execute(
+                sa.select(a.run, *(a[name] for name in names))
+                .where(a.run.in_(ids), a.site == site)
+                .order_by(a.part, a.unit)
+            )
+            lines: dict[str, list[dict[str, Any]]] = {}
+            for run, *values in rows:
+                lines.setdefault(run, []).append(dict(zip(names, values, strict=True)))
+            wanted = sa.select(runs).where(runs.c.id.in_(ids), runs.c.finished_at.is_not(None))
+            return [
+                (run_rows.to_run(row), {"lines": lines[row.id]})
+                for row in c.execute(wanted.order_by(runs.c.id.desc()))
+            ]
 
         return self._database.read(work)
 
@@ -249,12 +244,6 @@ class Views:
         s = snapshots.c
         query = sa.select(s.number).where(s.aggregate == run.aggregate, s.run == run.id)
         return self._database.read(lambda c: c.scalar(query))
-
-    def totals(self) -> dict[tuple[str, str], int]:
-        """For metrics: how many runs of each aggregate ended in each state."""
-        query = sa.select(runs.c.aggregate, runs.c.state, sa.func.count())
-        grouped = query.group_by(runs.c.aggregate, runs.c.state)
-        return self._database.read(lambda c: {(a, s): n for a, s, n in c.execute(grouped)})
 
 
 def of_snapshots(found: Sequence[Snapshot]) -> list[dict[str, Any]]:
@@ -307,10 +296,6 @@ def _given(names: Collection[str]) -> Any:
     here = (t.aggregate == steps.c.aggregate) & (t.site > steps.c.site)
     after = sa.select(sa.func.min(t.site)).where(here).scalar_subquery()
     return steps.union_all(sa.select(steps.c.aggregate, after).where(steps.c.site.is_not(None)))
-
-
-def _aggregates(c: sa.Connection) -> list[str]:
-    return list(c.scalars(sa.select(aggregates.c.name).order_by(aggregates.c.name)))
 
 
 def _last(where: Any, *more: Any) -> Any:

@@ -97,9 +97,7 @@ def chart(  # noqa: PLR0917 - what is charted
     """The chart builder: a chart, as its address says; the address makes it again."""
     one = _find(ask, package)
     columns = {name: value.type for name, value in one.columns.items() if not _counts(name)}
-    if not columns:
-        raise Invalid("the package has no column to chart", kind="no-column")
-    chosen = column or next((name for name in columns if name != "site"), next(iter(columns)))
+    chosen = column or next((name for name in columns if name != "site"), "site")
     told = {
         "package": _package(one),
         "columns": columns,

@@ -115,9 +115,11 @@ import { expressionInterpreter } from "./vendor/vega-interpreter.js";
       const all = { data, config, transform: [{ calculate: "utcyear(toDate(datum.value))", as: "year" }] };
       return part ? { ...all, facet: { row: { field: "part", type: "nominal", ...title(f.stratifier) } }, spec: cells } : { ...all, ...cells };
     }
+    const values = [...new Set(rows.map((row) => String(row.value)))];
+    const crowded = values.some((value) => 8 * value.length > size.width / values.length);
     const x = f.kind === "line" && dates
       ? { field: "value", type: "temporal", scale: { type: "utc" }, ...title(f.column) }
-      : { field: "value", type: "ordinal", sort: null, ...title(f.column), axis: { labelAngle: rows.length > 8 ? -40 : 0, labelLimit: 140 } };
+      : { field: "value", type: "ordinal", sort: null, ...title(f.column), axis: { labelAngle: crowded ? -40 : 0, labelLimit: 140 } };
     const y = { field: "count", type: "quantitative", ...title("count"), axis: { format: ",d", tickMinStep: 1 } };
     const offset = f.kind === "bar" && part ? { xOffset: { field: "part" } } : {};
     const shape = f.kind === "line" ? { type: "line", point: true } : { type: "bar" };

@@ -49,6 +49,8 @@ def upgrade() -> None:
     )
     op.create_index("sessions_ends_at_ix", "sessions", ["ends_at"])
     op.create_index("sessions_user_ix", "sessions", ["user"])
+    op.create_index("contributions_site_ix", "contributions", ["site"])
+    op.create_index("accounts_site_run_ix", "accounts", ["site", "run"])
     op.create_index("runs_state_id_ix", "runs", ["state", "id"])
     op.create_index("findings_site_id_ix", "findings", ["site", "id"])
     op.create_index("findings_code_id_ix", "findings", ["code", "id"])

@@ -127,7 +127,19 @@ def test_an_aggregate_without_a_run_is_told_of(workspace, monkeypatch):
     workspace.ledger.receive("tables/nacc", "boston", "one", "sha256:one", 1)
     told = {one.name: [s.labels for s in one.samples] for one in _Workspace(workspace).collect()}
     assert told["catchment_run_state"] == []
+    assert told["catchment_published_timestamp_seconds"] == []
     assert told["catchment_snapshot_number"] == [{"aggregate": "tables/nacc"}]
+
+
+def test_the_age_of_what_is_published_is_a_metric(workspace):
+    from catchment.core.account import Account
+    from catchment.core.ledger import Publication
+    from catchment.web.watching import _Workspace
+
+    made = workspace.ledger.publish(Publication("tables/nacc", "k", "there/", {}, Account()))
+    told = {one.name: [s.value for s in one.samples] for one in _Workspace(workspace).collect()}
+    assert told["catchment_published_timestamp_seconds"] == [made.published_at.timestamp()]
+    assert told["catchment_snapshot_number"] == [1]
 
 
 def test_a_fault_is_an_error_of_its_span():

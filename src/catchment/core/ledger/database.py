@@ -26,6 +26,7 @@ _POSTGRES = (
     "synchronous_commit=on",
     "lock_timeout='60s'",
     "idle_in_transaction_session_timeout='60s'",
+    "jit=off",  # compiling costs more than any question of ours
 )
 # A refused connection has no code, only a text.
 _REFUSALS = ("password", "does not exist", "pg_hba.conf")

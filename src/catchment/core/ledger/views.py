@@ -10,12 +10,14 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import batched
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from catchment.core.finding import Finding, Severity
 from catchment.core.ledger import runs as run_rows
+from catchment.core.ledger.contributions import BATCH
 from catchment.core.ledger.ledger import Ledger
 from catchment.core.ledger.model import Run, Snapshot, Transition
 from catchment.core.ledger.schema import (
@@ -334,9 +336,13 @@ def _standings(c: sa.Connection) -> list[Standing]:
     ]
 
 
-def _counts(c: sa.Connection, ids: Collection[str]) -> dict[tuple[str, str, str], int]:
-    """How many findings of each severity runs have about each site."""
+def _counts(
+    c: sa.Connection, ids: Collection[str], only: str | None = None
+) -> dict[tuple[str, str, str], int]:
+    """How many findings of each severity runs have about each site, or about one."""
     query = sa.select(_F.run, _F.site, _F.severity, sa.func.count()).where(_F.run.in_(ids))
+    if only is not None:
+        query = query.where(_F.site == only)
     grouped = query.group_by(_F.run, _F.site, _F.severity)
     return {(run, site, severity): n for run, site, severity, n in c.execute(grouped)}
 
@@ -353,8 +359,13 @@ def _cells(c: sa.Connection, names: Collection[str], only: str | None) -> list[C
         here = (t.aggregate == name) & (t.site == only)
         ids = sa.select(sa.select(sa.func.max(t.id)).where(here).scalar_subquery())
         ids = ids.select_from(aggregates).where(name.in_(names))
-    last = sa.select(t.aggregate, t.site, t.state, t.received_at).where(t.id.in_(ids))
-    given = {(r.aggregate, r.site): (r.state, r.received_at) for r in c.execute(last)}
+    columns = sa.select(t.aggregate, t.site, t.state, t.received_at)
+    given = {
+        (r.aggregate, r.site): (r.state, r.received_at)
+        # Ids as values: a database that guesses how many there are would read the whole table.
+        for some in batched([one for one in c.scalars(ids) if one], BATCH)
+        for r in c.execute(columns.where(t.id.in_(some)))
+    }
 
     published = sa.select(s.run).where(s.aggregate == name).order_by(s.number.desc()).limit(1)
     ended = _last(name, runs.c.finished_at.is_not(None))
@@ -363,10 +374,12 @@ def _cells(c: sa.Connection, names: Collection[str], only: str | None) -> list[C
     for one, finished, run in rows:
         ended_of[finished], published_of[run] = one, one
     told: dict[tuple[str, str], dict[str, int]] = {}
-    for (run, site, severity), count in _counts(c, [r for r in ended_of if r]).items():
+    for (run, site, severity), count in _counts(c, [r for r in ended_of if r], only).items():
         told.setdefault((ended_of[run], site), {})[severity] = count
     sums = sa.select(a.run, a.site, a.unit, sa.func.sum(a.received), sa.func.sum(a.kept))
     wanted = sums.where(a.run.in_([r for r in published_of if r]), a.unit != "bytes")
+    if only is not None:
+        wanted = wanted.where(a.site == only)
     kept: dict[tuple[str, str], tuple[str, int, int]] = {}
     for run, site, unit, received, count in c.execute(wanted.group_by(a.run, a.site, a.unit)):
         place = published_of[run], site
@@ -374,7 +387,7 @@ def _cells(c: sa.Connection, names: Collection[str], only: str | None) -> list[C
             kept[place] = unit, int(received), int(count)
     cells = []
     for place in sorted({*given, *told, *kept}):
-        if place[1] and only in {None, place[1]}:
+        if place[1]:
             counts = told.get(place, {})
             state, at = given.get(place, ("", None))
             unit, received, count = kept.get(place, ("", 0, 0))

@@ -11,9 +11,9 @@ help: ## this list
 demo: .venv/core ## sample centers become one snapshot, with an account that balances
 	@$(PYTHON) examples/demo.py
 
-test: .venv/dev ## every test but the long ones, then the coverage gates
+test: .venv/dev ## every test but the long ones and those of `make check`; then the coverage gates
 	@rm -f .coverage .coverage.* coverage.xml
-	$(PYTHON) -m pytest -q -n 2 --dist loadgroup --cov --cov-report=xml tests
+	$(PYTHON) -m pytest -q -n 2 --dist loadgroup --cov --cov-report=xml --ignore tests/house tests
 	@rm -f .coverage.* # of children that were killed
 	@tools/gate
 

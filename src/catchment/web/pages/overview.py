@@ -12,7 +12,8 @@ from catchment.core.ledger.views import Cell, Standing
 from catchment.web.pages.house import Asked
 from catchment.web.pages.route import data, page
 
-ROWS = 20  # aggregates of a page
+ROWS = 20  # aggregates of a page, at most
+CELLS = 800  # of the matrix, about: each is a look into the ledger
 DAYS = 30
 _NAMES = {name[:4]: name for name in capability.NAMES}
 
@@ -29,7 +30,8 @@ def overview(
         known.setdefault(name, Standing(name, None, None, 0, None, 0, 0))
     shown = [one for one in known.values() if not only or one.aggregate.startswith(f"{only}/")]
     ordered = sorted(shown, key=_urgency)
-    part = ordered[after : after + ROWS]
+    rows = max(5, min(ROWS, CELLS // max(1, len(ask.views.sites()))))
+    part = ordered[after : after + rows]
     cells = ask.views.cells([one.aggregate for one in part])
     sites = sorted({cell.site for cell in cells})
     return {
@@ -46,7 +48,7 @@ def overview(
         "sites": sites,
         "aggregates": [_standing(one) for one in part],
         "cells": _table(cells),
-        "next": after + ROWS if len(ordered) > after + ROWS else None,
+        "next": after + rows if len(ordered) > after + rows else None,
         "after": after,
     }
 

@@ -20,7 +20,7 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 # A fenced block, and the comment that excuses it from being run: <!-- not run: reason -->.
 BLOCK = re.compile(
-    r"(?P<excuse><!-- not run: .+ -->\n)?^```(?P<language>python|sh)\n(?P<code>.*?)^```$",
+    r"(?P<excuse><!-- not run: [^\n]+ -->\n)?^```(?P<language>python|sh)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 SLUG = re.compile(r"[a-z]+[0-9]*(-[a-z0-9]+)+")

@@ -13,12 +13,12 @@ demo: .venv/core ## sample centers become one snapshot, with an account that bal
 
 test: .venv/dev ## every test but the long ones and those of `make check`; then the coverage gates
 	@rm -f .coverage .coverage.* coverage.xml
-	$(PYTHON) -m pytest -q -n 2 --dist loadgroup --cov --cov-report=xml --ignore tests/house tests
+	$(PYTHON) -m pytest -q -n 2 --dist load --cov --cov-report=xml --ignore tests/house tests
 	@rm -f .coverage.* # of children that were killed
 	@tools/gate
 
 soak: .venv/dev ## the long tests: thousands of kills and faults
-	$(PYTHON) -m pytest -q -n 2 --dist loadgroup -m soak --timeout 3600 tests
+	$(PYTHON) -m pytest -q -n 2 --dist load -m soak --timeout 3600 tests
 
 bench: .venv/dev ## one benchmark beside its peers: make bench NAME=tables
 	@$(PYTHON) -m bench.$(NAME)

@@ -100,8 +100,8 @@ def pandas(task: Task) -> None:
         whole = pd.concat([pd.read_parquet(file) for file in task.files], ignore_index=True)
         pairs = whole[KEYS].drop_duplicates()
         several = pairs["naccid"][pairs["naccid"].duplicated()]
-        known = pd.read_csv(task.identifiers)
-        known = known[known["active"] & known["naccid"].isin(several)].set_index("naccid")["adcid"]
+        told = pd.read_csv(task.identifiers)
+        known = told[told["active"] & told["naccid"].isin(several)].set_index("naccid")["adcid"]
         current = whole["naccid"].map(known)
         keep = current.isna() | (current == whole["adcid"])
         if not keep.all():

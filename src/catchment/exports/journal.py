@@ -12,6 +12,10 @@ After a crash, a temporary file that is not linked to its output is thrown away 
 and the parts are whole; for one that is, the remaining steps are made again. A part that cannot
 be removed stays used for as long as it lies there. Records go all at once, when the job is done.
 
+A worker may use the name of a part again at any moment. So a part is not removed where it lies: it
+is moved into ``<job>/.catchment/used``, looked at there, and put back if it is not the one that
+was used.
+
 Threads remove the parts of one output while the next one is written: to remove a small file takes
 longer than to copy it, most of it in waiting for the file system.
 """
@@ -23,7 +27,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
@@ -39,7 +43,9 @@ FORMAT = 1
 _LOCK = "lock"
 _RECORD = ".json"
 _TEMPORARY = ".tmp"
+_TAKEN = "used"
 _REMOVERS = 4  # threads
+_TICK_NS = 20_000_000  # no file system's clock that is the kernel's stands still for longer
 PATIENCE_SECONDS = 1.0  # for the lock: that of a killed process may outlive it by a moment
 
 
@@ -77,10 +83,10 @@ class Journal:
         self._published = published
         self._folder = directories.journal_path
         self._parts = parts
-        self._lock = -1
+        self._lock = self._taken = -1
         self._removers = ThreadPoolExecutor(_REMOVERS, thread_name_prefix="catchment-remove")
         self._removals: list[Future[None]] = []  # until they end, `stuck` and `_used` are theirs
-        self._used: dict[str, tuple[Identity, list[Span]]] = {}
+        self._used: dict[tuple[str, Identity], list[Span]] = {}
         self.outputs: list[Output] = []
         self.stuck: dict[str, CatchmentError] = {}
 
@@ -91,13 +97,20 @@ class Journal:
         """
         with told(f"job {self._directories.job} cannot be opened for combining"):
             self._lock = self._take()
+            taken = self._folder / _TAKEN
+            taken.mkdir(exist_ok=True)
+            self._taken = os.open(taken, os.O_RDONLY | os.O_DIRECTORY)
             names = sorted(path.name for path in self._folder.iterdir())
             for name in names:
                 if name.endswith(_TEMPORARY) and not self._is_linked(name[: -len(_TEMPORARY)]):
                     self._discard(name[: -len(_TEMPORARY)])
-            for path in [self._folder / name for name in names if name.endswith(_RECORD)]:
-                if path.exists():
-                    self._finish(*_read(path))
+            paths = [self._folder / name for name in names if name.endswith(_RECORD)]
+            records = [_read(path) for path in paths if path.exists()]
+            used = {(use.part, use.identity) for _, uses in records for use in uses if use.last}
+            for part in [path.name for path in taken.iterdir()]:
+                self._remove_or_put_back(part, used)
+            for output, uses in records:
+                self._finish(output, uses)
 
     def temporary(self, name: str) -> Path:
         """Where the bytes of an output are written before it stands."""
@@ -126,21 +139,22 @@ class Journal:
 
     def used(self, part: str, identity: Identity) -> list[Span]:
         """What outputs took from this part already."""
-        known, spans = self._used.get(part, (identity, []))
-        return spans if known == identity else []
+        return self._used.get((part, identity), [])
 
     def remove(self, part: str, identity: Identity) -> bool:
         """Remove a part that is used up; False if that cannot be done, and it is stuck."""
         try:
             if Identity.of(self._parts.stat(part)) == identity:
-                self._parts.remove(part)
+                _outlive(identity)
+                self._parts.move(part, self._taken)
+                self._remove_or_put_back(part, {(part, identity)})
         except FileNotFoundError:
             pass
         except OSError as error:
             self.stuck[part] = failure(error, f"{part} is combined, but cannot be removed")
             return False
         self.stuck.pop(part, None)
-        self._used.pop(part, None)
+        self._used.pop((part, identity), None)
         return True
 
     def settle(self) -> bool:
@@ -157,6 +171,9 @@ class Journal:
             self.settle()
         finally:
             self._removers.shutdown()
+            if self._taken >= 0:
+                os.close(self._taken)
+                self._taken = -1
             if self._lock >= 0:
                 fcntl.flock(self._lock, fcntl.LOCK_UN)  # a child may have a copy of it
                 os.close(self._lock)
@@ -164,6 +181,7 @@ class Journal:
 
     def forget(self) -> None:
         """Remove the records of a job that is done; the lock goes last."""
+        (self._folder / _TAKEN).rmdir()
         for path in sorted(self._folder.iterdir(), key=lambda path: path.name == _LOCK):
             path.unlink()
         try:
@@ -214,7 +232,7 @@ class Journal:
         self.outputs.append(output)
         self.settle()
         for use in uses:
-            self._used.setdefault(use.part, (use.identity, []))[1].append(use.span)
+            self._used.setdefault((use.part, use.identity), []).append(use.span)
         last = [use for use in uses if use.last]
         self._removals = [
             self._removers.submit(self._remove, last[start::_REMOVERS])
@@ -224,6 +242,16 @@ class Journal:
     def _remove(self, uses: Sequence[Use]) -> None:
         for use in uses:
             self.remove(use.part, use.identity)
+
+    def _remove_or_put_back(self, part: str, used: Container[tuple[str, Identity]]) -> None:
+        """End what the move of a part began; a part that is not used goes where it was."""
+        status = os.stat(part, dir_fd=self._taken, follow_symlinks=False)
+        if (part, Identity.of(status)) not in used and status.st_ino not in self._parts.inodes():
+            try:
+                self._parts.put(part, self._taken)
+            except FileExistsError:  # a third part has the name by now
+                self._parts.put(part, self._taken, f"{status.st_ino}-{part}")
+        os.unlink(part, dir_fd=self._taken)
 
     def _is_linked(self, name: str) -> bool:
         target = self._directories.job_path / name
@@ -236,6 +264,13 @@ class Journal:
 
     def _record(self, name: str) -> Path:
         return self._folder / (name + _RECORD)
+
+
+def _outlive(identity: Identity) -> None:
+    """Wait until a later file cannot have this identity, whose inode is free once it is removed."""
+    clock = getattr(time, "CLOCK_REALTIME_COARSE", time.CLOCK_REALTIME)  # as files have it
+    while 0 <= identity.mtime_ns + 1 - time.clock_gettime_ns(clock) < _TICK_NS:
+        time.sleep(_TICK_NS / 1e10)
 
 
 def _read(path: Path) -> tuple[Output, list[Use]]:

@@ -66,15 +66,24 @@ class PartFolder:
         with os.scandir(self._descriptor) as entries:
             return [entry.name for entry in entries]
 
+    def inodes(self) -> set[int]:
+        """Of all that lies in the folder that was opened."""
+        with os.scandir(self._descriptor) as entries:
+            return {entry.inode() for entry in entries}
+
     def stat(self, part: str) -> os.stat_result:
         """Of the part itself, not of what it links to; FileNotFoundError if there is none."""
         if self._descriptor < 0:
             raise FileNotFoundError
         return os.stat(part, dir_fd=self._descriptor, follow_symlinks=False)
 
-    def remove(self, part: str) -> None:
-        """Remove a part."""
-        os.unlink(part, dir_fd=self._descriptor)
+    def move(self, part: str, folder: int) -> None:
+        """Move a part into another folder, under the same name."""
+        os.rename(part, part, src_dir_fd=self._descriptor, dst_dir_fd=folder)
+
+    def put(self, part: str, folder: int, name: str = "") -> None:
+        """Link a part of another folder here; FileExistsError where there is one of the name."""
+        os.link(part, name or part, src_dir_fd=folder, dst_dir_fd=self._descriptor)
 
     def read(self, part: str) -> io.RawIOBase:
         """The part's bytes, uncompressed."""

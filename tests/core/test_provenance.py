@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from catchment.core import provenance
 from catchment.core.account import Account, Balance, Line
-from catchment.core.errors import CatchmentError, Corrupt
+from catchment.core.errors import CatchmentError, Corrupt, Unavailable
 from catchment.core.ledger import Ledger, Publication
 from catchment.core.provenance import NAME, dumps, manifest, read_all, seal, seal_all
 from catchment.core.store import open_store
-from catchment.testing.faults import every_fault, inject
+from catchment.testing.faults import Faults, every_fault, inject
 
 AGGREGATE = "tables/nacc"
 _NUMBERS = itertools.count()
@@ -80,6 +80,18 @@ def test_a_crash_between_row_and_object_is_mended(tmp_path, when):
             assert ledger.unsealed(AGGREGATE) == []
             assert [store.read(f"out/{n}/{NAME}") for n in (1, 2)] == [dumps(s.provenance) for s in snapshots]  # fmt: skip
     assert rounds == 6  # unsealed; a put and a seal for each of two; and none
+
+
+@pytest.mark.parametrize("at", [1, 2], ids=["store", "ledger"])
+def test_who_cannot_write_it_says_that_the_snapshot_stands(store, ledger, at):
+    snapshot = published(ledger)
+    full = Faults(fail_at=at, error=Unavailable("no room", kind="disk-full", hint="make room"))
+    with pytest.raises(Unavailable, match=r"snapshot 1 of .* is published, but .*: no room") as told:
+        seal(inject(store, full), inject(ledger, full), snapshot)
+    assert (told.value.kind, told.value.hint) == ("disk-full", "make room")
+    assert ledger.unsealed(AGGREGATE) == [snapshot]
+    seal_all(store, ledger, AGGREGATE)
+    assert ledger.unsealed(AGGREGATE) == []
 
 
 def test_another_object_in_its_place_is_left_alone(store, ledger):

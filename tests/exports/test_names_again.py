@@ -91,7 +91,8 @@ def test_a_crash_before_or_after_a_part_is_put_back(job, monkeypatch, operation,
         except Killed:
             pass
         else:
-            assert operation == "link" and not late
+            assert operation == "link"
+            assert not late
     put(job, "b.ndjson", b"b\n")
     assert rest(job) == {b"1\n": 1, b"b\n": 1} | ({b"22\n": 1} if late else {})
 

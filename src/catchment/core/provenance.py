@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 from catchment.core.account import Account
-from catchment.core.errors import Conflict, Corrupt, Invalid, NotFound
+from catchment.core.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 from catchment.core.ledger import Ledger, Snapshot
 from catchment.core.ledger.provenance import SECTION
 from catchment.core.store import Store
@@ -36,9 +36,24 @@ def dumps(provenance: Mapping[str, Any]) -> bytes:
 def seal(store: Store, ledger: Ledger, snapshot: Snapshot) -> None:
     """Write the provenance object of a published snapshot, then say so in the ledger.
 
-    That of an expired one takes the place of what was written before it expired. Corrupt (kind
-    ``provenance-differs``) if another object already stands in its place.
+    That of an expired one takes the place of what was written before it expired.
+
+    Raises:
+        Corrupt: kind ``provenance-differs`` if another object already stands in its place.
+        Unavailable: the snapshot stands; the next run on its aggregate seals it.
     """
+    try:
+        _seal(store, ledger, snapshot)
+    except Unavailable as error:
+        raise Unavailable(
+            f"snapshot {snapshot.number} of {snapshot.aggregate} is published, but its provenance"
+            f" is not written: {error.message}",
+            kind=error.kind,
+            hint=error.hint,
+        ) from error
+
+
+def _seal(store: Store, ledger: Ledger, snapshot: Snapshot) -> None:
     key, data = snapshot.location + NAME, dumps(snapshot.provenance)
     try:
         store.put(key, data, mode="create" if snapshot.expired_at is None else "overwrite")

@@ -59,7 +59,8 @@ def run(job: Job, house: House, *, full: bool = False) -> Outcome:
     Raises:
         Conflict: kind ``lease-held`` while another run is at work.
         Invalid: the input or the configuration stops it; nothing was published.
-        Unavailable: a store, the ledger or the identifiers service; nothing was published.
+        Unavailable: a store, the ledger or the identifiers service; nothing was published, unless
+            the message says so: then only the snapshot's seal is missing.
         Corrupt: kind ``account-unbalanced``; nothing was published.
     """
     with house.ledger.holding(job.aggregate, ttl=LEASE) as lease:

@@ -86,7 +86,9 @@ def test_a_crash_between_row_and_object_is_mended(tmp_path, when):
 def test_who_cannot_write_it_says_that_the_snapshot_stands(store, ledger, at):
     snapshot = published(ledger)
     full = Faults(fail_at=at, error=Unavailable("no room", kind="disk-full", hint="make room"))
-    with pytest.raises(Unavailable, match=r"snapshot 1 of .* is published, but .*: no room") as told:
+    with pytest.raises(
+        Unavailable, match=r"snapshot 1 of .* is published, but .*: no room"
+    ) as told:
         seal(inject(store, full), inject(ledger, full), snapshot)
     assert (told.value.kind, told.value.hint) == ("disk-full", "make room")
     assert ledger.unsealed(AGGREGATE) == [snapshot]

@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from catchment.arrays import layout
 from catchment.arrays.document import Document, corrupt
 from catchment.arrays.model import Row
+from catchment.core import process
 from catchment.core.errors import CatchmentError, Conflict, NotFound
 from catchment.core.store import Store
 
@@ -34,7 +34,7 @@ class Holder:
     """Who claims slots: a process, and one append or run of it.
 
     Attributes:
-        boot: of the machine since its last start.
+        boot: tells the table of processes that this one stands in.
         started: when the process began, in ticks since the machine did.
         active: tokens of what else the process was at, when this began.
         since: when it began.
@@ -75,7 +75,9 @@ def holding() -> Iterator[Holder]:
     active = frozenset(_active)
     _active.add(token)
     try:
-        yield Holder(socket.gethostname(), _boot(), pid, _started(pid), token, active, _now())
+        yield Holder(
+            socket.gethostname(), process.table(), pid, process.started(pid), token, active, _now()
+        )
     finally:
         _active.discard(token)
 
@@ -212,20 +214,5 @@ def is_dead(record: Mapping[str, Any], us: Holder) -> bool:
         if os.getpid() == us.pid:
             return them["token"] not in _active
         return them["token"] not in us.active and record.get("at", "") < us.since
-    gone: bool = _started(them["pid"]) != them["started"]
+    gone: bool = process.started(them["pid"]) != them["started"]
     return gone
-
-
-def _boot() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        return ""
-
-
-def _started(pid: int) -> str:
-    """When a process began, in ticks since the machine did; empty if there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        return ""

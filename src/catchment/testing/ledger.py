@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 import time
 from contextlib import suppress
 from datetime import timedelta
+from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
 
 from catchment.core.account import Account
 from catchment.core.errors import CatchmentError, Conflict, Corrupt, Invalid, NotFound
-from catchment.core.ledger import Count, Delivery, Ledger, Move
+from catchment.core.ledger import Count, Delivery, Ledger, Move, leases
 from catchment.testing.ledger_samples import (
     AGGREGATE,
     ManualClock,
@@ -26,6 +28,12 @@ from catchment.testing.ledger_samples import (
     whole,
 )
 from catchment.testing.ledger_trials import MINUTE, LedgerTrials
+
+
+def _hold(url: str, said: Connection[int, int]) -> None:
+    with Ledger.open(url) as ledger, ledger.holding(AGGREGATE) as lease:
+        said.send(lease.fence)
+        time.sleep(60)
 
 
 class LedgerContract(LedgerTrials):
@@ -239,6 +247,34 @@ class LedgerContract(LedgerTrials):
         with refused("lease-lost", match="got no holder"):
             ledger.renew(second, MINUTE)
         assert ledger.acquire(AGGREGATE, "one", MINUTE).fence == 3
+
+    def test_the_lease_of_a_process_that_died_here_is_free(self, ledger: Ledger, url: str) -> None:
+        ours, theirs = multiprocessing.Pipe()
+        child = multiprocessing.get_context("spawn").Process(target=_hold, args=(url, theirs))
+        child.start()
+        try:
+            fence = ours.recv()
+            with refused("lease-held"):
+                ledger.acquire(AGGREGATE, "two", MINUTE)
+        finally:
+            child.kill()
+        deadline = time.monotonic() + 10
+        while True:  # nobody has waited for the child yet
+            try:
+                assert ledger.acquire(AGGREGATE, "two", MINUTE).fence == fence + 1
+                break
+            except Conflict:
+                assert time.monotonic() < deadline
+        child.join()
+
+    def test_the_lease_of_a_process_elsewhere_is_left_to_end(self, ledger: Ledger) -> None:
+        here, _, start, token = leases.this_process().split(":")
+        dead = f"{2**22 + 1}:1@"  # above any pid
+        ledger.acquire(AGGREGATE, f"{here}:{dead}0123456789ab:{token}", MINUTE)
+        with refused("lease-held"):
+            ledger.acquire(AGGREGATE, "two", MINUTE)
+        ledger.acquire("tables/other", f"{here}:{dead}{start.split('@')[1]}:{token}", MINUTE)
+        assert ledger.acquire("tables/other", "two", MINUTE).fence == 2
 
     def test_a_woken_holder_cannot_publish(self, ledger: Ledger, clock: ManualClock) -> None:
         old = ledger.acquire(AGGREGATE, "one", MINUTE)

@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import secrets
+import socket
 from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 
+from catchment.core import process
 from catchment.core.errors import Conflict
 from catchment.core.ledger.contributions import declare
 from catchment.core.ledger.model import Lease
 from catchment.core.ledger.schema import aggregates
+
+
+def this_process() -> str:
+    """A new name of a holder: host, process and its start, and what no other holder has."""
+    pid = os.getpid()
+    return f"{socket.gethostname()}:{pid}:{process.started(pid)}@{_table()}:{secrets.token_hex(4)}"
+
+
+def is_dead(holder: str) -> bool:
+    """Whether the holder was a process of this machine, and is no more."""
+    match holder.split(":"):
+        case [_, pid, start, _] if _table() and start.endswith("@" + _table()):
+            return start != f"{process.started(int(pid))}@{_table()}"
+    return False
+
+
+@cache
+def _table() -> str:
+    return process.table() and hashlib.sha256(process.table().encode()).hexdigest()[:12]
 
 
 def lock(c: sa.Connection, aggregate: str) -> Any:
@@ -35,14 +60,14 @@ def acquire(
     now: datetime,
     ours: Collection[int],
 ) -> Lease:
-    """The lease with the next fence, unless somebody's is still good.
+    """The lease with the next fence, unless somebody's is still good, who is not seen to be dead.
 
     A fence in ``ours`` was asked for by this very call, whose answer was lost.
     """
     row = lock(c, aggregate)
     if row.holder == holder and row.fence in ours:
         return Lease(aggregate, holder, row.fence, row.expires_at)
-    if row.holder is not None and row.expires_at > now:
+    if row.holder is not None and row.expires_at > now and not is_dead(row.holder):
         raise Conflict(
             f"{aggregate}: {row.holder} holds the lease until {row.expires_at:%Y-%m-%d %H:%M:%SZ}",
             kind="lease-held",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -291,9 +289,10 @@ class Ledger:
         """Hold the lease over a block; a thread renews it, at a third of ``ttl``.
 
         If it is lost all the same (the machine slept), the block goes on and its publication is
-        refused. After a kill -9 the next one waits for ``ttl`` at most.
+        refused. After a kill -9 the next one on this machine has it at once, on another one after
+        ``ttl`` at most.
         """
-        name = holder or f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        name = holder or leases.this_process()
         lease = self.acquire(aggregate, name, ttl)
         done = threading.Event()
 

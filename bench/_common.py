@@ -13,6 +13,7 @@ Each piece of work is a function with picklable arguments, called in a fresh pro
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -221,6 +222,18 @@ def _work(connection: Connection, work: Callable[..., object], arguments: tuple[
 def _children_cpu() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def sized(
+    name: str, about: str, rows: Callable[[int], tuple[list[Row], list[str]]], number: int
+) -> None:
+    """A benchmark as a command: measured, printed, and recorded unless it was made smaller."""
+    parser = argparse.ArgumentParser(description=about.partition("\n")[0])
+    parser.add_argument("--rows", type=int, default=number)
+    asked = parser.parse_args().rows
+    lines, bounds = rows(asked)
+    report(name, lines, RESULTS if asked == number else None)
+    print("\n".join(bounds))
 
 
 class _Watch:

@@ -11,7 +11,6 @@ each request is checked, answered 304, and kept in the log of reads.
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import json
 import multiprocessing
@@ -28,7 +27,7 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench._common import RESULTS, Measured, Row, measure, report, scratch, timed
+from bench._common import Measured, Row, measure, scratch, sized, timed
 from catchment.core.ledger.keys import Keys, scopes
 from catchment.core.workspace import Workspace
 from catchment.studies import layout, library
@@ -184,15 +183,5 @@ def _told(smaller: float, greater: float) -> str:
     return "reached" if smaller <= greater else "MISSED"
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rows", type=int, default=ROWS)
-    number = parser.parse_args().rows
-    lines, bounds = rows(number)
-    report("studies_charts", lines, RESULTS if number == ROWS else None)
-    print("\n".join(bounds))
-
-
 if __name__ == "__main__":
-    main()
+    sized("studies_charts", __doc__, rows, ROWS)

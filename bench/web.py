@@ -3,17 +3,20 @@
 A ledger in PostgreSQL holds 100 sites, 200 aggregates and a million rows. The first page of each
 list, and the overview, is asked for over HTTP by somebody who is signed in, as a browser asks:
 compressed. The time is the server's, from the request to the last byte, on one connection that is
-kept open; the bytes are the page's, and those of all that it loads the first time.
+kept open; the bytes are the page's, and those of all that it loads the first time. Then
+``catchment status`` of a million contributions, as a command, in PostgreSQL and in SQLite.
 """
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import json
+import os
 import re
 import shutil
 import statistics
+import subprocess
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +25,7 @@ from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
-from bench._common import RESULTS, Measured, Row, measure, report, scratch, timed
+from bench._common import Measured, Row, measure, scratch, sized, timed
 from catchment.core.ledger.people import People
 from catchment.core.workspace import Workspace
 from catchment.testing.postgres import running
@@ -35,6 +38,7 @@ ROWS = 1_000_000
 TIMES = 15
 MOST_S = 0.2
 MOST_BYTES = 300_000
+MOST_STATUS_S = 1.0
 TOKEN = "a token of the benchmark"  # noqa: S105 - of a ledger that lasts seconds
 TOLD = "told.json"
 PAGES = {
@@ -49,6 +53,27 @@ PAGES = {
     "a site": "/ui/sites/site042",
     "what came in, day by day": "/api/throughput",
 }
+
+CONTRIBUTIONS = """
+INSERT INTO contributions (aggregate, site, name, digest, size, state, received_at, meta)
+SELECT 'tables/a' || to_char(1 + (n / $sites) % $aggregates, 'FM0000'),
+       'site' || to_char(1 + n % $sites, 'FM000'), 'versions/' || n, 'sha256:' || md5(n::text), n,
+       CASE WHEN n % 97 = 0 THEN 'quarantined' ELSE 'published' END,
+       now() - interval '100 days' * (1 - n::float / $last), '{}'
+FROM generate_series($first, $last) n"""
+# The same in SQLite.
+EMBEDDED = """
+INSERT INTO aggregates (name, fence)
+SELECT printf('tables/a%04d', value + 1), 0 FROM (
+  WITH RECURSIVE a(value) AS (SELECT 0 UNION ALL SELECT value + 1 FROM a LIMIT $aggregates)
+  SELECT value FROM a);
+INSERT INTO contributions (aggregate, site, name, digest, size, state, received_at, meta)
+WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n LIMIT $last)
+SELECT printf('tables/a%04d', 1 + (n / $sites) % $aggregates),
+       printf('site%03d', 1 + n % $sites), 'versions/' || n, 'sha256:' || n, n,
+       CASE WHEN n % 97 = 0 THEN 'quarantined' ELSE 'published' END,
+       '2026-11-21 00:00:00.000000', '{}'
+FROM n"""
 
 # 40 % contributions, 10 % transitions, 2 % runs, 28 % accounts, 20 % findings.
 FILL = """
@@ -65,12 +90,7 @@ SELECT to_char(at, 'YYYYMMDD-HH24MISS-US') || '-' || to_char(n, 'FM00000000'),
 FROM (SELECT n, now() - interval '100 days' * (1 - n::float / ($rows / 50)) AS at
       FROM generate_series(1, $rows / 50) n) t;
 
-INSERT INTO contributions (aggregate, site, name, digest, size, state, received_at, meta)
-SELECT 'tables/a' || to_char(1 + (n / $sites) % $aggregates, 'FM0000'),
-       'site' || to_char(1 + n % $sites, 'FM000'), 'versions/' || n, 'sha256:' || md5(n::text), n,
-       CASE WHEN n % 97 = 0 THEN 'quarantined' ELSE 'published' END,
-       now() - interval '100 days' * (1 - n::float / ($rows * 0.4)), '{}'
-FROM generate_series(1, ($rows * 0.4)::int) n;
+$contributions;
 
 INSERT INTO transitions (contribution, at, was, "to", reason, run, batch)
 SELECT id, received_at, NULL, 'received', '', '', '' FROM contributions
@@ -106,17 +126,60 @@ def fill(url: str, rows: int) -> int:
     with Ledger.open(url) as ledger:
         people = People(ledger)
         people.begin(TOKEN, "oidc", "bench", "operator", lasts=timedelta(hours=1))
-    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
+    numbers = {"rows": rows, "sites": SITES, "aggregates": AGGREGATES}
+    some = Template(CONTRIBUTIONS).substitute(numbers, first=1, last=rows * 2 // 5)
     tables = ("contributions", "transitions", "runs", "accounts", "findings", "snapshots")
+    _do(url, Template(FILL).substitute(numbers, contributions=some), "VACUUM ANALYZE")
+    engine = sa.create_engine(_driver(url))
     with engine.begin() as c:
-        numbers = {"rows": rows, "sites": SITES, "aggregates": AGGREGATES}
-        for statement in Template(FILL).substitute(numbers).split(";\n"):
-            c.exec_driver_sql(statement.replace("%", "%%"))
         counted = [c.scalar(sa.text(f"SELECT count(*) FROM {table}")) for table in tables]  # noqa: S608 - ours
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as c:
-        c.execute(sa.text("VACUUM ANALYZE"))
     engine.dispose()
     return sum(int(one or 0) for one in counted)
+
+
+def _driver(url: str) -> str:
+    return url.replace("postgresql:", "postgresql+psycopg:")
+
+
+def _do(url: str, statements: str, after: str) -> None:
+    """Statements in one transaction, then one outside."""
+    engine = sa.create_engine(_driver(url))
+    with engine.begin() as c:
+        for statement in statements.split(";\n"):
+            c.exec_driver_sql(statement.replace("%", "%%") if url.startswith("post") else statement)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as c:
+        c.execute(sa.text(after))
+    engine.dispose()
+
+
+def embedded(url: str, rows: int) -> None:
+    """A ledger in SQLite with so many contributions, and nothing else."""
+    from catchment.core.ledger import Ledger
+
+    Ledger.open(url).close()
+    numbers = {"last": rows, "sites": SITES, "aggregates": AGGREGATES}
+    _do(url, Template(EMBEDDED).substitute(numbers), "ANALYZE")
+
+
+def status(folder: Path, ledger: str) -> None:
+    """``catchment status``, as somebody types it: the process from its start to its end."""
+    settings = {
+        "CATCHMENT_WORKSPACE__STORE": folder.as_uri(),
+        "CATCHMENT_WORKSPACE__LEDGER": ledger,
+    }
+    (folder / "catchment.toml").touch()
+    command = [str(Path(sys.executable).parent / "catchment"), "--json", "status"]
+    taken = []
+    for _ in range(TIMES // 3):
+        start = time.perf_counter()
+        done = subprocess.run(
+            command, cwd=folder, env=os.environ | settings, capture_output=True, check=True
+        )
+        taken.append(time.perf_counter() - start)
+    told = json.loads(done.stdout)
+    if len(told) != AGGREGATES:
+        raise AssertionError(f"{len(told)} aggregates")
+    (folder / TOLD).write_text(json.dumps(statistics.median(taken)))
 
 
 def ask(folder: Path, ledger: str) -> None:
@@ -165,17 +228,28 @@ def _get(connection: http.client.HTTPConnection, path: str) -> tuple[bytes, int]
 def rows(number: int = ROWS) -> tuple[list[Row], list[str]]:
     """The lines of the benchmark, and what they come to beside the bounds; there is no peer."""
     folder = scratch("web")
+    taken: dict[str, tuple[float, Measured]] = {}
     with running() as postgres:
         ledger = postgres.database()
         count = fill(ledger, number)
         whole = measure(ask, folder, ledger)
-    told = json.loads((folder / TOLD).read_text())
+        told = json.loads((folder / TOLD).read_text())
+        more = {"sites": SITES, "aggregates": AGGREGATES, "first": number * 2 // 5 + 1}
+        _do(ledger, Template(CONTRIBUTIONS).substitute(more, last=number), "VACUUM ANALYZE")
+        url = f"sqlite:///{folder}/ledger.db"
+        embedded(url, number)
+        for name, one in (("PostgreSQL", ledger), ("SQLite", url)):
+            measured = measure(status, folder, one)
+            taken[name] = json.loads((folder / TOLD).read_text()), measured
     shutil.rmtree(folder)
     lines = [
         Row(f"{name}, first page: {one['bytes'] / 1e3:.0f} kB, {one['whole'] / 1e3:.0f} kB with "
             "all that it loads", Measured(one["median"], whole.peak_mb, whole.cpu_s), {})
         for name, one in told.items()
     ]  # fmt: skip
+    for name, (seconds, cost) in taken.items():
+        work = f"catchment status, {number:,} contributions, {name}"
+        lines.append(Row(work, Measured(seconds, cost.peak_mb, cost.cpu_s / (TIMES // 3)), {}))
     bounds = [f"{count:,} rows, {SITES} sites, {AGGREGATES} aggregates"]
     for name, one in told.items():
         well = one["median"] < MOST_S and one["whole"] < MOST_BYTES
@@ -184,18 +258,13 @@ def rows(number: int = ROWS) -> tuple[list[Row], list[str]]:
             f"(below {MOST_S * 1e3:.0f}), {one['whole'] / 1e3:.0f} kB (below "
             f"{MOST_BYTES / 1e3:.0f}): {'reached' if well else 'MISSED'}"
         )
+    for name, (seconds, _) in taken.items():
+        bounds.append(
+            f"status, {name}: {seconds * 1e3:.0f} ms (below {MOST_STATUS_S * 1e3:.0f}): "
+            f"{'reached' if seconds < MOST_STATUS_S else 'MISSED'}"
+        )
     return lines, bounds
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rows", type=int, default=ROWS)
-    number = parser.parse_args().rows
-    lines, bounds = rows(number)
-    report("web", lines, RESULTS if number == ROWS else None)
-    print("\n".join(bounds))
-
-
 if __name__ == "__main__":
-    main()
+    sized("web", __doc__, rows, ROWS)

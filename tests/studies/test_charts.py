@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from itertools import product
 from pathlib import Path
 from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from catchment.core.errors import Invalid
-from catchment.studies.charts.filters import OPERATORS, parse
+from catchment.studies.charts.filters import OPERATORS, Condition, parse
 from catchment.studies.charts.query import Cache, Chartable
 from catchment.studies.disclosure import release
 
@@ -105,6 +108,63 @@ def test_patterns_are_no_wildcards_of_sql(odd):
     assert answer["data"] == [{"rows": [["a_b", 20]]}]
 
 
+def test_the_deepest_filter_that_is_allowed():
+    text = '{"all":[' * 20 + '["a","isTrue"]' + "]}" * 20
+    assert [one.column for one in parse([], text).conditions()] == ["a"]
+    assert list(parse([], '["a","isTrue"]').conditions()) == [Condition("a", "isTrue")]
+
+
+PEOPLE = list(product("abc", "xyz", "pq"))  # each at least once
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory):
+    """A cube of people who differ in three columns, with all its roll-ups."""
+    cells = Counter()
+    for n, person in enumerate(PEOPLE):
+        for kept in product((True, False), repeat=3):
+            cells[tuple(v if k else None for v, k in zip(person, kept, strict=True))] += n + 20
+    columns = dict(zip(("one", "two", "three"), zip(*cells, strict=True), strict=True))
+    path = tmp_path_factory.mktemp("crowd") / "crowd.parquet"
+    pq.write_table(pa.table({"cnt": list(cells.values()), **columns}), path)
+    return Chartable(path)
+
+
+LEAF = st.tuples(
+    st.sampled_from(("one", "two", "three")),
+    st.sampled_from(("strEq", "strNotEq")),
+    st.sampled_from("abcxyzpq"),
+).map(list)
+TREE = st.recursive(
+    LEAF,
+    lambda inner: st.dictionaries(
+        st.sampled_from(("any", "all")), st.lists(inner, max_size=4), min_size=1, max_size=1
+    ),
+    max_leaves=12,
+)
+
+
+def fits(tree, person):
+    """The same said plainly; an empty group holds."""
+    if isinstance(tree, list):
+        column, operator, value = tree
+        same = person[("one", "two", "three").index(column)] == value
+        return same is (operator == "strEq")
+    ((word, parts),) = tree.items()
+    told = [fits(part, person) for part in parts]
+    return all(told) if word == "all" else any(told) or not told
+
+
+@given(TREE)
+def test_groups_nest_as_one_would_count_by_hand(crowd, tree):
+    wanted = Counter()
+    for n, person in enumerate(PEOPLE):
+        if fits(tree, person):
+            wanted[person[0]] += n + 20
+    answer = crowd.chart("one", None, parse([], json.dumps(tree)))
+    assert dict(answer["data"][0]["rows"]) == wanted
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -126,7 +186,19 @@ def test_a_bad_filter_is_told(text):
 
 @pytest.mark.parametrize(
     "where",
-    ["[", "1", "{}", '{"any": [1]}', '{"any": [{"all": [1]}]}', '{"any": [{"all": [[1, 2]]}]}'],
+    [
+        "[",
+        "1",
+        "{}",
+        '{"any": [1]}',
+        '{"any": [], "all": []}',
+        '{"any": [{"all": [1]}]}',
+        '{"any": [{"all": [[1, 2]]}]}',
+        '{"any": [["a", "strEq", "b", "c"]]}',
+        "[" * 5000,
+        '{"any":[' * 21 + "]}" * 21,
+        json.dumps({"all": [["a", "isTrue"]] * 101}),
+    ],
 )
 def test_a_bad_json_filter_is_told(where):
     with pytest.raises(Invalid) as caught:
@@ -142,7 +214,7 @@ def test_a_bad_pattern_and_a_bad_column_are_told(odd, mock):
         mock.chart("nato", None, parse(["nobody:isNone"]))
     assert caught.value.kind == "no-column"
     with pytest.raises(Invalid):
-        mock.chart("nato", "nato", ())
+        mock.chart("nato", "nato", parse([]))
 
 
 def test_suppressed_cells_are_marked(tmp_path):
@@ -151,7 +223,7 @@ def test_suppressed_cells_are_marked(tmp_path):
     table = pa.table({"cnt": [100, 60, 30, 7, 3], "a": [None, "x", "y", "z", "w"]})
     made = release(table, min_cell=5)
     pq.write_table(made.table, tmp_path / "made.parquet")
-    answer = Chartable(tmp_path / "made.parquet").chart("a", None, ())
+    answer = Chartable(tmp_path / "made.parquet").chart("a", None, parse([]))
     rows = dict(answer["data"][0]["rows"])
     assert rows["w"] is None
     assert [value for value, _ in answer["suppressed"]] == [v for v, c in rows.items() if c is None]

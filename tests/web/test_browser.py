@@ -162,12 +162,12 @@ def test_a_chart_is_built_and_its_link_makes_it_again(otto, browser, url):
     otto.go(f"{CHART}?column=race")
     page.wait_for_selector("#plot[data-drawn]")
     page.select_option("#stratifier", "gender")
-    page.click("text=Add a filter")
+    page.click("text=Add a condition")
     page.select_option(".cond [data-is=column]", "onset_month")
     page.select_option(".cond [data-is=operator]", "sameMonthOrAfter")
     page.fill(".cond [data-is=value]", "2024-03-01")
-    page.click("text=or …")
-    second = page.locator(".group").nth(1)
+    page.click("text=Add a group")
+    second = page.locator(".group .group")
     second.locator("[data-is=column]").select_option("gender")
     second.locator("[data-is=value]").fill("female")
     page.click("#builder >> text=Show")
@@ -176,9 +176,9 @@ def test_a_chart_is_built_and_its_link_makes_it_again(otto, browser, url):
     assert rows > 2
     said = json.loads(page.input_value("#where"))
     assert said == {
-        "any": [
-            {"all": [["onset_month", "sameMonthOrAfter", "2024-03-01"]]},
-            {"all": [["gender", "strEq", "female"]]},
+        "all": [
+            ["onset_month", "sameMonthOrAfter", "2024-03-01"],
+            {"any": [["gender", "strEq", "female"]]},
         ]
     }
     assert page.locator(".group").count() == 2  # the form is as it was
@@ -192,6 +192,75 @@ def test_a_chart_is_built_and_its_link_makes_it_again(otto, browser, url):
     assert len(Path(download.value.path()).read_text().splitlines()) == rows + 1
     assert other.complaints == []
     other.context.close()
+
+
+def test_groups_are_nested_by_the_keyboard_alone(otto):
+    """Built, shown, built again from the address, and taken apart; the focus is never lost."""
+    page, keys = otto.page, otto.page.keyboard
+    focused = "document.activeElement.dataset.is || document.activeElement.textContent"
+
+    def press(name):
+        for _ in range(80):
+            if page.evaluate(focused) == name:
+                return keys.press("Enter")
+            keys.press("Tab")
+        raise AssertionError(name)
+
+    def typed(column, value):
+        assert page.evaluate(focused) == "column"
+        keys.type(column)
+        keys.press("Tab")  # strEq stands there
+        keys.press("Tab")
+        keys.type(value)
+
+    otto.go(f"{CHART}?column=race")
+    page.focus(".group [data-is=word]")
+    keys.type("any")
+    press("Add a condition")
+    typed("race", "white")
+    press("Add a group")
+    assert page.evaluate(focused) == "word"
+    keys.press("Tab")
+    typed("gender", "female")
+    press("Add a group")
+    keys.press("Tab")
+    typed("race", "asian")
+    tree = {
+        "any": [
+            ["race", "strEq", "white"],
+            {"all": [["gender", "strEq", "female"], {"any": [["race", "strEq", "asian"]]}]},
+        ]
+    }
+    assert json.loads(page.input_value("#where")) == tree
+    press("Show")
+    page.wait_for_url("**where=*")
+    page.wait_for_selector("#plot[data-drawn]")
+    assert json.loads(page.input_value("#where")) == tree
+    assert page.locator(".group .group .group .cond").count() == 1
+    assert otto.axe() == []
+    assert page.locator("#counts tbody tr").count() == 2
+    page.locator(".group .group .group >> text=Remove this group").focus()
+    keys.press("Enter")
+    assert page.evaluate(focused) == "column"  # of the condition before it
+    for _ in range(3):
+        keys.press("Tab")
+    keys.press("Enter")  # the cross of that condition
+    assert page.evaluate(focused) == "Add a condition"
+    assert json.loads(page.input_value("#where")) == {"any": [["race", "strEq", "white"]]}
+    assert otto.complaints == []
+
+
+def test_a_filter_as_json_fills_the_form(otto):
+    otto.go(f"{CHART}?column=race")
+    otto.page.click("text=Filters as JSON")
+    otto.page.fill("#where", '["gender","isNotNone"]')
+    otto.page.press("#where", "Tab")
+    assert otto.page.locator(".cond").count() == 1
+    assert otto.page.locator(".cond [data-is=value]").is_hidden()
+    otto.page.fill("#where", "{")
+    otto.page.press("#where", "Tab")
+    assert otto.page.locator(".cond").count() == 0
+    assert otto.complaints == []
 
 
 @pytest.mark.parametrize("kind", ["bar", "line", "map"])
@@ -210,7 +279,10 @@ def test_shapes_of_charts(otto, kind):
 
 def test_suppressed_cells_are_marked(otto):
     otto.go(f"{CHART}?column=onset_month&stratifier=gender")
-    assert otto.page.locator("#counts .tag.warn").count() > 0
+    marked = otto.page.locator("#counts tbody tr", has_text="✕")
+    told = otto.page.evaluate("JSON.parse(document.getElementById('plot').dataset.chart).rows")
+    assert marked.count() == sum(1 for row in told if row["cells"] or row["hidden"]) > 0
+    assert 0 < sum(1 for row in told if row["cells"]) < len(told)
     assert "suppressed" in otto.page.inner_text("main")
 
 

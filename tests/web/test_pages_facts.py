@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 
@@ -177,10 +178,11 @@ def test_a_chart_is_that_of_the_chart_api(facts, otto):
     assert rows["female", "white"] > 50
     text = otto.get(f"/api{PACKAGE}/chart.csv", params={"column": "race", "stratifier": "gender"})
     lines = text.text.splitlines()
-    assert lines[0] == "gender,race,count,suppressed cells"
+    marks = "suppressed cells,sites that reported,sites suppressed,sites absent"
+    assert lines[0] == f"gender,race,count,{marks}"
     assert len(lines) == len(rows) + 1
     plain = otto.get(f"/api{PACKAGE}/chart.csv", params={"column": "race"}).text.splitlines()
-    assert plain[0] == "race,count,suppressed cells"
+    assert plain[0] == f"race,count,{marks}"
     assert facts(PACKAGE)["column"]  # a chart at once, without any choice
 
 
@@ -191,6 +193,19 @@ def test_suppressed_cells_are_marked_and_never_told(facts, otto):
     assert "✕" in page.text
     counts = [n for g in told["chart"]["data"] for _, n in g["rows"] if n is not None]
     assert min(counts) >= 5
+    sites = len(told["package"]["sites"])
+    assert all(row["sites"] + row["absent"] == sites for row in told["rows"])
+    hidden = {(row["part"], row["value"]): row["hidden"] for row in told["rows"]}
+    assert {tuple(mark[:2]): mark[3] for mark in told["chart"]["marks"]} == hidden
+    asked = {"column": "onset_month", "stratifier": "gender"}
+    lines = csv.DictReader(otto.get(f"/api{PACKAGE}/chart.csv", params=asked).text.splitlines())
+    written = [
+        (line["gender"], line["onset_month"], line["suppressed cells"], line["sites suppressed"])
+        for line in lines
+    ]
+    assert written == [
+        (row["part"], row["value"], str(row["cells"]), str(row["hidden"])) for row in told["rows"]
+    ]
 
 
 def test_filters_are_ored_groups_of_anded_conditions(facts):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
 from catchment.core.errors import NotFound
 from catchment.core.ledger import Ledger, Run
+from catchment.core.ledger.standing import Whole
+from catchment.core.ledger.views import Views
 
 RUNS = 5  # newest runs that are told of each aggregate
 
@@ -27,17 +28,13 @@ def status(
             kind="no-aggregate",
             hint="catchment status",
         )
-    return [_describe(ledger, name) for name in names if wanted in (None, name)]
+    asked = [name for name in names if wanted in (None, name)]
+    found = Views(ledger).wholes(asked, RUNS)
+    return [_describe(name, found.get(name) or Whole()) for name in asked]
 
 
-def _describe(ledger: Ledger, aggregate: str) -> dict[str, Any]:
-    snapshot = ledger.latest(aggregate)
-    lease = ledger.lease(aggregate)
-    runs = ledger.runs(aggregate, limit=RUNS)
-    finished = next((run for run in runs if run.finished_at is not None), None)
-    states: Counter[str] = Counter()
-    for count in ledger.counts(aggregate):
-        states[count.state] += count.contributions
+def _describe(aggregate: str, one: Whole) -> dict[str, Any]:
+    snapshot, lease = one.snapshot, one.lease
     return {
         "aggregate": aggregate,
         "snapshot": snapshot
@@ -49,9 +46,9 @@ def _describe(ledger: Ledger, aggregate: str) -> dict[str, Any]:
             "sealed": snapshot.sealed,
         },
         "lease": lease and {"holder": lease.holder, "expires_at": lease.expires_at.isoformat()},
-        "runs": [_run(run) for run in runs],
-        "contributions": dict(sorted(states.items())),
-        "findings": [f.to_json() for f in ledger.findings(run=finished.id)] if finished else [],
+        "runs": [_run(run) for run in one.runs],
+        "contributions": one.states,
+        "findings": [finding.to_json() for finding in one.findings],
     }
 
 

@@ -20,7 +20,7 @@ from catchment.core.errors import CatchmentError, Invalid, NotFound
 from catchment.core.ledger.keys import Key, Keys, Read
 from catchment.core.workspace import Workspace
 from catchment.studies import library, subscribe
-from catchment.studies.charts.filters import Condition, parse
+from catchment.studies.charts.filters import Condition, Group, parse
 from catchment.studies.charts.query import Cache
 from catchment.studies.check import local
 from catchment.studies.model import SITE, Package
@@ -236,10 +236,10 @@ def chart(  # noqa: PLR0917 - the parameters of the request
         held = see.cache.get(
             one.released.digest, lambda: local(see.workspace.store, one.released.key)
         )
-        used = {column, stratifier, *(c.column for group in filters for c in group)}
+        used = {column, stratifier, *(c.column for c in filters.conditions())}
         if see.key.sites and SITE in used:
-            allowed = [Condition(SITE, "strEq", site) for site in see.key.sites]
-            filters = [[*group, site] for group in filters or [[]] for site in allowed]
+            allowed = tuple(Condition(SITE, "strEq", site) for site in see.key.sites)
+            filters = Group("all", (filters, Group("any", allowed)))
         told = held.chart(column, stratifier, filters, sites=len(one.sites) if marks else None)
         first: dict[str, Any] = {"column": column, "filters": texts}
         if stratifier is not None:

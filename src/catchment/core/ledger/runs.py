@@ -6,9 +6,10 @@ import hashlib
 import json
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
+from itertools import batched
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,7 +17,7 @@ import sqlalchemy as sa
 from catchment.core.account import Account, Balance, Line
 from catchment.core.errors import Conflict, NotFound
 from catchment.core.finding import Finding, Severity
-from catchment.core.ledger.contributions import declare
+from catchment.core.ledger.contributions import BATCH, declare
 from catchment.core.ledger.database import upsert
 from catchment.core.ledger.model import Run
 from catchment.core.ledger.schema import accounts, findings, runs
@@ -132,6 +133,24 @@ def listed(
     if site is not None:
         query = query.where(findings.c.site == site)
     return [Finding(r[0], Severity(r[1]), *r[2:]) for r in c.execute(query)]
+
+
+def of_ids(c: sa.Connection, ids: Iterable[str]) -> list[Run]:
+    """Runs by their ids, the newest first."""
+    found = [
+        to_run(row)
+        for some in batched(ids, BATCH)
+        for row in c.execute(sa.select(runs).where(runs.c.id.in_(some)))
+    ]
+    return sorted(found, key=lambda run: run.id, reverse=True)
+
+
+def findings_of(c: sa.Connection, ids: Iterable[str]) -> Iterator[tuple[str, Finding]]:
+    """Findings of many runs, each with its run, each run's as recorded."""
+    query = sa.select(findings.c.run, *_FINDING).order_by(findings.c.run, findings.c.id)
+    for some in batched(ids, BATCH):
+        for run, site, severity, *more in c.execute(query.where(findings.c.run.in_(some))):
+            yield run, Finding(site, Severity(severity), *more)
 
 
 def _digest(data: Mapping[str, Any]) -> str:

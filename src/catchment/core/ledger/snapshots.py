@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -115,6 +115,12 @@ def newest(
     if before is not None:
         query = query.where(snapshots.c.number < before)
     return _listed(c, query.order_by(snapshots.c.number.desc()).limit(limit))
+
+
+def of_keys(c: sa.Connection, keys: Sequence[tuple[str, int]]) -> list[Snapshot]:
+    """Snapshots by aggregate and number, without provenance."""
+    wanted = sa.tuple_(snapshots.c.aggregate, snapshots.c.number).in_(keys)
+    return _listed(c, _select(whole=False).where(wanted)) if keys else []
 
 
 def unsealed(c: sa.Connection, aggregate: str) -> list[Snapshot]:

@@ -6,23 +6,19 @@ ledger has been kept. Lists go from the newest to the oldest; a page goes on beh
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from itertools import batched
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from catchment.core.finding import Finding, Severity
 from catchment.core.ledger import runs as run_rows
-from catchment.core.ledger.contributions import BATCH
+from catchment.core.ledger import standing
 from catchment.core.ledger.ledger import Ledger
 from catchment.core.ledger.model import Run, Snapshot, Transition
 from catchment.core.ledger.schema import (
     accounts,
-    aggregates,
     contributions,
     findings,
     runs,
@@ -30,6 +26,7 @@ from catchment.core.ledger.schema import (
     transitions,
     uploads,
 )
+from catchment.core.ledger.standing import Cell, Standing, Whole
 
 SEARCHED = 20_000  # findings that one search looks at, from the newest on
 
@@ -54,37 +51,6 @@ class Found(NamedTuple):
 
     findings: Sequence[Told]
     next: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How an aggregate stands: its latest run, the latest that ended, its latest snapshot."""
-
-    aggregate: str
-    run: Run | None
-    ended: Run | None
-    snapshot: int
-    published_at: datetime | None
-    errors: int
-    warnings: int
-
-
-class Cell(NamedTuple):
-    """What one site has given to one aggregate.
-
-    ``received`` and ``kept`` are of the account of the aggregate's last publication, in the unit
-    of which there are most.
-    """
-
-    aggregate: str
-    site: str
-    state: str  # of the last contribution; empty: there is none
-    received_at: datetime | None
-    errors: int
-    warnings: int
-    unit: str
-    received: int
-    kept: int
 
 
 class Day(NamedTuple):
@@ -161,11 +127,16 @@ class Views:
 
     def standings(self) -> list[Standing]:
         """How each aggregate stands, by name."""
-        return self._database.read(_standings)
+        return self._database.read(standing.standings)
 
     def cells(self, names: Collection[str], site: str | None = None) -> list[Cell]:
         """What each site, or one, gave to some aggregates, or was told about them."""
-        return self._database.read(lambda c: _cells(c, names, site))
+        return self._database.read(lambda c: standing.cells(c, names, site))
+
+    def wholes(self, names: Collection[str], runs: int) -> dict[str, Whole]:
+        """All that is told of some aggregates, with so many of their newest runs each."""
+        now = self.now()
+        return self._database.read(lambda c: standing.wholes(c, names, runs, now))
 
     def days(self, days: int) -> list[Day]:
         """What came in on each of the last days."""
@@ -287,113 +258,6 @@ def _distinct(c: sa.Connection, column: Any) -> list[str]:
     after = sa.select(sa.func.min(column)).where(column > steps.c.value).scalar_subquery()
     steps = steps.union_all(sa.select(after).where(steps.c.value.is_not(None)))
     return [value for value in c.scalars(sa.select(steps.c.value)) if value is not None]
-
-
-def _given(names: Collection[str]) -> Any:
-    """Aggregate and site of everything that was contributed, by steps through the index."""
-    t, name = contributions.c, aggregates.c.name
-    least = sa.select(sa.func.min(t.site)).where(t.aggregate == name).scalar_subquery()
-    first = sa.select(name.label("aggregate"), least.label("site")).where(name.in_(names))
-    steps = first.cte("steps", recursive=True)
-    here = (t.aggregate == steps.c.aggregate) & (t.site > steps.c.site)
-    after = sa.select(sa.func.min(t.site)).where(here).scalar_subquery()
-    return steps.union_all(sa.select(steps.c.aggregate, after).where(steps.c.site.is_not(None)))
-
-
-def _last(where: Any, *more: Any) -> Any:
-    """The id of the newest run of an aggregate, for each row of a query."""
-    newest = sa.select(runs.c.id).where(runs.c.aggregate == where, *more)
-    return newest.order_by(runs.c.id.desc()).limit(1).scalar_subquery()
-
-
-def _standings(c: sa.Connection) -> list[Standing]:
-    name, s = aggregates.c.name, snapshots.c
-    number = sa.select(sa.func.max(s.number)).where(s.aggregate == name).scalar_subquery()
-    ids = sa.select(name, _last(name), _last(name, runs.c.finished_at.is_not(None)), number)
-    rows = c.execute(ids.order_by(name)).all()
-    wanted = {run for _, last, ended, _ in rows for run in (last, ended) if run}
-    known = {
-        row.id: run_rows.to_run(row)
-        for row in c.execute(sa.select(runs).where(runs.c.id.in_(wanted)))
-    }
-    counts: Counter[tuple[str, str]] = Counter()
-    for (run, _, severity), n in _counts(c, {ended for _, _, ended, _ in rows if ended}).items():
-        counts[run, severity] += n
-    latest = sa.tuple_(s.aggregate, s.number).in_([(n, k) for n, _, _, k in rows if k])
-    at = sa.select(s.aggregate, s.published_at).where(latest)
-    published = {one: when for one, when in c.execute(at)}  # noqa: C416 - rows are no pairs
-    return [
-        Standing(
-            one,
-            known.get(last),
-            known.get(ended),
-            count or 0,
-            published.get(one),
-            counts[ended, "error"],
-            counts[ended, "warning"],
-        )
-        for one, last, ended, count in rows
-    ]
-
-
-def _counts(
-    c: sa.Connection, ids: Collection[str], only: str | None = None
-) -> dict[tuple[str, str, str], int]:
-    """How many findings of each severity runs have about each site, or about one."""
-    query = sa.select(_F.run, _F.site, _F.severity, sa.func.count()).where(_F.run.in_(ids))
-    if only is not None:
-        query = query.where(_F.site == only)
-    grouped = query.group_by(_F.run, _F.site, _F.severity)
-    return {(run, site, severity): n for run, site, severity, n in c.execute(grouped)}
-
-
-def _cells(c: sa.Connection, names: Collection[str], only: str | None) -> list[Cell]:
-    """By the newest contribution of each site, the findings and the account of the last runs."""
-    t, a, s, name = contributions.c, accounts.c, snapshots.c, aggregates.c.name
-    if only is None:
-        steps = _given(names)
-        here = (t.aggregate == steps.c.aggregate) & (t.site == steps.c.site)
-        newest = sa.select(sa.func.max(t.id)).where(here).scalar_subquery()
-        ids = sa.select(newest).where(steps.c.site.is_not(None))
-    else:
-        here = (t.aggregate == name) & (t.site == only)
-        ids = sa.select(sa.select(sa.func.max(t.id)).where(here).scalar_subquery())
-        ids = ids.select_from(aggregates).where(name.in_(names))
-    columns = sa.select(t.aggregate, t.site, t.state, t.received_at)
-    given = {
-        (r.aggregate, r.site): (r.state, r.received_at)
-        # Ids as values: a database that guesses how many there are would read the whole table.
-        for some in batched([one for one in c.scalars(ids) if one], BATCH)
-        for r in c.execute(columns.where(t.id.in_(some)))
-    }
-
-    published = sa.select(s.run).where(s.aggregate == name).order_by(s.number.desc()).limit(1)
-    ended = _last(name, runs.c.finished_at.is_not(None))
-    rows = c.execute(sa.select(name, ended, published.scalar_subquery()).where(name.in_(names)))
-    ended_of, published_of = {}, {}
-    for one, finished, run in rows:
-        ended_of[finished], published_of[run] = one, one
-    told: dict[tuple[str, str], dict[str, int]] = {}
-    for (run, site, severity), count in _counts(c, [r for r in ended_of if r], only).items():
-        told.setdefault((ended_of[run], site), {})[severity] = count
-    sums = sa.select(a.run, a.site, a.unit, sa.func.sum(a.received), sa.func.sum(a.kept))
-    wanted = sums.where(a.run.in_([r for r in published_of if r]), a.unit != "bytes")
-    if only is not None:
-        wanted = wanted.where(a.site == only)
-    kept: dict[tuple[str, str], tuple[str, int, int]] = {}
-    for run, site, unit, received, count in c.execute(wanted.group_by(a.run, a.site, a.unit)):
-        place = published_of[run], site
-        if place not in kept or received > kept[place][1]:  # the finest unit tells most
-            kept[place] = unit, int(received), int(count)
-    cells = []
-    for place in sorted({*given, *told, *kept}):
-        if place[1]:
-            counts = told.get(place, {})
-            state, at = given.get(place, ("", None))
-            unit, received, count = kept.get(place, ("", 0, 0))
-            errors, warnings = counts.get("error", 0), counts.get("warning", 0)
-            cells.append(Cell(*place, state, at, errors, warnings, unit, received, count))
-    return cells
 
 
 def _escaped(text: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote
 
 from catchment.core.errors import Invalid
@@ -15,6 +15,14 @@ from catchment.studies.model import NONE
 
 _MOST = 100  # conditions in one request
 _LONGEST = 1000  # characters of a value
+_DEEPEST = 20  # groups within one another
+
+_SHAPE = (
+    'expected {"any": [...]} or {"all": [...]}, with conditions [column, operator, value] or such '
+    "groups in it"
+)
+type Word = Literal["any", "all"]
+_WORDS: tuple[Word, ...] = ("any", "all")
 
 _TEXT = {
     "strEq": "{c} = {v}",
@@ -93,8 +101,24 @@ class Condition:
         return text.format(c=column, v="?"), [] if self.value is None else [self.value]
 
 
-# All of one inner sequence (AND), any of the outer one (OR).
-type Filters = Sequence[Sequence[Condition]]
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Conditions and groups of which all must hold, or any. An empty one always holds."""
+
+    word: Word = "all"
+    parts: tuple[Condition | Group, ...] = ()
+
+    def conditions(self) -> Iterator[Condition]:
+        """Every condition, at any depth."""
+        for part in self.parts:
+            yield from [part] if isinstance(part, Condition) else part.conditions()
+
+    def sql(self) -> tuple[str, list[Any]]:
+        """As an expression with ``?`` for its parameters."""
+        told = [part.sql() for part in self.parts]
+        between = " AND " if self.word == "all" else " OR "
+        text = between.join(f"({text})" for text, _ in told) or "TRUE"
+        return text, [value for _, some in told for value in some]
 
 
 def condition(column: str, operator: str, value: object = None) -> Condition:
@@ -134,25 +158,31 @@ def _value(kind: str, operator: str, text: str) -> str | float | datetime:
     return text
 
 
-def parse(filters: Iterable[str], where: str | None = None) -> Filters:
+def parse(filters: Iterable[str], where: str | None = None) -> Group:
     """The filters of a request: each text is ANDs between commas, several are ORed.
 
     Args:
         filters: ``column:operator[:value]``, with ``,`` between conditions. What is still
             percent-encoded in a part is decoded, so that a value may hold ``,``.
-        where: the same as JSON, ``{"any": [{"all": [[column, operator, value], ...]}, ...]}``;
-            where both are given, both must hold.
+        where: JSON: ``{"any": [...]}`` or ``{"all": [...]}``, whose entries are conditions
+            ``[column, operator, value]`` or such groups again. Where both are given, both hold.
 
     Raises:
         Invalid: kind ``bad-filter``.
     """
-    asked = [[_text(one) for one in text.split(",")] for text in filters if text]
+    texts = [Group("all", tuple(_text(one) for one in text.split(","))) for text in filters if text]
+    asked: list[Condition | Group] = [Group("any", tuple(texts))] if texts else []
     if where:
-        also = _json(where)
-        asked = [[*a, *b] for a in asked for b in also] if asked else also
-    if sum(map(len, asked)) > _MOST:
-        raise _bad(f"expected at most {_MOST} conditions, got {sum(map(len, asked))}")
-    return asked
+        try:
+            tree = json.loads(where)
+        except (ValueError, RecursionError):
+            raise _bad(_SHAPE) from None
+        asked.append(_part(tree, _DEEPEST))
+    made = Group("all", tuple(asked))
+    count = sum(1 for _ in made.conditions())
+    if count > _MOST:
+        raise _bad(f"expected at most {_MOST} conditions, got {count}")
+    return made
 
 
 def _text(text: str) -> Condition:
@@ -162,36 +192,21 @@ def _text(text: str) -> Condition:
     return condition(parts[0], parts[1], parts[2] if len(parts) > 2 else None)
 
 
-def _json(text: str) -> list[list[Condition]]:
-    shape = 'expected {"any": [{"all": [[column, operator, value], ...]}, ...]}'
-    try:
-        tree = json.loads(text)
-        groups = [list(group["all"]) for group in tree["any"]]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise _bad(shape) from None
-    made: list[list[Condition]] = []
-    for group in groups:
-        made.append([])
-        for one in group:
-            parts = (
-                [one.get(k) for k in ("column", "op", "value")] if isinstance(one, Mapping) else one
-            )
-            if not isinstance(parts, list) or not 2 <= len(parts) <= 3:
-                raise _bad(shape)
-            if not isinstance(parts[0], str) or not isinstance(parts[1], str):
-                raise _bad(shape)
-            made[-1].append(condition(parts[0], parts[1], parts[2] if len(parts) > 2 else None))
-    return made
-
-
-def to_sql(filters: Filters) -> tuple[str, list[Any]]:
-    """All of it as one expression; TRUE where there is no filter."""
-    texts, values = [], []
-    for group in filters:
-        parts = [one.sql() for one in group]
-        texts.append(" AND ".join(f"({text})" for text, _ in parts) or "TRUE")
-        values += [value for _, some in parts for value in some]
-    return " OR ".join(f"({text})" for text in texts) or "TRUE", values
+def _part(tree: object, deep: int) -> Condition | Group:
+    """A group or a condition of the JSON form."""
+    if isinstance(tree, Mapping):
+        for word in _WORDS:
+            if isinstance(parts := tree.get(word), list) and len(tree) == 1:
+                if not deep:
+                    raise _bad(f"expected at most {_DEEPEST} groups within one another")
+                return Group(word, tuple(_part(one, deep - 1) for one in parts))
+        tree = [tree.get(key) for key in ("column", "op", "value")]
+    if not isinstance(tree, list) or not 2 <= len(tree) <= 3:
+        raise _bad(_SHAPE)
+    column, operator, *value = tree
+    if not isinstance(column, str) or not isinstance(operator, str):
+        raise _bad(_SHAPE)
+    return condition(column, operator, *value)
 
 
 def quoted(name: str) -> str:

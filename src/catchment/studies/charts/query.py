@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catchment.core.errors import Invalid
-from catchment.studies.charts.filters import Filters, quoted, to_sql
+from catchment.studies.charts.filters import Group, quoted
 from catchment.studies.model import COUNT, SITE
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Chartable:
         self._db.close()
 
     def chart(
-        self, column: str, stratifier: str | None, filters: Filters, *, sites: int | None = None
+        self, column: str, stratifier: str | None, filters: Group, *, sites: int | None = None
     ) -> dict[str, Any]:
         """What the chart API answers, without the words of the request.
 
@@ -86,7 +86,7 @@ class Chartable:
         shown = [column] if stratifier is None else [stratifier, column]
         if len(set(shown)) < len(shown):
             raise Invalid("expected a stratifier that differs from the column", kind="bad-filter")
-        used = [*shown, *(c.column for group in filters for c in group)]
+        used = [*shown, *(c.column for c in filters.conditions())]
         for name in used:
             if name not in self.columns:
                 raise Invalid(
@@ -94,9 +94,9 @@ class Chartable:
                     kind="no-column",
                     hint=f"columns: {', '.join(self.columns)}",
                 )
-        needs = {*shown, *(c.column for group in filters for c in group if c.uses)}
+        needs = {*shown, *(c.column for c in filters.conditions() if c.uses)}
         mask = sum(1 << n for n, name in enumerate(self.columns) if name in needs)
-        condition, values = to_sql(filters)
+        condition, values = filters.sql()
         names = ", ".join(map(quoted, shown))
         query = (
             f"SELECT {names}, sum({COUNT})::BIGINT, count(*) - count({COUNT}) FROM cells "  # noqa: S608 - quoted
@@ -126,15 +126,13 @@ class Chartable:
         return answer
 
     def _marks(
-        self, shown: list[str], needs: set[str], filters: Filters, sites: int
+        self, shown: list[str], needs: set[str], filters: Group, sites: int
     ) -> list[list[Any]]:
         """Of each value: sites that reported it, sites of which a cell is suppressed, the others.
 
         Told by the cells of single sites, which are listed also where they are not shown.
         """
-        if SITE not in needs:  # then each group may only say that it is rolled up
-            filters = [[c for c in group if c.column != SITE] for group in filters]
-        condition, values = to_sql(filters)
+        condition, values = filters.sql()
         mask = sum(1 << n for n, name in enumerate(self.columns) if name in {*needs, SITE})
         names, site = ", ".join(map(quoted, shown)), quoted(SITE)
         query = (

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import Query
 
 from catchment.core import capability
-from catchment.core.ledger.views import Cell, Standing
+from catchment.core.ledger.standing import Cell, Standing
 from catchment.web.pages.house import Asked
 from catchment.web.pages.route import data, page
 

@@ -20,6 +20,12 @@ from catchment.web.pages.route import data, deed, page
 
 UPLOADS = 20
 FINDINGS = 20
+_MARKS = {
+    "cells": "suppressed cells",
+    "sites": "sites that reported",
+    "hidden": "sites suppressed",
+    "absent": "sites absent",
+}
 
 Name = Annotated[str, Path(max_length=100)]
 Id = Annotated[str, Path(max_length=255)]
@@ -107,7 +113,8 @@ def chart(  # noqa: PLR0917 - what is charted
         "where": where,
         "kind": kind,
     }
-    return told | {"chart": _chart(ask, one, chosen, stratifier, where)}
+    made = _chart(ask, one, chosen, stratifier, where)
+    return told | {"chart": made, "rows": _rows(made)}
 
 
 @data("/charts/{package}/chart.csv")
@@ -116,16 +123,13 @@ def chart_csv(
 ) -> Response:
     """The same chart as CSV; suppressed cells are empty, and marked."""
     told = _chart(ask, _find(ask, package), column, stratifier, where)
-    gone = {tuple(row[:-1]): row[-1] for row in told["suppressed"]}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    head = [stratifier] if stratifier else []
-    writer.writerow([guarded(name) for name in [*head, column, "count", "suppressed cells"]])
-    for group in told["data"]:
-        part = [group["stratifier"]] if stratifier else []
-        for value, count in group["rows"]:
-            hidden = gone.get((*part, value), 0)
-            writer.writerow([guarded(cell) for cell in [*part, value, count, hidden or ""]])
+    parts = {"part": stratifier} if stratifier else {}
+    names = parts | {"value": column, "count": "count"} | _MARKS
+    writer.writerow([guarded(name) for name in names.values()])
+    for row in _rows(told):
+        writer.writerow([guarded(row[name]) for name in names])
     headers = {"Content-Disposition": 'attachment; filename="chart.csv"'}
     return Response(text.getvalue(), media_type="text/csv; charset=utf-8", headers=headers)
 
@@ -144,7 +148,24 @@ def _chart(ask: Asked, one: Package, column: str, stratifier: str, where: str) -
     held = ask.house.cache.get(
         one.released.digest, lambda: local(ask.workspace.store, one.released.key)
     )
-    return held.chart(column, stratifier or None, parse([], where or None))
+    filters = parse([], where or None)
+    return held.chart(column, stratifier or None, filters, sites=len(one.sites))
+
+
+def _rows(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each value of a chart with its own marks: what is hidden of it, and who is in it."""
+    gone = {tuple(row[:-1]): row[-1] for row in told["suppressed"]}
+    marks = {tuple(row[:-3]): row[-3:] for row in told["marks"]}
+    rows = []
+    for group in told["data"]:
+        part = [group["stratifier"]] if "stratifier" in group else []
+        for value, count in group["rows"]:
+            place = (*part, value)
+            reported, hidden, absent = marks.get(place, (0, 0, told["sites"]))
+            row = {"part": part[0] if part else None, "value": value, "count": count}
+            row |= {"cells": gone.get(place, 0), "sites": reported, "hidden": hidden}
+            rows.append(row | {"absent": absent})
+    return rows
 
 
 def _find(ask: Asked, package: str) -> Package:

@@ -13,17 +13,17 @@ import { expressionInterpreter } from "./vendor/vega-interpreter.js";
   const form = document.getElementById("builder");
   let count = 0;
 
-  // Filters: any of some groups, in each group all of some conditions.
-  const read = () => {
-    const groups = [...place.querySelectorAll(".group")].map((group) => ({
-      all: [...group.querySelectorAll(".cond")].map((one) => {
-        const [column, operator, value] = ["column", "operator", "value"].map((name) => one.querySelector(`[data-is=${name}]`));
-        return operators[operator.value] ? [column.value, operator.value, value.value] : [column.value, operator.value];
-      }),
-    })).filter((group) => group.all.length);
-    return groups.length ? JSON.stringify({ any: groups }) : "";
+  // Filters: groups of which all must hold or any, of conditions and of groups again.
+  const DEEPEST = 20;
+  const read = (group) => {
+    const parts = [...group.querySelector(":scope > .parts").children].map((one) => {
+      if (one.classList.contains("group")) return read(one);
+      const [column, operator, value] = ["column", "operator", "value"].map((name) => one.querySelector(`[data-is=${name}]`));
+      return operators[operator.value] ? [column.value, operator.value, value.value] : [column.value, operator.value];
+    }).filter(Boolean);
+    return parts.length ? { [group.querySelector("[data-is=word]").value]: parts } : null;
   };
-  const told = () => { where.value = read(); };
+  const told = () => { const tree = read(root); where.value = tree ? JSON.stringify(tree) : ""; };
   const field = (name, label, input) => {
     input.id = `f${++count}`;
     input.dataset.is = name;
@@ -44,57 +44,81 @@ import { expressionInterpreter } from "./vendor/vega-interpreter.js";
     signs.addEventListener("change", fit);
     made.addEventListener("input", told);
     made.addEventListener("change", told);
-    gone.addEventListener("click", () => {
-      const group = made.closest(".group");
-      made.remove();
-      if (!group.querySelector(".cond")) group.remove();
-      told();
-      add.focus();
-    });
+    gone.addEventListener("click", () => leave(made));
     return made;
   };
-  const group = (conditions) => {
-    const more = node("button", { type: "button", class: "quiet" }, "and …");
-    const made = node("fieldset", { class: "group" }, node("legend", {}, "all of"), ...conditions.map((one) => condition(...one)), more);
-    more.addEventListener("click", () => { const one = condition(); more.before(one); one.querySelector("select").focus(); told(); });
-    return made;
-  };
-  const add = node("button", { type: "button", class: "quiet" }, "Add a filter");
-  const box = node("fieldset", {}, node("legend", {}, "Only what fits any of"), add);
-  add.addEventListener("click", () => {
-    const one = group([[]]);
-    add.before(one);
-    add.textContent = "or …";
-    one.querySelector("select").focus();
+  // What goes leaves the focus to what stands before it, else to the buttons of its group.
+  const leave = (one) => {
+    const next = one.previousElementSibling ?? one.nextElementSibling ?? one.closest(".parts").nextElementSibling;
+    one.remove();
     told();
-  });
-  place.append(box);
+    next.querySelector("select, button").focus();
+  };
+  const group = (word, deep) => {
+    const join = node("select", { "data-is": "word", "aria-label": "How many must fit" }, node("option", { value: "all" }, "all"), node("option", { value: "any" }, "any"));
+    join.value = word;
+    const parts = node("div", { class: "parts" });
+    const add = (text, make) => {
+      const button = node("button", { type: "button", class: "quiet" }, text);
+      button.addEventListener("click", () => {
+        const one = make();
+        parts.append(one);
+        told();
+        one.querySelector("select").focus();
+      });
+      return button;
+    };
+    const buttons = node("p", { class: "row" }, add("Add a condition", () => condition()));
+    if (deep < DEEPEST) {
+      buttons.append(add("Add a group", () => {
+        const one = group(join.value === "all" ? "any" : "all", deep + 1);
+        one.querySelector(".parts").append(condition());
+        return one;
+      }));
+    }
+    const made = node("fieldset", { class: "group" }, node("legend", {}, deep > 1 ? "Group: " : "Only what fits ", join, " of"), parts, buttons);
+    join.addEventListener("change", told);
+    if (deep > 1) {
+      const gone = node("button", { type: "button", class: "quiet" }, "Remove this group");
+      gone.addEventListener("click", () => leave(made));
+      buttons.append(gone);
+    }
+    return made;
+  };
+  const grow = (tree, deep) => {
+    if (Array.isArray(tree)) return condition(...tree);
+    const word = ["any", "all"].find((one) => Array.isArray(tree[one]));
+    if (!word) return condition(tree.column, tree.op, tree.value);
+    const made = group(word, deep);
+    made.querySelector(".parts").append(...tree[word].map((one) => grow(one, deep + 1)));
+    return made;
+  };
+  let root = null;
   const known = () => {
     try {
-      for (const one of JSON.parse(where.value || '{"any":[]}').any) {
-        add.before(group(one.all.map((c) => (Array.isArray(c) ? c : [c.column, c.op, c.value]))));
-        add.textContent = "or …";
-      }
-    } catch { /* written by hand, and not what the form can show */ }
+      const tree = JSON.parse(where.value || '{"all":[]}');
+      root = grow(Array.isArray(tree) || tree.column ? { all: [tree] } : tree, 1);
+    } catch { root = group("all", 1); /* written by hand, and not what the form can show */ }
+    place.replaceChildren(root);
   };
   known();
+  where.addEventListener("change", known);
   form.addEventListener("submit", () => { for (const one of form.querySelectorAll("[name]")) one.disabled = !one.value; });
 
   // The chart.
   const plot = document.getElementById("plot");
   const f = JSON.parse(plot.dataset.chart);
-  const gone = new Set(f.chart.suppressed.map((row) => JSON.stringify(row.slice(0, -1))));
-  const rows = f.chart.data.flatMap((part) => part.rows.map(([value, cnt]) => ({
-    value, count: cnt ?? 0, part: part.stratifier ?? "",
-    mark: gone.has(JSON.stringify(f.stratifier ? [part.stratifier, value] : [value])) ? "✕" : "",
-  })));
+  const rows = f.rows.map(({ part, value, count, cells, sites, hidden, absent }) => ({
+    value, count: count ?? 0, part: part ?? "", mark: cells ? "✕" : "",
+    of: `${sites} reported, ${hidden} suppressed, ${absent} absent`,
+  }));
   const dates = rows.length > 0 && rows.every((row) => /^\d{4}(-\d{2}(-\d{2})?)?/.test(String(row.value)) && !Number.isNaN(Date.parse(row.value)));
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const title = (name) => ({ title: name });
   const spec = () => {
     const data = { values: rows };
     const part = f.stratifier ? { field: "part", type: "nominal", ...title(f.stratifier), scale: { scheme: "tableau10" } } : undefined;
-    const tooltip = [{ field: "value", type: "nominal", ...title(f.column) }, { field: "count", type: "quantitative", format: "," }, ...(f.stratifier ? [{ field: "part", type: "nominal", ...title(f.stratifier) }] : [])];
+    const tooltip = [{ field: "value", type: "nominal", ...title(f.column) }, { field: "count", type: "quantitative", format: "," }, ...(f.stratifier ? [{ field: "part", type: "nominal", ...title(f.stratifier) }] : []), { field: "of", type: "nominal", ...title("sites") }];
     const ink = color("--ink"), line = color("--line"), soft = color("--soft");
     const config = {
       background: null, view: { stroke: null },
@@ -137,7 +161,9 @@ import { expressionInterpreter } from "./vendor/vega-interpreter.js";
     if (f.kind === "map" && !dates) { plot.replaceChildren(node("p", { class: "note" }, "A map of months needs a column of days or months.")); return; }
     const compiled = vegaLite.compile(spec()).spec;
     if (view) view.finalize();
-    view = new vega.View(vega.parse(compiled, null, { ast: true }), { expr: expressionInterpreter, renderer: "canvas", container: plot, hover: true, tooltip: () => {} });
+    view = new vega.View(vega.parse(compiled, null, { ast: true }), { expr: expressionInterpreter, renderer: "canvas", container: plot, hover: true, tooltip: (...told) => {
+      plot.title = told[3] ? Object.entries(told[3]).map((pair) => pair.join(": ")).join("\n") : "";
+    } });
     await view.runAsync();
     plot.dataset.drawn = String(rows.length);
     document.getElementById("png").href = await view.toImageURL("png", 2);

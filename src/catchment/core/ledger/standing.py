@@ -1,0 +1,226 @@
+"""How aggregates stand: statements that tell of many of them at once. Only reads.
+
+Each is answered from indexes: the newest of each by one look, sites by steps. Only the counts of
+contributions read an index whole.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import batched
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from catchment.core.finding import Finding
+from catchment.core.ledger import runs as run_rows
+from catchment.core.ledger import snapshots as snapshot_rows
+from catchment.core.ledger.contributions import BATCH
+from catchment.core.ledger.model import Lease, Run, Snapshot
+from catchment.core.ledger.schema import (
+    accounts,
+    aggregates,
+    contributions,
+    findings,
+    runs,
+    snapshots,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How an aggregate stands: its latest run, the latest that ended, its latest snapshot."""
+
+    aggregate: str
+    run: Run | None
+    ended: Run | None
+    snapshot: int
+    published_at: datetime | None
+    errors: int
+    warnings: int
+
+
+class Cell(NamedTuple):
+    """What one site has given to one aggregate.
+
+    ``received`` and ``kept`` are of the account of the aggregate's last publication, in the unit
+    of which there are most.
+    """
+
+    aggregate: str
+    site: str
+    state: str  # of the last contribution; empty: there is none
+    received_at: datetime | None
+    errors: int
+    warnings: int
+    unit: str
+    received: int
+    kept: int
+
+
+@dataclass(slots=True)
+class Whole:
+    """All that is told of an aggregate.
+
+    ``states`` counts its contributions; ``findings`` are those of its newest finished run.
+    """
+
+    snapshot: Snapshot | None = None  # without its provenance
+    lease: Lease | None = None
+    runs: list[Run] = field(default_factory=list)
+    states: dict[str, int] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def wholes(
+    c: sa.Connection, names: Collection[str], newest: int, now: datetime
+) -> dict[str, Whole]:
+    """All that is told of aggregates that are known, by five statements however many they are."""
+    made: dict[str, Whole] = {}
+    for some in batched(sorted(names), BATCH):
+        made |= _wholes(c, some, newest, now)
+    return made
+
+
+def _wholes(c: sa.Connection, names: Sequence[str], newest: int, now: datetime) -> dict[str, Whole]:
+    name, t = aggregates.c.name, contributions.c
+    ended = _last(name, runs.c.finished_at.is_not(None))
+    number = sa.select(sa.func.max(snapshots.c.number)).where(snapshots.c.aggregate == name)
+    query = sa.select(
+        aggregates,
+        number.scalar_subquery().label("number"),
+        ended.label("ended"),
+        *(_last(name, skip=n).label(f"run{n}") for n in range(newest)),
+    )
+    made: dict[str, Whole] = {}
+    latest, ids, ended_of = [], set(), {}
+    for row in c.execute(query.where(name.in_(names))):
+        made[row.name] = one = Whole()
+        if row.expires_at is not None and row.expires_at > now:
+            one.lease = Lease(row.name, row.holder, row.fence, row.expires_at)
+        if row.number is not None:
+            latest.append((row.name, row.number))
+        if row.ended is not None:
+            ended_of[row.ended] = row.name
+        ids |= {run for run in row[-newest:] if run is not None}
+    for snapshot in snapshot_rows.of_keys(c, latest):
+        made[snapshot.aggregate].snapshot = snapshot
+    for run in run_rows.of_ids(c, ids):
+        made[run.aggregate].runs.append(run)
+    for run_id, finding in run_rows.findings_of(c, ended_of):
+        made[ended_of[run_id]].findings.append(finding)
+    counts = sa.select(t.aggregate, t.state, sa.func.count()).where(t.aggregate.in_(names))
+    for aggregate, state, count in sorted(c.execute(counts.group_by(t.aggregate, t.state))):
+        made[aggregate].states[state] = count
+    return made
+
+
+def _given(names: Collection[str]) -> Any:
+    """Aggregate and site of everything that was contributed, by steps through the index."""
+    t, name = contributions.c, aggregates.c.name
+    least = sa.select(sa.func.min(t.site)).where(t.aggregate == name).scalar_subquery()
+    first = sa.select(name.label("aggregate"), least.label("site")).where(name.in_(names))
+    steps = first.cte("steps", recursive=True)
+    here = (t.aggregate == steps.c.aggregate) & (t.site > steps.c.site)
+    after = sa.select(sa.func.min(t.site)).where(here).scalar_subquery()
+    return steps.union_all(sa.select(steps.c.aggregate, after).where(steps.c.site.is_not(None)))
+
+
+def _last(where: Any, *more: Any, skip: int = 0) -> Any:
+    """The id of the newest run of an aggregate, or of one before, for each row of a query."""
+    newest = sa.select(runs.c.id).where(runs.c.aggregate == where, *more)
+    return newest.order_by(runs.c.id.desc()).limit(1).offset(skip).scalar_subquery()
+
+
+def standings(c: sa.Connection) -> list[Standing]:
+    """How each aggregate stands, by name."""
+    name, s = aggregates.c.name, snapshots.c
+    number = sa.select(sa.func.max(s.number)).where(s.aggregate == name).scalar_subquery()
+    ids = sa.select(name, _last(name), _last(name, runs.c.finished_at.is_not(None)), number)
+    rows = c.execute(ids.order_by(name)).all()
+    wanted = {run for _, last, ended, _ in rows for run in (last, ended) if run}
+    known = {run.id: run for run in run_rows.of_ids(c, wanted)}
+    counts: Counter[tuple[str, str]] = Counter()
+    for (run, _, severity), n in _counts(c, {ended for _, _, ended, _ in rows if ended}).items():
+        counts[run, severity] += n
+    latest = sa.tuple_(s.aggregate, s.number).in_([(n, k) for n, _, _, k in rows if k])
+    at = sa.select(s.aggregate, s.published_at).where(latest)
+    published = {one: when for one, when in c.execute(at)}  # noqa: C416 - rows are no pairs
+    return [
+        Standing(
+            one,
+            known.get(last),
+            known.get(ended),
+            count or 0,
+            published.get(one),
+            counts[ended, "error"],
+            counts[ended, "warning"],
+        )
+        for one, last, ended, count in rows
+    ]
+
+
+def _counts(
+    c: sa.Connection, ids: Collection[str], only: str | None = None
+) -> dict[tuple[str, str, str], int]:
+    """How many findings of each severity runs have about each site, or about one."""
+    by = (findings.c.run, findings.c.site, findings.c.severity)
+    query = sa.select(findings.c.run, findings.c.site, findings.c.severity, sa.func.count()).where(
+        findings.c.run.in_(ids)
+    )
+    if only is not None:
+        query = query.where(findings.c.site == only)
+    grouped = query.group_by(*by)
+    return {(run, site, severity): n for run, site, severity, n in c.execute(grouped)}
+
+
+def cells(c: sa.Connection, names: Collection[str], only: str | None) -> list[Cell]:
+    """By the newest contribution of each site, the findings and the account of the last runs."""
+    t, a, s, name = contributions.c, accounts.c, snapshots.c, aggregates.c.name
+    if only is None:
+        steps = _given(names)
+        here = (t.aggregate == steps.c.aggregate) & (t.site == steps.c.site)
+        newest = sa.select(sa.func.max(t.id)).where(here).scalar_subquery()
+        ids = sa.select(newest).where(steps.c.site.is_not(None))
+    else:
+        here = (t.aggregate == name) & (t.site == only)
+        ids = sa.select(sa.select(sa.func.max(t.id)).where(here).scalar_subquery())
+        ids = ids.select_from(aggregates).where(name.in_(names))
+    columns = sa.select(t.aggregate, t.site, t.state, t.received_at)
+    given = {
+        (r.aggregate, r.site): (r.state, r.received_at)
+        # Ids as values: a database that guesses how many there are would read the whole table.
+        for some in batched([one for one in c.scalars(ids) if one], BATCH)
+        for r in c.execute(columns.where(t.id.in_(some)))
+    }
+
+    published = sa.select(s.run).where(s.aggregate == name).order_by(s.number.desc()).limit(1)
+    ended = _last(name, runs.c.finished_at.is_not(None))
+    rows = c.execute(sa.select(name, ended, published.scalar_subquery()).where(name.in_(names)))
+    ended_of, published_of = {}, {}
+    for one, finished, run in rows:
+        ended_of[finished], published_of[run] = one, one
+    told: dict[tuple[str, str], dict[str, int]] = {}
+    for (run, site, severity), count in _counts(c, [r for r in ended_of if r], only).items():
+        told.setdefault((ended_of[run], site), {})[severity] = count
+    sums = sa.select(a.run, a.site, a.unit, sa.func.sum(a.received), sa.func.sum(a.kept))
+    wanted = sums.where(a.run.in_([r for r in published_of if r]), a.unit != "bytes")
+    if only is not None:
+        wanted = wanted.where(a.site == only)
+    kept: dict[tuple[str, str], tuple[str, int, int]] = {}
+    for run, site, unit, received, count in c.execute(wanted.group_by(a.run, a.site, a.unit)):
+        place = published_of[run], site
+        if place not in kept or received > kept[place][1]:  # the finest unit tells most
+            kept[place] = unit, int(received), int(count)
+    cells = []
+    for place in sorted({*given, *told, *kept}):
+        if place[1]:
+            counts = told.get(place, {})
+            state, at = given.get(place, ("", None))
+            unit, received, count = kept.get(place, ("", 0, 0))
+            errors, warnings = counts.get("error", 0), counts.get("warning", 0)
+            cells.append(Cell(*place, state, at, errors, warnings, unit, received, count))
+    return cells

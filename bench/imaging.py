@@ -27,6 +27,7 @@ from bench._common import RESULTS, Measured, Row, measure, report, scratch, time
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "imaging"
 MOST_MB = 500
 FILES = 2000
+MANY = (10_000, 40_000)  # small files, whatever the scale
 
 
 def sample(folder: Path, scale: float) -> Path:
@@ -50,6 +51,22 @@ def sample(folder: Path, scale: float) -> Path:
         data = sources[number % len(sources)].read_bytes()
         (files / f"{number:06}.dcm").write_bytes(_another(data, number // len(sources)))
     return files
+
+
+def many(folder: Path, count: int) -> Path:
+    """Small files, one series of 100 each, five hundred a patient; alike but for their UIDs."""
+    from catchment.testing.dicom import make_file
+
+    sign = "1.2.3.4.%07d.%07d"
+    data = make_file(sign % (0, 0), series=f"1.2.3.4.{0:07}", patient=f"P{0:07}")
+    folder.mkdir()
+    for number in range(count):
+        series, patient = number // 100, number // 500
+        made = data.replace(b"P0000000", b"P%07d" % patient)
+        made = made.replace((sign % (0, 0)).encode(), (sign % (series, number)).encode())
+        made = made.replace(b"1.2.3.4.0000000", b"1.2.3.4.%07d" % series)
+        (folder / f"{number:07}.dcm").write_bytes(made)
+    return folder
 
 
 def _another(data: bytes, copy: int) -> bytes:
@@ -149,6 +166,7 @@ def pictures(folder: Path, *, table: bool) -> None:
     from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
     from catchment.imaging import codecs, compress, previews
+    from catchment.imaging.functional import Frames
 
     _quiet()
     datas = [path.read_bytes() for path in sorted(folder.iterdir())[:320]]
@@ -157,7 +175,7 @@ def pictures(folder: Path, *, table: bool) -> None:
         for data in datas:
             if table:
                 header = compress.header_of(data)
-                shape, window = codecs.shape_of(header), previews.window_of(header)
+                shape, window = codecs.shape_of(header), previews.window_of(Frames(header))
                 for frame in codecs.read_frames(data, [shape.frames // 2]):
                     previews.jpeg(previews.picture(frame, shape, window, data))
                 continue
@@ -237,12 +255,12 @@ def idc_ask(path: Path) -> None:
                 connection.execute(question, ["CT"]).fetchall()
 
 
-PARTS = ("headers", "pictures", "runs", "index")
+PARTS = ("headers", "pictures", "runs", "many", "index")
 
 
 def rows(scale: float, parts: Sequence[str] = PARTS) -> list[Row]:
     folder = scratch("imaging")
-    files = sample(folder, scale)
+    files = sample(folder, scale) if {"headers", "pictures", "runs"} & set(parts) else folder
     made: list[Row] = []
 
     def took(work: Callable[..., object], *arguments: Any, **more: Any) -> Measured:
@@ -269,6 +287,18 @@ def rows(scale: float, parts: Sequence[str] = PARTS) -> list[Row]:
         made += [
             Row("a whole run, first", first, {}),
             Row("a whole run, second", second, {"listing": took(listing, files)}),
+        ]
+    for count in MANY if "many" in parts else ():
+        place, output = many(folder / f"many{count}", count), folder / f"out{count}"
+        first = measure(whole_run, place, output, most_mb=MOST_MB)
+        second = took(whole_run, place, output)
+        made += [
+            Row(f"a whole run of {count:,} small files, first", first, {}),
+            Row(
+                f"a whole run of {count:,} small files, second",
+                second,
+                {"listing": took(listing, place)},
+            ),
         ]
     if "index" in parts:
         loaded = measure(idc_load, folder / "idc.duckdb")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import dagster as dg
 import pytest
@@ -16,11 +14,11 @@ from catchment.core.store_s3_config import service
 from catchment.core.workspace import Workspace
 from catchment.flows.definitions import build
 from catchment.flows.house import House
-from catchment.imaging import layout
+from catchment.imaging import lambda_handler, layout
 from catchment.imaging.snapshot import open_snapshot
+from catchment.testing import aws_lambda
 from catchment.testing.dicom import make_file
 from catchment.testing.s3 import moto  # noqa: F401 - a fixture
-from tests.imaging.test_lambda import Function
 
 MONTH = f"{datetime.now(UTC):%Y-%m}-01"
 SETTINGS = """
@@ -141,39 +139,11 @@ def test_pictures_are_there_before_a_run_asks_for_them(found, workspace, instanc
 @pytest.fixture
 def function(monkeypatch, workspace):
     """The API of AWS Lambda, and the function behind it."""
-    made = Function()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            status, data = made.reply(self.path, self.headers["X-Amz-Invocation-Type"], body)
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    for name, value in {
-        "AWS_ENDPOINT_URL_LAMBDA": address,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "eu-west-1",
-        "CATCHMENT_WORKSPACE__STORE": (workspace / "data").as_uri(),
-    }.items():
-        monkeypatch.setenv(name, value)
-    try:
+    with aws_lambda.function(lambda_handler.handler) as (made, environment):
+        environment["CATCHMENT_WORKSPACE__STORE"] = (workspace / "data").as_uri()
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
         yield made
-    finally:
-        made.work.shutdown()
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_a_function_makes_the_same_pictures(found, workspace, instance, function):

@@ -20,6 +20,7 @@ import catchment
 from catchment.core.errors import Invalid, NotFound
 from catchment.imaging.codecs import CannotDecode, lossless, read_frames, shape_of
 from catchment.imaging.compress import chosen, header_of
+from catchment.imaging.functional import Frames
 from catchment.imaging.model import Options
 from catchment.imaging.one_series import sheet_of
 from catchment.imaging.previews import Window, grey, jpeg, picture, window_of
@@ -77,7 +78,7 @@ def test_windows_equal_the_standards_formula(dtype, center, width, function, inv
         VOILUTFunction=function, PhotometricInterpretation="MONOCHROME1" if inverse else "MONOCHROME2",
     )  # fmt: skip
     header = header_of(data)
-    window = window_of(header)
+    window = window_of(Frames(header))
     made = grey(pixels, shape_of(header), window).astype(int)
     dataset = pydicom.dcmread(io.BytesIO(data))
     dataset.PhotometricInterpretation = "MONOCHROME2"
@@ -99,7 +100,7 @@ def test_twelve_stored_bits_are_read_without_what_stands_above_them():
     pixels = np.array([[0xF000, 0xFFFF], [0x0000, 0x0FFF]], np.uint16)
     data = make_file(pixels=pixels, BitsStored=12, HighBit=11)
     header = header_of(data)
-    made = grey(pixels, shape_of(header), window_of(header))
+    made = grey(pixels, shape_of(header), window_of(Frames(header)))
     assert made.tolist() == [[0, 255], [0, 255]]
 
 
@@ -140,7 +141,7 @@ def test_colours():
     header = header_of(data)
     (frame,) = read_frames(data)
     shape = shape_of(header)
-    assert picture(frame, shape, window_of(header), data)[0, 0].tolist() == [200, 0, 0]
+    assert picture(frame, shape, window_of(Frames(header)), data)[0, 0].tolist() == [200, 0, 0]
     yellow = picture(frame._replace(photometric="YBR_FULL"), shape, Window(), data)
     assert yellow[0, 0].tolist() != [200, 0, 0]
     assert Image.open(io.BytesIO(jpeg(yellow))).size == (4, 4)
@@ -155,7 +156,7 @@ def test_palettes(corpus):
     data = path.read_bytes()
     header = header_of(data)
     frame = next(read_frames(data, [0]))
-    assert picture(frame, shape_of(header), window_of(header), data).shape[2] == 3
+    assert picture(frame, shape_of(header), window_of(Frames(header)), data).shape[2] == 3
 
 
 @pytest.mark.parametrize(

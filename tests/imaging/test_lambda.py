@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from catchment.core.errors import CatchmentError, Invalid, Unavailable
+from catchment.core.errors import Invalid, Unavailable
 from catchment.core.workspace import Workspace
 from catchment.imaging import capability, lambda_executor, lambda_handler, layout
 from catchment.imaging.compress import Image, Wanted, compress
@@ -20,71 +16,18 @@ from catchment.imaging.lambda_executor import LambdaExecutor, open_lambda
 from catchment.imaging.model import Options
 from catchment.imaging.read import Stored
 from catchment.imaging.run import run
+from catchment.testing import aws_lambda
 from catchment.testing.dicom import make_file
 
 
-class Function:
-    """Answers as the Lambda API does, and runs the handler for each event, as often as told."""
-
-    def __init__(self):
-        self.invoked = []  # path and type
-        self.failures = []  # answers to give first
-        self.times = 1  # AWS may invoke twice
-        self.loses = 0  # events that come to nothing
-        self.work = ThreadPoolExecutor(4)
-        self.url = ""
-
-    def reply(self, path, kind, body):
-        self.invoked.append((path, kind))
-        if self.failures:
-            return self.failures.pop(0)
-        if self.loses:
-            self.loses -= 1
-            return 202, b""
-        for _ in range(self.times):
-            self.work.submit(self.invoke, json.loads(body))
-        return 202, b""
-
-    @staticmethod
-    def invoke(event):
-        with suppress(CatchmentError):
-            lambda_handler.handler(event)
-
-
 @pytest.fixture
-def function(monkeypatch, house, tmp_path):
-    made = Function()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            status, data = made.reply(self.path, self.headers["X-Amz-Invocation-Type"], body)
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    monkeypatch.setenv(
-        "AWS_ENDPOINT_URL_LAMBDA", made.url or f"http://127.0.0.1:{server.server_port}"
-    )
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_REGION", "eu-west-1")
-    monkeypatch.setenv("CATCHMENT_WORKSPACE__STORE", house.store.url)
+def function(monkeypatch, house):
     monkeypatch.setattr(lambda_executor, "POLL", 0.02)
-    try:
+    with aws_lambda.function(lambda_handler.handler) as (made, environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("CATCHMENT_WORKSPACE__STORE", house.store.url)
         yield made
-    finally:
-        made.work.shutdown()
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +15,7 @@ import pytest
 from catchment.core.errors import CatchmentError, Invalid, NotFound, Unavailable
 from catchment.tables import identifiers, identifiers_file
 from catchment.tables.identifiers import IdentifiersOptions, open_identifiers
+from catchment.testing.aws_lambda import Reply, account, answering
 from catchment.testing.s3 import moto  # noqa: F401 - a fixture
 
 ANNA, BERT, CARL, DORA = (f"NACC00000{n}" for n in range(1, 5))
@@ -24,8 +24,6 @@ FUNCTION = "/2015-03-31/functions/ids/invocations?Qualifier="
 
 
 # --- a service, as a real server -----------------------------------------------------------------
-
-Reply = tuple[int, dict[str, str], bytes]
 
 
 class Service:
@@ -40,7 +38,8 @@ class Service:
         self.lock = threading.Lock()
         self.url = ""
 
-    def reply(self, path: str, headers: dict, request: dict) -> Reply:
+    def reply(self, path: str, headers: dict, body: bytes) -> Reply:
+        request = json.loads(body)
         with self.lock:
             self.requests.append((path, headers, request))
             if self.failures:
@@ -69,29 +68,8 @@ class Service:
 
 @contextmanager
 def serving(service: Service) -> Iterator[Service]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            status, headers, data = service.reply(self.path, dict(self.headers), json.loads(body))
-            self.send_response(status)
-            for name, value in ({"Content-Length": str(len(data))} | headers).items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    service.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with answering(service.reply) as service.url:
         yield service
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 MANY = [(n, n % 50 == 0) for n in range(1, 251)]  # 250 centers, 5 of them active
@@ -106,10 +84,9 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture(params=["http", "lambda"])
 def spec(request, service, monkeypatch) -> str:
-    monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", service.url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-west-2")
+    here = {"AWS_REGION": "us-west-2", "AWS_DEFAULT_REGION": "us-west-2"}
+    for name, value in (account(service.url) | here).items():
+        monkeypatch.setenv(name, value)
     return service.url + "/identifiers" if request.param == "http" else "lambda:ids"
 
 

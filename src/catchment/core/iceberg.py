@@ -1,19 +1,25 @@
 """Snapshots as Apache Iceberg tables: Spark, Trino, Athena and Snowflake read the same objects.
 
-No byte is written anew: a table's metadata names the Parquet objects of the snapshot. A table takes
-one commit for each snapshot that changes it. What is published is decided by the ledger, as ever;
-these tables follow it, and may be thrown away and made again.
+No byte is written anew: a table's metadata names the Parquet objects of the snapshot; but for
+tables with columns of types that Iceberg does not have (:mod:`catchment.core.iceberg_types`). A
+table takes one commit for each snapshot that changes it. What is published is decided by the
+ledger, as ever; these tables follow it, and may be thrown away and made again.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from catchment.core.errors import CatchmentError, Conflict, Invalid, Unavailable
+from catchment.core.errors import Conflict, Invalid, Unavailable
+from catchment.core.finding import Finding, Severity
+from catchment.core.iceberg_types import held, readable
+from catchment.core.names import shown
 from catchment.core.store import RESERVED
 from catchment.core.warehouse.model import Relation, Source
 
@@ -29,24 +35,8 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "iceberg"  # of the tables' metadata, below the store
 _NUMBER, _OWNER = "catchment.snapshot", "catchment.aggregate"  # properties of a table
+_CONVERTED = "catchment.converted"  # which columns have another type than the snapshot's, in JSON
 _TRIES = 5
-_PLAIN = {
-    "bool": "boolean",
-    "int8": "int",
-    "int16": "int",
-    "int32": "int",
-    "int64": "long",
-    "uint8": "int",
-    "uint16": "int",
-    "float": "float",
-    "double": "double",
-    "string": "string",
-    "large_string": "string",
-    "binary": "binary",
-    "large_binary": "binary",
-    "date32[day]": "date",
-    "time64[us]": "time",
-}
 
 
 def follow(
@@ -54,28 +44,44 @@ def follow(
     aggregate: str,
     number: int,
     relations: Callable[[], Mapping[str, Relation]],
-) -> list[CatchmentError]:
+) -> list[Finding]:
     """After a publication: the Iceberg tables of the settings, if any, show this snapshot, too.
 
-    A table that Iceberg cannot hold exactly is not there, rather than old; these are told (and
-    logged), and stop no other.
+    Told is which columns have another type there. A table that Iceberg cannot hold exactly is not
+    there, rather than old; it is told, too (and logged), and stops no other.
     """
     if workspace.settings.iceberg.catalog == "none":
         return []
     with told():
         shelf = Shelf(open_catalog(workspace), aggregate)
         wanted = relations()
-        failed: list[CatchmentError] = []
+        found: list[Finding] = []
         for name, relation in wanted.items():
             try:
-                shelf.show(name, number, relation)
+                converted = shelf.show(name, number, relation)
             except Invalid as error:
                 logger.warning("Iceberg: %s", error.message)
-                failed.append(error)
+                hint = error.hint or ""
+                found.append(
+                    Finding(aggregate, Severity.ERROR, error.kind, name, error.message, hint)
+                )
                 shelf.drop(name)
+                continue
+            found += [_finding(aggregate, name, *one) for one in converted.items()]
         for name in sorted(shelf.tables() - wanted.keys()):
             shelf.drop(name)
-        return failed
+        return found
+
+
+def _finding(aggregate: str, table: str, column: str, how: str) -> Finding:
+    return Finding(
+        aggregate,
+        Severity.NOTE,
+        "iceberg-converted",
+        f"{table}: {shown(column)}",
+        f"Iceberg has no such type: {how} there, every value the same",
+        "nothing is to be done; the snapshot itself has the type that it had",
+    )
 
 
 def open_catalog(workspace: Workspace) -> Catalog:
@@ -170,11 +176,13 @@ class Shelf:
         number: int | None,
         relation: Relation,
         told: Mapping[str, str] | None = None,
-    ) -> None:
+    ) -> dict[str, str]:
         """Make a table show the objects of a snapshot: one commit, or none where it does so.
 
         After a number none that is smaller is shown; without one, what is shown last stays.
-        ``told`` are more properties of the table.
+        ``told`` are more properties of the table. Returns the columns that have another type than
+        the relation's, each with its types; objects with these are written anew beside the table's
+        metadata.
 
         Raises:
             Invalid: kind ``iceberg-type`` for a column that Iceberg cannot hold exactly.
@@ -183,6 +191,8 @@ class Shelf:
         """
         from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
 
+        relation, converted = readable(relation, f"{FOLDER}/{self._space}/{name}/converted/")
+        told = {**(told or {}), _CONVERTED: json.dumps(converted, sort_keys=True)}
         schema = iceberg_schema(name, relation.schema)
         for _ in range(_TRIES):
             table = self._load(name) or self._create(name, schema)
@@ -193,9 +203,10 @@ class Shelf:
                     hint="remove it there, or let the settings name another catalog",
                 )
             try:
-                return _commit(table, number, schema, relation, told or {})
+                _commit(table, number, schema, relation, told)
             except (CommitFailedException, CommitStateUnknownException):
                 continue  # somebody else was faster, or it is done: the next look tells
+            return converted
         raise Conflict(
             f"the Iceberg table {self._space}.{name} changes all the time",
             kind="iceberg-busy",
@@ -236,7 +247,8 @@ def _commit(
     if number is not None and int(table.properties.get(_NUMBER, "0")) >= number:
         return
     there = {task.file.file_path: task.file for task in table.scan().plan_files()}
-    wanted = [_place(source) for sources in relation.parts.values() for source in sources]
+    sources = chain.from_iterable(relation.parts.values())
+    wanted = list(dict.fromkeys(map(_place, sources)))  # an object may have several parts
     new = [path for path in wanted if path not in there]
     gone = [file for path, file in there.items() if path not in set(wanted)]
     numbered = {} if number is None else {_NUMBER: str(number)}
@@ -290,7 +302,7 @@ def iceberg_schema(table: str, schema: pa.Schema) -> Schema:
 
     fields = []
     for field in schema:
-        kind = _held(field.type)
+        kind = held(field.type)
         if kind is None:
             raise Invalid(
                 f"{table}: column {field.name[:64]!a} is {field.type}, which Iceberg cannot hold "
@@ -300,42 +312,6 @@ def iceberg_schema(table: str, schema: pa.Schema) -> Schema:
             )
         fields.append(pa.field(field.name, kind))
     return assign_fresh_schema_ids(_pyarrow_to_schema_without_ids(pa.schema(fields)))
-
-
-def _held(kind: pa.DataType) -> pa.DataType | None:
-    """The plain form of a type that Iceberg has; None where it has none.
-
-    Unsigned integers of 32 and 64 bits and nanoseconds would not read back as they are everywhere.
-    """
-    import pyarrow as pa
-    from pyarrow import types
-
-    if types.is_dictionary(kind):
-        return _held(kind.value_type)
-    if types.is_timestamp(kind):
-        exact = kind.unit in {"ms", "us"} and kind.tz in {None, "UTC", "+00:00", "Etc/UTC"}
-        return pa.timestamp("us", kind.tz) if exact else None
-    if types.is_decimal(kind):
-        return kind if kind.precision <= 38 and 0 <= kind.scale <= kind.precision else None
-    if types.is_nested(kind):
-        return _nested(kind)
-    return kind if str(kind) in _PLAIN or types.is_fixed_size_binary(kind) else None
-
-
-def _nested(kind: pa.DataType) -> pa.DataType | None:
-    import pyarrow as pa
-    from pyarrow import types
-
-    inside = [kind.field(index) for index in range(kind.num_fields)]
-    held = [_held(field.type) for field in inside]
-    if types.is_map(kind):
-        key, item = _held(kind.key_type), _held(kind.item_type)
-        return None if key is None or item is None else pa.map_(key, item)
-    if not held or any(one is None for one in held):
-        return None
-    if types.is_struct(kind):
-        return pa.struct([(field.name, one) for field, one in zip(inside, held, strict=True)])
-    return pa.list_(held[0]) if types.is_list(kind) or types.is_large_list(kind) else None
 
 
 def _place(source: Source) -> str:

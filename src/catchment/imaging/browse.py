@@ -147,12 +147,13 @@ def _drawn(store: Store, key: str, look: Look) -> tuple[bytes, dict[str, float]]
 
     from catchment.imaging.codecs import CannotDecode, read_frames, shape_of
     from catchment.imaging.compress import header_of
+    from catchment.imaging.functional import Frames
     from catchment.imaging.previews import QUALITY, window_of
     from catchment.imaging.previews import picture as draw
 
     data = store.read(key)
     header = header_of(data)
-    shape, window = shape_of(header), window_of(header)
+    shape, window = shape_of(header), window_of(Frames(header), look.frame)
     if look.center is not None and look.width is not None:
         window = window._replace(center=look.center, width=max(look.width, 1.0))
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from catchment.core.capability import Outcome, named
 from catchment.core.errors import Conflict, Invalid
+from catchment.core.finding import Finding
 from catchment.core.ledger import Snapshot
 from catchment.core.named_sections import ImagingSettings
 from catchment.core.progress import Progress, silent
@@ -45,7 +46,8 @@ def run(
     with compressing(workspace, name, place) as equipped:
         done = runs.run(wanted, equipped, sync=sync)
     if done.snapshot is not None:
-        load_warehouse(workspace, name, done.snapshot)
+        told = load_warehouse(workspace, name, done.snapshot)
+        done = replace(done, findings=[*done.findings, *told])
     return outcome(wanted, done)
 
 
@@ -79,13 +81,13 @@ def outcome(wanted: Job, done: runs.Outcome) -> Outcome:
     )
 
 
-def load_warehouse(workspace: Workspace, name: str, snapshot: Snapshot) -> None:
+def load_warehouse(workspace: Workspace, name: str, snapshot: Snapshot) -> list[Finding]:
     """Make the warehouses of the settings, if there are any, show this snapshot."""
     shown = ImagingSnapshot(workspace.store, name, snapshot)
     path = settings_of(workspace, name).warehouse
     if path is not None:
         load(DuckDBWarehouse(Path(path)), snapshot.number, shown.relations)
-    follow(workspace, f"imaging/{name}", snapshot.number, shown.relations)
+    return follow(workspace, f"imaging/{name}", snapshot.number, shown.relations)
 
 
 def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:

@@ -91,17 +91,19 @@ def _failed(image: Image, reason: str) -> Row:
 
 def _compress_one(store: Store, wanted: Wanted, image: Image) -> Iterator[Row]:
     from catchment.imaging.codecs import CannotDecode, lossless, read_frames, shape_of
+    from catchment.imaging.functional import Frames
     from catchment.imaging.previews import jpeg, picture, window_of
 
     if image.file.size > LARGEST:
         raise CannotDecode("too-large")
     data = store.read(image.file.key)
     header = header_of(data)
-    shape, window = shape_of(header), window_of(header)
+    shape, told = shape_of(header), Frames(header)
     previewed = set(chosen(wanted.previews, shape.frames))
     needed = None if wanted.archive else sorted(previewed)
     for frame in read_frames(data, needed):
         if frame.number in previewed:
+            window = window_of(told, frame.number)
             made = jpeg(picture(frame, shape, window, data))
             row = _row(image, frame.number, frame.pixels, "jpeg", window)
             yield row | _put(store, made, partial(layout.preview_key, image.name))

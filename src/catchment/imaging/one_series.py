@@ -59,6 +59,7 @@ def _volume(store: Store, keys: Sequence[str]) -> Volume:
 def _sheet(store: Store, keys: Sequence[str]) -> bytes:
     from catchment.imaging.codecs import read_frames, shape_of
     from catchment.imaging.compress import header_of
+    from catchment.imaging.functional import Frames
     from catchment.imaging.previews import picture, sheet, window_of
 
     step = max(1, -(-len(keys) // TILES))
@@ -66,9 +67,12 @@ def _sheet(store: Store, keys: Sequence[str]) -> bytes:
     for key in keys[::step]:
         data = store.read(key)
         header = header_of(data)
-        shape, window = shape_of(header), window_of(header)
+        shape, told = shape_of(header), Frames(header)
         room = TILES - len(pictures) if len(keys) == 1 else 1
         numbers = range(0, shape.frames, max(1, -(-shape.frames // room)))
         wanted = list(numbers)[:room] if len(keys) == 1 else [shape.frames // 2]
-        pictures += [picture(f, shape, window, data) for f in read_frames(data, wanted)]
+        pictures += [
+            picture(frame, shape, window_of(told, frame.number), data)
+            for frame in read_frames(data, wanted)
+        ]
     return sheet(pictures)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from catchment.imaging.codecs import Array, CannotDecode, Frame, Shape
+from catchment.imaging.functional import Frames
 
 QUALITY = 90  # of JPEG
 TABLE = 1 << 16
@@ -31,16 +32,16 @@ class Window(NamedTuple):
     inverse: bool = False
 
 
-def window_of(header: Any) -> Window:
-    """The first window of a header, with its rescaling."""
+def window_of(told: Frames, frame: int = 0) -> Window:
+    """The first window of a frame, with its rescaling."""
 
     def real(tag: int) -> float | None:
-        found = header.values(tag)
+        found = told.values(tag, frame)
         value = found[0] if found else None
         return float(value) if isinstance(value, int | float) else None
 
     def text(tag: int) -> str:
-        found = header.values(tag)
+        found = told.values(tag, frame)
         return str(found[0]) if found else ""
 
     slope = real(0x00281053)

@@ -43,6 +43,7 @@ LOOK = 4096  # files of a listing that are looked up at a time
 WHOLE = 32 << 20  # bytes of a file that is read at once; a larger one is read twice
 TRIES = 3  # of a file that changes while it is read
 THREADS = 8  # transfers at a time
+MARK = 16  # bytes
 
 
 class Received(NamedTuple):
@@ -290,7 +291,7 @@ def schema() -> pa.Schema:
             ("modified", pa.timestamp("us", "UTC")),
             ("digest", pa.string()),
             ("reason", pa.string()),
-            ("mark", pa.binary(16)),
+            ("mark", pa.binary(MARK)),
         ]
     )
 
@@ -341,33 +342,45 @@ def _names(store: Store, name: str, site: str, delivery: str) -> dict[tuple[Any,
 def _marks(job: Job, provider: Provider, house: House) -> Iterator[bytes]:
     """The marks of all files that the provider delivered so far."""
     for one in house.ledger.contributions(job.aggregate, site=provider.name):
-        marks = read_delivery(house.store, job, one, ["mark"])["mark"]
-        yield b"".join(marks.to_pylist())
+        marks = read_delivery(house.store, job, one, ["mark"])["mark"].combine_chunks()
+        data = marks.buffers()[1]  # one mark behind the other; none is null
+        yield data[marks.offset * MARK : (marks.offset + len(marks)) * MARK].to_pybytes()
 
 
 def mark(name: str, size: int, etag: str) -> bytes:
     """What tells one listed file from another: 16 bytes."""
-    text = f"{name}\0{size}\0{etag}".encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(text, digest_size=16).digest()
+    made = _EMPTY.copy()  # in a quarter of the time that making one takes
+    made.update(f"{name}\0{size}\0{etag}".encode("utf-8", "surrogatepass"))
+    return made.digest()
+
+
+_EMPTY = hashlib.blake2b(digest_size=MARK)
 
 
 class Seen:
     """A set of marks that takes 16 bytes for each."""
 
     def __init__(self, marks: Iterable[bytes]) -> None:
-        pairs = _pairs(b"".join(marks))
-        self._sorted = pairs[np.lexsort((pairs["low"], pairs["high"]))]
+        high, low = _pairs(b"".join(marks))
+        order = np.lexsort((low, high))
+        self._high, self._low = high[order], low[order]
 
     def lacks(self, marks: bytes) -> Any:
         """Of each of the marks, which stand one behind the other, whether it is not there."""
-        wanted, known = _pairs(marks), self._sorted
-        at = np.searchsorted(known["high"], wanted["high"], "left")
-        end = np.searchsorted(known["high"], wanted["high"], "right")
-        lacks = at == end
-        for i in np.flatnonzero(~lacks):
-            lacks[i] = wanted["low"][i] not in known["low"][at[i] : end[i]]
+        high, low = _pairs(marks)
+        if not len(self._high):
+            return np.ones(len(high), bool)
+        at = np.searchsorted(self._high, high)
+        place = np.minimum(at, len(self._high) - 1)
+        alike = self._high[place] == high
+        lacks = ~(alike & (self._low[place] == low))
+        for i in np.flatnonzero(alike & lacks):  # others may have the same first half
+            end = np.searchsorted(self._high, high[i], "right")
+            lacks[i] = low[i] not in self._low[at[i] : end]
         return lacks
 
 
-def _pairs(marks: bytes) -> Any:
-    return np.frombuffer(marks, dtype=[("high", "<u8"), ("low", "<u8")])
+def _pairs(marks: bytes) -> tuple[Any, Any]:
+    """The halves of each mark."""
+    halves = np.frombuffer(marks, "<u8").reshape(-1, 2)
+    return np.ascontiguousarray(halves[:, 0]), np.ascontiguousarray(halves[:, 1])

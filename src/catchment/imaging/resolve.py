@@ -39,10 +39,10 @@ def resolve(job: Job, house: House, uid: str, keep: str | None) -> Outcome:
         Conflict: kind ``lease-held`` while a run is at work.
     """
     with house.ledger.holding(job.aggregate, ttl=house.lease) as lease:
-        runs.mend(job, house)
+        latest = runs.mend(job, house)
         record = house.ledger.start_run(job.aggregate, {"resolve": uid, "keep": keep})
         try:
-            work = Work(job, house, record, lease)
+            work = Work(job, house, record, lease, latest)
             kept, rejected = _chosen(work, uid, keep)
             _decide(work, kept, rejected)
             return work.publish(())

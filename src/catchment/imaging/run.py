@@ -54,12 +54,12 @@ def run(job: Job, house: House, *, sync: bool = True) -> Outcome:
         Corrupt: kind ``account-unbalanced`` or ``delivery-differs``; nothing was published.
     """
     with house.ledger.holding(job.aggregate, ttl=house.lease) as lease:
-        mend(job, house)
-        check_profile(job, house.ledger.latest(job.aggregate))
+        latest = mend(job, house)
+        check_profile(job, latest)
         record = house.ledger.start_run(job.aggregate, job.config)
         try:
             findings = receive(job, house) if sync else []
-            return Work(job, house, record, lease).carry_out(findings)
+            return Work(job, house, record, lease, latest).carry_out(findings)
         except BaseException as error:
             known = error if isinstance(error, CatchmentError) else None
             with suppress(CatchmentError):  # the first error is the one to tell
@@ -88,26 +88,34 @@ def pending(job: Job, house: House) -> list[Contribution]:
     return list(house.ledger.contributions(job.aggregate, state=Delivered.RECEIVED))
 
 
-def mend(job: Job, house: House) -> None:
-    """Under the lease: finish what a crash left, and learn what another ledger published."""
+def mend(job: Job, house: House) -> Snapshot | None:
+    """Under the lease: finish what a crash left, and learn what another ledger published.
+
+    The latest snapshot then; nobody else publishes one while the lease is held.
+    """
     ledger, store = house.ledger, house.store
     for dead in ledger.runs(job.aggregate, state="running"):
         ledger.finish_run(dead.id, "cancelled")
     seal_all(store, ledger, job.aggregate)
-    if ledger.latest(job.aggregate) is None:
+    latest = ledger.latest(job.aggregate)
+    if latest is None:
         found = read_all(store, layout.snapshots(job.name))
         ledger.restore(p for p in found if p["catchment"]["aggregate"] == job.aggregate)
+        latest = ledger.latest(job.aggregate)
+    return latest
 
 
 class Work:
     """One run at work; it holds the lease."""
 
-    def __init__(self, job: Job, house: House, record: Run, lease: Lease) -> None:
+    def __init__(
+        self, job: Job, house: House, record: Run, lease: Lease, latest: Snapshot | None
+    ) -> None:
         self.job = job
         self.house = house
         self.record = record
         self.lease = lease
-        self.latest = house.ledger.latest(job.aggregate)
+        self.latest = latest
         parts = list(parts_of(self.latest.provenance)) if self.latest else []
         month = house.clock().strftime("%Y-%m")
         self.shelf = Shelf(house.store, job.name, record.id, month, parts)
@@ -127,7 +135,8 @@ class Work:
         told = [*findings, *reports.findings(self.reasons, self.odd)]
         if not waiting:
             ledger = self.house.ledger
-            ledger.record(self.record.id, self.account, told)
+            if told:
+                ledger.record(self.record.id, self.account, told)
             ledger.finish_run(self.record.id, "unchanged")
             return Outcome("unchanged", self.latest, self.account, told)
         moves = [Move(one.id, Delivered.RECEIVED, Delivered.PUBLISHED) for one in waiting]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 from catchment.core.errors import Invalid
 from catchment.imaging.codecs import Array, read_frames
 from catchment.imaging.compress import header_of
+from catchment.imaging.functional import Frames
 
 TOLERANCE = 0.01  # of the mean distance of slices, by which one may differ; of direction cosines
 
@@ -37,40 +38,58 @@ class Volume:
 
 class _Slice(NamedTuple):
     position: Array
+    orientation: Array
+    spacing: Array
+    thickness: float | None
     pixels: Array
 
 
 def volume(files: Sequence[bytes]) -> Volume:
-    """The volume of the files of one series: of one frame each, parallel, evenly spaced.
+    """The volume of the files of one series, parallel and evenly spaced.
+
+    Files may have a frame each, or many with functional groups that say where each one is
+    (PS3.3 C.7.6.16), also where a series is split into several of these.
 
     Invalid (kind ``no-volume``) says what keeps them from being one.
     """
-    if not files:
+    slices = [one for data in files for one in _slices(data)]
+    if not slices:
         raise _no("there are no images")
-    headers = [header_of(data) for data in files]
-    orientation = _numbers(headers[0], 0x00200037, 6)
-    spacing = _numbers(headers[0], 0x00280030, 2)
-    columns, rows = orientation[:3], orientation[3:]
+    first = slices[0]
+    columns, rows = first.orientation[:3], first.orientation[3:]
     normal = np.cross(columns, rows)
-    slices = []
-    for data, header in zip(files, headers, strict=True):
-        if not np.allclose(_numbers(header, 0x00200037, 6), orientation, atol=TOLERANCE):
+    for one in slices:
+        if not np.allclose(one.orientation, first.orientation, atol=TOLERANCE):
             raise _no("its images are not parallel")
-        if not np.allclose(_numbers(header, 0x00280030, 2), spacing, rtol=1e-4):
+        if not np.allclose(one.spacing, first.spacing, rtol=1e-4):
             raise _no("its images have several pixel spacings")
-        frames = [frame.pixels for frame in read_frames(data)]
-        if len(frames) != 1 or frames[0].ndim != 2:
-            raise _no("an image has several frames or colours")
-        slices.append(_Slice(_numbers(header, 0x00200032, 3), _rescaled(frames[0], header)))
     slices.sort(key=lambda one: float(one.position @ normal))
     if len({one.pixels.shape for one in slices}) != 1:
         raise _no("its images have several sizes")
     return _turned(
         np.stack([one.pixels for one in slices]),
-        (_distance(slices, normal, headers[0]), float(spacing[0]), float(spacing[1])),
+        (_distance(slices, normal), float(first.spacing[0]), float(first.spacing[1])),
         slices[0].position,
         np.stack([normal, rows, columns]),
     )
+
+
+def _slices(data: bytes) -> Iterator[_Slice]:
+    """Each frame of a file, with its place."""
+    told, pixels = Frames(header_of(data)), [frame.pixels for frame in read_frames(data)]
+    if len(pixels) > 1 and told.told != len(pixels):
+        raise _no(f"an image has {len(pixels)} frames and says of {told.told} where they are")
+    for number, frame in enumerate(pixels):
+        if frame.ndim != 2:
+            raise _no("an image has colours")
+        thickness = told.values(0x00180050, number)
+        yield _Slice(
+            _numbers(told.values(0x00200032, number), 3),
+            _numbers(told.values(0x00200037, number), 6),
+            _numbers(told.values(0x00280030, number), 2),
+            float(thickness[0]) if thickness and _is_number(thickness[0]) else None,
+            _rescaled(frame, told, number),
+        )
 
 
 def _turned(array: Array, spacing: Sequence[float], origin: Array, directions: Array) -> Volume:
@@ -94,29 +113,33 @@ def _turned(array: Array, spacing: Sequence[float], origin: Array, directions: A
     )
 
 
-def _distance(slices: Sequence[_Slice], normal: Array, header: Any) -> float:
+def _distance(slices: Sequence[_Slice], normal: Array) -> float:
     if len(slices) == 1:
-        found = header.values(0x00180050)
-        return float(found[0]) if found and isinstance(found[0], int | float) else 1.0
+        return slices[0].thickness or 1.0
     gaps = np.diff([float(one.position @ normal) for one in slices])
     if gaps.min() <= 0 or np.ptp(gaps) > TOLERANCE * gaps.mean():
         raise _no("slices are missing, or there are several at one place")
     return float(gaps.mean())
 
 
-def _rescaled(pixels: Array, header: Any) -> Array:
-    slope, intercept = header.values(0x00281053), header.values(0x00281052)
+def _rescaled(pixels: Array, told: Frames, number: int) -> Array:
+    slope, intercept = told.values(0x00281053, number), told.values(0x00281052, number)
     if not slope and not intercept:
         return pixels
     factor, offset = (slope or [1.0])[0], (intercept or [0.0])[0]
+    if not (_is_number(factor) and _is_number(offset)):
+        raise _no("an image does not say what its values mean")
     return (pixels * np.float32(factor) + np.float32(offset)).astype(np.float32)
 
 
-def _numbers(header: Any, tag: int, count: int) -> Array:
-    found = header.values(tag)
-    if not found or len(found) != count or not all(isinstance(x, int | float) for x in found):
+def _numbers(found: list[Any] | None, count: int) -> Array:
+    if not found or len(found) != count or not all(map(_is_number, found)):
         raise _no("an image does not say where it is in the patient")
     return np.array(found, np.float64)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
 
 
 def _no(why: str) -> Invalid:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from catchment.core.capability import Outcome, named
 from catchment.core.errors import Conflict, Invalid, NotFound
+from catchment.core.finding import Finding
 from catchment.core.named_sections import TablesSettings
 from catchment.core.progress import Progress, silent
 from catchment.core.provenance import NAME
@@ -39,16 +40,17 @@ def run(
     """Bring ``tables/<name>`` up to date, or say what that would do; see :func:`runs.run`."""
     work = runs.plan_only if dry_run else runs.run
     done = work(job(workspace, name), house(workspace, progress, dry_run=dry_run), full=full)
+    told: list[Finding] = []
     if done.snapshot is not None and not dry_run:
         shown = TableSnapshot(workspace.store, done.snapshot)
-        follow(workspace, f"tables/{name}", done.snapshot.number, shown.relations)
+        told = follow(workspace, f"tables/{name}", done.snapshot.number, shown.relations)
     return Outcome(
         aggregate=f"tables/{name}",
         state=done.state,
         snapshot=done.snapshot.number if done.snapshot else None,
         location=done.snapshot.location if done.snapshot else None,
         account=done.plan.account,
-        findings=done.plan.findings,
+        findings=[*done.plan.findings, *told],
         details=done.plan.to_json(),
     )
 

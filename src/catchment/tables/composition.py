@@ -7,7 +7,9 @@ row groups stand); ``_keys.arrow`` has a record batch for each input with its ke
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,6 +81,15 @@ class Composition:
     entries: tuple[Entry, ...]
     schema: pa.Schema  # unified, without the constant columns
     key_types: Mapping[str, str]  # of the columns that the keys were read from
+
+    def digests(self) -> Iterator[str]:
+        """Of each entry what decides its rows in the table, but for the constant columns."""
+        common = hashlib.sha256(FORMAT.encode() + b"\0" + self.schema.serialize().to_pybytes())
+        for entry in self.entries:
+            made = common.copy()
+            left = [(r.fate.value, r.reason, list(map(int, r.rows))) for r in entry.removals]
+            made.update(json.dumps([entry.digest, left]).encode())
+            yield f"sha256:{made.hexdigest()}"
 
 
 def dump(composition: Composition) -> bytes:

@@ -9,6 +9,8 @@ from datetime import datetime
 
 from catchment.core.store import Store
 
+CONSTANTS = ("freeze_date", "etl_date")  # columns that a run writes, the same in all rows
+
 
 @dataclass(frozen=True, slots=True)
 class Center:

@@ -20,7 +20,7 @@ from catchment.tables.criteria import check_criteria, check_tables
 from catchment.tables.datasets import find_datasets
 from catchment.tables.duplicates import Candidates, decide, find
 from catchment.tables.job import House, Job
-from catchment.tables.model import CriteriaRule, Removal, Rule, TransferRule
+from catchment.tables.model import CONSTANTS, CriteriaRule, Removal, Rule, TransferRule
 from catchment.tables.plan import (
     CENTER_QUARANTINED,
     Input,
@@ -34,8 +34,6 @@ from catchment.tables.plan import (
 )
 from catchment.tables.snapshot import TableSnapshot
 from catchment.tables.unify import Unified, unify
-
-CONSTANTS = ("freeze_date", "etl_date")
 
 
 class Planner:

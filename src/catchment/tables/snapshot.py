@@ -14,6 +14,7 @@ from catchment.core.provenance import verify
 from catchment.core.store import Store
 from catchment.core.store_file import StoreFile
 from catchment.core.warehouse import Relation, Source
+from catchment.tables.model import CONSTANTS
 
 if TYPE_CHECKING:
     import duckdb
@@ -80,6 +81,9 @@ class TableSnapshot(Mapping[str, Table]):
         self._objects = {
             o["table"]: o for o in snapshot.provenance["objects"] if o["role"] == "table"
         }
+        self._compositions = {
+            o["table"]: o for o in snapshot.provenance["objects"] if o["role"] == "composition"
+        }
 
     def __getitem__(self, table: str) -> Table:
         try:
@@ -103,16 +107,51 @@ class TableSnapshot(Mapping[str, Table]):
         return table in self._objects
 
     def relations(self) -> dict[str, Relation]:
-        """The tables as a warehouse takes them, an object each."""
+        """The tables as a warehouse takes them, a partition for each center.
+
+        A partition is known by what its rows were made of, so that one whose center did not change
+        is not loaded again. Where a snapshot does not say what stands where, for it was made by
+        another version of the program, a table is one object.
+        """
         import pyarrow.parquet as pq
 
         found = {}
         for name, table in self.items():
             with StoreFile(table.store, table.key, table.size) as file:
-                schema = pq.read_schema(file)
+                opened = pq.ParquetFile(file)
+                schema, groups = opened.schema_arrow, opened.num_row_groups
             source = Source(table.store, table.key, table.size, table.digest)
-            found[name] = Relation.whole(schema, source)
+            parts = self._parts(name, source, groups)
+            found[name] = (
+                Relation.whole(schema, source)
+                if parts is None
+                else Relation(schema, parts, partitioned=True, constants=self._constants(schema))
+            )
         return found
+
+    def _parts(self, name: str, source: Source, groups: int) -> dict[str, list[Source]] | None:
+        """The row groups of each center; None where that is not known."""
+        from catchment.tables import composition
+        from catchment.tables.placed import Placed
+
+        told = self._compositions.get(name)
+        composed = None if told is None else composition.load(self._store.read(told["key"]))
+        if composed is None:
+            return None
+        parts: dict[str, list[Source]] = {}
+        first = 0
+        for entry, digest in zip(composed.entries, composed.digests(), strict=True):
+            after = first + len(Placed.loads(entry.placed).groups)
+            part = parts.setdefault(entry.center, [])
+            if after > first:
+                part.append(source._replace(digest=digest, groups=(first, after)))
+            first = after
+        return parts if first == groups else None
+
+    def _constants(self, schema: pa.Schema) -> dict[str, str]:
+        """The columns that the run wrote, with their values."""
+        written = self.record.provenance["dataset_aggregator"]
+        return {name: written[name] for name in CONSTANTS if name in schema.names}
 
     @property
     def account(self) -> Account:

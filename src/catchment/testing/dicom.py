@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-CT = "1.2.840.10008.5.1.4.1.1.2"
+CT, ENHANCED_CT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"
 EXPLICIT = "1.2.840.10008.1.2.1"
 
 
@@ -81,3 +82,42 @@ def make_file(
         warnings.simplefilter("ignore")
         dcmwrite(file, dataset, enforce_file_format=True)
     return file.getvalue()
+
+
+def make_enhanced(
+    instance: str, frames: Sequence[Mapping[str, Any]], pixels: np.ndarray[Any, Any], **more: Any
+) -> bytes:
+    """An enhanced multi-frame image with functional groups (PS3.3 C.7.6.16).
+
+    What all frames say alike is shared, the rest stands in the group of each.
+
+    Args:
+        instance: its SOPInstanceUID.
+        frames: for each frame its attributes by keyword: those of
+            :data:`catchment.imaging.functional.MACROS`.
+        pixels: frames, rows, columns.
+        more: attributes of the file, as in :func:`make_file`.
+    """
+    from pydicom.datadict import keyword_for_tag, tag_for_keyword
+    from pydicom.dataset import Dataset
+
+    from catchment.imaging.functional import MACROS
+
+    def group(said: Mapping[str, Any]) -> Dataset:
+        made = Dataset()
+        for name, value in said.items():
+            macro = keyword_for_tag(MACROS[int(tag_for_keyword(name) or 0)])
+            if macro not in made:
+                setattr(made, macro, [Dataset()])
+            setattr(getattr(made, macro)[0], name, value)
+        return made
+
+    shared = {k: v for k, v in frames[0].items() if all(f.get(k) == v for f in frames)}
+    own = [group({k: v for k, v in frame.items() if k not in shared}) for frame in frames]
+    said: dict[str, Any] = {
+        "SOPClassUID": ENHANCED_CT,
+        "NumberOfFrames": len(pixels),
+        "SharedFunctionalGroupsSequence": [group(shared)],
+        "PerFrameFunctionalGroupsSequence": own,
+    }
+    return make_file(instance, pixels=pixels, **said | more)

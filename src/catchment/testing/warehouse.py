@@ -160,6 +160,56 @@ class WarehouseContract:
         found = shown(warehouse, columns="catchment_partition, n")
         assert found == [("x", 1), ("y", 4), ("y", 5)]
 
+    def test_row_groups_of_one_object_are_parts(self, warehouse: Warehouse, store: Store) -> None:
+        """Each is known by a digest of its own, and one that did not change is not loaded."""
+
+        def snapshot(
+            number: int, *groups: tuple[str, str, list[tuple[str, int]]]
+        ) -> dict[str, Relation]:
+            sink = io.BytesIO()
+            with pq.ParquetWriter(sink, PEOPLE) as writer:
+                for _, _, rows in groups:
+                    writer.write_table(people(*rows))
+            key = f"tables/{number}.parquet"
+            store.put(key, sink.getvalue())
+            whole = Source(store, key, len(sink.getvalue()), f"sha256:{number}")
+            parts = {
+                name: [whole._replace(digest=digest, groups=(n, n + 1))]
+                for n, (name, digest, _) in enumerate(groups)
+            }
+            return {"people": Relation(PEOPLE, parts, partitioned=True)}
+
+        first = snapshot(1, ("x", "1", [("a", 1)]), ("y", "2", [("b", 2), ("c", 3)]))
+        assert load(warehouse, 1, lambda: first) == {"people": 3}
+        second = snapshot(2, ("w", "3", [("d", 4)]), ("x", "1", [("a", 1)]), ("y", "4", [("b", 5)]))
+        assert load(warehouse, 2, lambda: second) == {"people": 2}
+        assert shown(warehouse, columns="catchment_partition, id, n") == [
+            ("w", "d", 4),
+            ("x", "a", 1),
+            ("y", "b", 5),
+        ]
+        with warehouse.change() as change:
+            assert change.partitions("people").keys() == {"w", "x", "y"}
+
+    def test_constants_are_those_of_the_latest_snapshot(
+        self, warehouse: Warehouse, source: Callable[[pa.Table], Source]
+    ) -> None:
+        def row(id_: str, day: str) -> Source:
+            return source(pa.table({"id": [id_], "day": [day]}))
+
+        schema = pa.schema([("id", pa.string()), ("day", pa.string())])
+        parts = {"x": [row("a", "1")], "y": [row("b", "1")]}
+        one = Relation(schema, parts, partitioned=True, constants={"day": "1"})
+        load(warehouse, 1, lambda: {"people": one})
+        parts = {"x": parts["x"], "y": [row("c", "2")]}
+        two = Relation(schema, parts, partitioned=True, constants={"day": "2"})
+        assert load(warehouse, 2, lambda: {"people": two}) == {"people": 1}
+        assert shown(warehouse, columns="id, day") == [("a", "2"), ("c", "2")]
+        with pytest.raises(ZeroDivisionError), warehouse.change(3) as change:
+            change.assign("people", {"day": "3"})
+            raise ZeroDivisionError
+        assert shown(warehouse, columns="id, day") == [("a", "2"), ("c", "2")]
+
     def test_a_table_that_is_gone_is_dropped(
         self, warehouse: Warehouse, relation: Callable[..., Relation]
     ) -> None:

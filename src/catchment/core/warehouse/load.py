@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from catchment.core.errors import Conflict
+from catchment.core.finding import Finding
 from catchment.core.sections import WarehouseSettings
-from catchment.core.warehouse.model import Relation, Warehouse
+from catchment.core.warehouse.model import Relation, Warehouse, digest_of
 from catchment.core.workspace import Workspace
 
 
@@ -45,11 +46,16 @@ def load(
             for table, relation in wanted.items():
                 change.create(table, relation.schema, partitioned=relation.partitioned)
             for table, relation in wanted.items():
-                for part in sorted(change.partitions(table) - relation.parts.keys()):
+                known = change.partitions(table)
+                for part in sorted(known.keys() - relation.parts.keys()):
                     change.replace(table, part, [])
                 loaded[table] = sum(
-                    change.replace(table, part, sources) for part, sources in relation.parts.items()
+                    change.replace(table, part, sources)
+                    for part, sources in relation.parts.items()
+                    if known.get(part, "") != digest_of(sources)
                 )
+                if relation.constants:
+                    change.assign(table, relation.constants)
             for table in sorted(change.tables() - wanted.keys()):
                 change.drop(table)
     except Conflict as error:
@@ -69,8 +75,11 @@ def follow(
     aggregate: str,
     number: int,
     relations: Callable[[], Mapping[str, Relation]],
-) -> None:
-    """After a publication: whatever the settings name shows this snapshot, too."""
+) -> list[Finding]:
+    """After a publication: whatever the settings name shows this snapshot, too.
+
+    Told is what is not there as it is in the snapshot.
+    """
     warehouse = open_warehouse(
         workspace.settings.warehouse, schema_of(aggregate), workspace.store.url
     )
@@ -79,4 +88,5 @@ def follow(
     if workspace.settings.iceberg.catalog != "none":
         from catchment.core import iceberg
 
-        iceberg.follow(workspace, aggregate, number, relations)
+        return iceberg.follow(workspace, aggregate, number, relations)
+    return []

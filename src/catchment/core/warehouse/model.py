@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,27 +19,41 @@ PARTITION = "catchment_partition"  # column of partitioned tables: which partiti
 
 
 class Source(NamedTuple):
-    """A Parquet object whose rows are loaded; written once, known by its digest."""
+    """A Parquet object whose rows are loaded, or some of its row groups; written once.
+
+    Attributes:
+        size: bytes of the object.
+        digest: ``sha256:<hex>`` of the object, or of what else says that rows are the same.
+        groups: the first of its row groups, and the one behind the last; None: all.
+    """
 
     store: Store
     key: str
-    size: int  # bytes
-    digest: str  # "sha256:<hex>"
+    size: int
+    digest: str
+    groups: tuple[int, int] | None = None
 
     @contextmanager
     def local(self) -> Iterator[Path]:
         """The object as a file of this machine, for as long as the block lasts."""
         path = self.store.path(self.key)
-        if path is not None:
+        if path is not None and self.groups is None:
             yield path
             return
         with tempfile.TemporaryDirectory(prefix="catchment-") as folder:
             copy = Path(folder, "object.parquet")
             with copy.open("wb") as file:
-                for chunk in self.store.stream(self.key):
+                for chunk in self._bytes():
                     file.write(chunk)
             yield copy
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _bytes(self) -> Iterator[bytes]:
+        from catchment.core.parquet.cut import cut
+
+        if self.groups is None:
+            return self.store.stream(self.key)
+        return cut(self.store, self.key, self.size, *self.groups)
 
 
 class Relation(NamedTuple):
@@ -46,16 +61,25 @@ class Relation(NamedTuple):
 
     Attributes:
         parts: its objects by partition. A table that is not partitioned has one, called "".
+        constants: columns of text that have one value in all rows. It may change where the digest
+            of a part does not.
     """
 
     schema: pa.Schema
     parts: Mapping[str, Sequence[Source]]
     partitioned: bool = False
+    constants: Mapping[str, str] = {}
 
     @classmethod
     def whole(cls, schema: pa.Schema, source: Source) -> Relation:
         """A table that is one object."""
         return cls(schema, {"": [source]})
+
+
+def digest_of(sources: Sequence[Source]) -> str:
+    """What tells the rows of one partition from others; empty for none."""
+    text = "\n".join(source.digest for source in sources)
+    return hashlib.sha256(text.encode()).hexdigest() if sources else ""
 
 
 class Change(Protocol):
@@ -69,8 +93,8 @@ class Change(Protocol):
         """The tables that are there and ours."""
         ...
 
-    def partitions(self, table: str) -> set[str]:
-        """The partitions of a table."""
+    def partitions(self, table: str) -> dict[str, str]:
+        """The partitions of a table, each with :func:`digest_of` what was loaded."""
         ...
 
     def create(
@@ -99,6 +123,10 @@ class Change(Protocol):
         Nothing is done where they are so already. Returns how many rows were loaded. Invalid (kind
         ``warehouse-type``) for a source whose columns are not those of the table.
         """
+        ...
+
+    def assign(self, table: str, constants: Mapping[str, str]) -> None:
+        """All rows of a table have these values in these columns, which are text."""
         ...
 
     def merge(self, table: str, sources: Sequence[Source]) -> int:

@@ -244,7 +244,7 @@ class _Change(SqlChange):
         self.remember(table, Known("", known.place, known.shape))
 
     def insert(self, place: str, shape: Shape, partition: str, path: Path, source: Source) -> int:
-        beside = source.store.url == self._lake
+        beside = source.store.url == self._lake and source.groups is None
         where = self._beside(source) if beside else self._put(path, source)
         copy = f"COPY INTO {ident(place)} FROM {where} {FORMAT}"
         # Ours is the memory of what was loaded: Snowflake's own would skip what was rolled back.

@@ -6,16 +6,15 @@ Three tables of each schema remember it: ``catchment_snapshot``, ``catchment_tab
 
 from __future__ import annotations
 
-import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from catchment.core.errors import Conflict, Corrupt, Invalid
-from catchment.core.warehouse.model import PARTITION, Source
+from catchment.core.warehouse.model import PARTITION, Source, digest_of
 from catchment.core.warehouse.types import Column, TypeOf, columns, quoted
 
 if TYPE_CHECKING:
@@ -144,10 +143,10 @@ class SqlChange(ABC):
         query = f"SELECT name FROM {TABLES} WHERE place <> ''"  # noqa: S608 - ours
         return {row[0] for row in self.run(query)}
 
-    def partitions(self, table: str) -> set[str]:
+    def partitions(self, table: str) -> dict[str, str]:
         """See :class:`~.model.Change`."""
-        query = f"SELECT part FROM {PARTS} WHERE name = ?"  # noqa: S608 - ours
-        return {row[0] for row in self.run(query, [table])}
+        query = f"SELECT part, digest FROM {PARTS} WHERE name = ?"  # noqa: S608 - ours
+        return {row[0]: row[1] for row in self.run(query, [table])}
 
     def create(
         self,
@@ -169,8 +168,7 @@ class SqlChange(ABC):
         """See :class:`~.model.Change`."""
         self.start()
         known = self._ours(table)
-        text = "\n".join(source.digest for source in sources)
-        digest = hashlib.sha256(text.encode()).hexdigest() if sources else ""
+        digest = digest_of(sources)
         query = f"SELECT digest FROM {PARTS} WHERE name = ? AND part = ?"  # noqa: S608 - ours
         if [(digest,)] == (self.run(query, [table, partition]) or [("",)]):
             return 0
@@ -185,6 +183,18 @@ class SqlChange(ABC):
         if sources:
             self.run(f"INSERT INTO {PARTS} VALUES (?, ?, ?)", [table, partition, digest])  # noqa: S608
         return rows
+
+    def assign(self, table: str, constants: Mapping[str, str]) -> None:
+        """See :class:`~.model.Change`."""
+        self.start()
+        known = self._ours(table)
+        for name, value in constants.items():
+            column = self.ident(name)
+            self.run(
+                f"UPDATE {self.ident(known.place)} SET {column} = ? "  # noqa: S608 - quoted
+                f"WHERE {column} IS DISTINCT FROM ?",
+                [value, value],
+            )
 
     def merge(self, table: str, sources: Sequence[Source]) -> int:
         """See :class:`~.model.Change`."""

@@ -52,25 +52,9 @@ def dask(tmp_path_factory):
 
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 def test_a_worker_that_dies_in_the_middle_changes_nothing(
-    aggregate, wanted, inputs, dask, tmp_path
+    aggregate, wanted, inputs, dask, tmp_path, monkeypatch
 ):
-    with (
-        open_executor(dask.address, limits=LIMITS) as executor,
-        Workspace.open(make_workspace(tmp_path, inputs)) as workspace,
-    ):
-        killing = Killing(executor, lambda: kill_a_worker(dask.nanny.pid))
-        vars(workspace)["executor"] = killing
-        assert run(workspace, aggregate) == "published"
-        assert killing.killed
-        assert killing.submitted > 2
-        assert contents(workspace, aggregate) == wanted[aggregate]
-        if not aggregate.startswith("exports/"):  # each run of an export is a job of its own
-            assert run(workspace, aggregate) == "unchanged"
-
-
-@pytest.mark.parametrize("aggregate", AGGREGATES)
-def test_no_data_pass_through_the_scheduler(aggregate, inputs, dask, tmp_path, monkeypatch):
-    """Tasks are descriptions, and so is what comes back."""
+    """And no data pass through the scheduler: tasks are descriptions, and so is what comes back."""
     sent, got = [], []
     pack, take = executors.pack, executors.take
     monkeypatch.setattr(executors, "pack", lambda *a: sent.append(len(d := pack(*a))) or d)
@@ -79,11 +63,16 @@ def test_no_data_pass_through_the_scheduler(aggregate, inputs, dask, tmp_path, m
         open_executor(dask.address, limits=LIMITS) as executor,
         Workspace.open(make_workspace(tmp_path, inputs)) as workspace,
     ):
-        vars(workspace)["executor"] = executor
-        run(workspace, aggregate)
-    assert len(sent) == len(got) > 2
-    # A few kilobytes each; rows of headers come back with a schema of some hundred columns.
-    assert max(*sent, *got) < 64_000
+        killing = Killing(executor, lambda: kill_a_worker(dask.nanny.pid))
+        vars(workspace)["executor"] = killing
+        assert run(workspace, aggregate) == "published"
+        assert killing.killed
+        assert contents(workspace, aggregate) == wanted[aggregate]
+        assert len(sent) == len(got) == killing.submitted > 2
+        # A few kilobytes each; rows of headers come back with a schema of some hundred columns.
+        assert max(*sent, *got) < 64_000
+        if not aggregate.startswith("exports/"):  # each run of an export is a job of its own
+            assert run(workspace, aggregate) == "unchanged"
 
 
 def test_a_scheduler_that_is_not_there_is_told(inputs, tmp_path):

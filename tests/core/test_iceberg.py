@@ -166,8 +166,13 @@ def test_types_that_iceberg_does_not_have(workspace, source, case):
     assert (found.code, found.where) == ("iceberg-converted", "people: 'odd'")
     assert str(kind) in found.message
     read_ = read(workspace)
+    expected = [*(values if expected is None else expected), None]
+    (task,) = read_.scan().plan_files()
+    assert pq.read_table(task.file.file_path.removeprefix("file://"))["odd"].to_pylist() == expected
     shown = read_.scan().to_arrow().sort_by("i")["odd"].to_pylist()
-    assert shown == [*(values if expected is None else expected), None]
+    if "list<element: struct" in str(kind) or "list<item: struct" in str(kind):
+        expected[-1] = []  # pyiceberg reads a list of structs that is null as an empty one
+    assert shown == expected
     told = json.loads(read_.properties["catchment.converted"])
     assert told.keys() == {"odd"}
     assert name in told["odd"]

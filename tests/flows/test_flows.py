@@ -14,6 +14,7 @@ from catchment.core.settings import Settings
 from catchment.core.workspace import Workspace
 from catchment.flows.definitions import build, defs
 from catchment.flows.house import House
+from catchment.tables import capability
 from catchment.testing.centers import change_center
 
 TABLES, CLAIMS = dg.AssetKey(["tables", "main"]), dg.AssetKey(["exports", "claims"])
@@ -108,6 +109,19 @@ def test_uploads_and_images_come_along(workspace, instance):
     assert look(found, instance, name="imaging_main_changed").run_requests
     again = execute(found, "nightly", instance)
     assert all(c.passed for c in checks(again).values())
+
+
+def test_pieces_that_others_published_are_told_once(workspace, instance):
+    """A snapshot of the command line, which Dagster has not heard of."""
+    with Workspace.open(workspace) as opened:
+        done = capability.run(opened, "main")
+    sites = {line.site for line, _ in done.account if line.part and line.unit == "rows"}
+    found, piece = build(House(path=str(workspace))), dg.AssetKey(["tables", "main", "uds"])
+    for _ in range(2):
+        assert execute(found, "tables", instance).success
+        assert instance.get_materialized_partitions(piece) == sites
+    records = instance.fetch_materializations(piece, limit=1000).records
+    assert len(records) == len(sites)
 
 
 def test_a_job_of_one_capability(found, instance):

@@ -79,7 +79,8 @@ def _nested(kind: pa.DataType) -> pa.DataType | None:
 def readable(relation: Relation, prefix: str) -> tuple[Relation, dict[str, str]]:
     """The relation in types that Iceberg has, and what is of another type there, by column.
 
-    Where there is such a column, objects below the prefix take the place of the relation's.
+    Where there is such a column, objects below the prefix take the place of the relation's. Where
+    a column cannot be held at all, the relation is as it was.
     """
     schema = relation.schema
     odd = [n for n, field in enumerate(schema) if held(field.type) is None]
@@ -94,6 +95,8 @@ def readable(relation: Relation, prefix: str) -> tuple[Relation, dict[str, str]]
         if _fine(field.type) and not _all_whole(list(sources.values()), field.name, kind):
             kind = _exact(field.type, text=True)
         wanted = wanted.set(number, field.with_type(kind))
+    if any(held(field.type) is None for field in wanted):
+        return relation, {}  # there is no way to hold it
     made = [_converted(source, wanted, prefix) for source in sources.values()]
     names = {schema.field(n).name: f"{schema.field(n).type} is {wanted.field(n).type}" for n in odd}
     return Relation(wanted, {"": made}), names

@@ -50,7 +50,8 @@ class Frames:
         macro = MACROS.get(tag)
         if macro is not None:
             own = self._own[frame] if frame < len(self._own) else {}
-            if found := _inside(own, macro, tag) or _inside(self._shared, macro, tag):
+            found: list[Any] = _inside(own, macro, tag) or _inside(self._shared, macro, tag)
+            if found:
                 return found
         values: list[Any] | None = self._header.values(tag)
         return values

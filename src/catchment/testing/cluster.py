@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,13 @@ class Cluster(NamedTuple):
     address: str
     scheduler: subprocess.Popen[bytes]
     nanny: subprocess.Popen[bytes] | None
+
+
+def _address(information: Path) -> str | None:
+    """Where the scheduler listens; None while it has not written all of it."""
+    with suppress(FileNotFoundError, ValueError):
+        return str(json.loads(information.read_text())["address"])
+    return None
 
 
 @contextmanager
@@ -54,10 +61,10 @@ def cluster(folder: Path, workers: int, path: str = "") -> Iterator[Cluster]:
     nanny = start("worker", "--nworkers", str(workers), "--nthreads", "1") if workers else None
     try:
         end = time.monotonic() + _PATIENCE
-        while not information.exists():
+        while (address := _address(information)) is None:
             assert time.monotonic() < end, (folder / "scheduler.log").read_text()
             time.sleep(0.05)
-        yield Cluster(json.loads(information.read_text())["address"], scheduler, nanny)
+        yield Cluster(address, scheduler, nanny)
     finally:
         # Workers first: without a scheduler their nannies wait long.
         for process in (nanny, scheduler):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -40,8 +39,20 @@ def cut(store: Store, key: str, size: int, first: int, after: int) -> Iterator[b
     yield assemble(footer.columns, moved, footer.schema)
 
 
-@lru_cache(maxsize=2)  # parts of one object are asked for one after the other
+_latest: dict[tuple[str, str, int], _Footer] = {}  # of one object: its parts come one by one
+
+
 def _footer(store: Store, key: str, size: int) -> _Footer:
+    place = store.url, key, size
+    found = _latest.get(place)
+    if found is None:
+        found = _read(store, key, size)
+        _latest.clear()
+        _latest[place] = found
+    return found
+
+
+def _read(store: Store, key: str, size: int) -> _Footer:
     try:
         tail = store.read(key, start=-min(size, _TAIL))
         length = int.from_bytes(tail[-8:-4], "little")

@@ -55,7 +55,7 @@ def tell(context: dg.AssetExecutionContext, workspace: Workspace, outcome: Outco
         keep(partitions(outcome.aggregate).name or "", sites)
     if sessions := pieces.sessions(outcome):
         keep(by_session(outcome.aggregate).name or "", sessions)
-    for event in pieces.events(workspace, outcome):
+    for event in pieces.events(workspace, outcome, context.instance):
         context.log_event(event)
 
 

@@ -40,16 +40,27 @@ def specs(workspace: Workspace, aggregate: str) -> list[dg.AssetSpec]:
     ]
 
 
-def events(workspace: Workspace, outcome: Outcome) -> Iterator[dg.AssetMaterialization]:
-    """One for each piece that a run made anew."""
+def events(
+    workspace: Workspace, outcome: Outcome, instance: dg.DagsterInstance
+) -> Iterator[dg.AssetMaterialization]:
+    """One for each piece that a run made anew, or that Dagster has not heard of yet."""
     capability, _, name = outcome.aggregate.partition("/")
-    if outcome.state != "published":
-        return
+    heard: dict[str, set[str | None]] = {}
     for piece, partition, told in _PIECES.get(capability, _none)(workspace, outcome):
+        key = dg.AssetKey([capability, name, piece])
+        if outcome.state != "published":
+            if piece not in heard:
+                heard[piece] = _heard(instance, key)
+            if partition in heard[piece]:
+                continue
         metadata = {"snapshot": outcome.snapshot, **told}
-        yield dg.AssetMaterialization(
-            [capability, name, piece], metadata=metadata, partition=partition
-        )
+        yield dg.AssetMaterialization(key, metadata=metadata, partition=partition)
+
+
+def _heard(instance: dg.DagsterInstance, key: dg.AssetKey) -> set[str | None]:
+    """Partitions of which Dagster has heard; None among them for the asset as a whole."""
+    latest = instance.get_latest_materialization_event(key)
+    return {*instance.get_materialized_partitions(key), *([None] if latest else [])}
 
 
 def sessions(outcome: Outcome) -> list[str]:

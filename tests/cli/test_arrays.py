@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from catchment.arrays import files
 from catchment.cli.main import run
+from catchment.core.safe import SafePool
 from catchment.testing.arrays import make_session
 
 pytest.importorskip("h5netcdf", reason="the extra arrays is not installed")
@@ -16,10 +19,20 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "arrays"))
 import recordings
 
 
+@pytest.fixture(scope="module")
+def readers():
+    """One child that reads for all commands, each of which would start its own."""
+    with SafePool(1) as pool:
+        yield pool
+
+
 @pytest.fixture
-def call(capsys, tmp_path, monkeypatch):
+def call(capsys, tmp_path, monkeypatch, readers):
     """Runs a command line; its exit code, its output as JSON, or as text."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        files, "SafePool", lambda _, **limits: nullcontext(readers.limited(**limits))
+    )
     monkeypatch.setattr("os.fsync", lambda _: None)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 

@@ -140,7 +140,7 @@ def test_two_parts_of_a_name_are_told_apart_in_the_records(job, monkeypatch):
 
 def test_a_few_names_used_again_and_again(job):
     """As a worker does that takes care not to overwrite; the aggregator is restarted at times."""
-    wanted = {b"%d\n" % i: 1 for i in range(400)}
+    wanted = {b"%d\n" % i: 1 for i in range(150)}
 
     def work():
         for i, line in enumerate(wanted):
@@ -165,4 +165,4 @@ def test_a_few_names_used_again_and_again(job):
                 aggregator.step()
     worker.join()
     assert rest(job) == wanted
-    assert len(outputs(job)) == 400
+    assert len(outputs(job)) == 150

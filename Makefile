@@ -3,12 +3,12 @@
 PYTHON := .venv/bin/python
 NAME ?= tables
 
-.PHONY: help demo test soak bench check docs reference constraints clean
+.PHONY: help demo test soak bench check docs pictures reference constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
 
-demo: .venv/core ## sample centers become one snapshot, with an account that balances
+demo: .venv/core ## a workspace with all five kinds of data, with accounts that balance
 	@$(PYTHON) examples/demo.py
 
 test: .venv/dev ## every test but the long ones and those of `make check`; then the coverage gates
@@ -33,6 +33,9 @@ check: .venv/dev ## style, types, architecture, documents, coverage
 
 docs: .venv/dev ## the documentation site, strictly, into site/
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
+pictures: .venv/dev ## the pictures of the tour, of what `make demo` made: look at them
+	@$(PYTHON) tools/pictures.py demo
 
 reference: .venv/dev ## the reference pages that follow from the code
 	@$(PYTHON) tools/reference.py

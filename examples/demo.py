@@ -1,11 +1,12 @@
-"""Forty sample centers become one snapshot, on embedded defaults: a folder, SQLite, DuckDB.
+"""One workspace with all five kinds of data, on embedded defaults: a folder, SQLite, DuckDB.
 
-Three sites upload a study; one of them sends a file that is refused, and is told why. Then the
-claims of 200 members, of whom one always fails, come from a small FHIR server as NDJSON files of
-at most 400 kB; DICOM files of two providers become tables that join, and pictures; and three
-recordings, each sent twice, are appended to one Zarr store. Prints each command that it runs, so
-that you can go on from there by hand. Run it again: no table changed, so none is made again; an
-export is a new job.
+Forty sample centers become one snapshot; one of them sends a newer version, and a second snapshot
+follows. Three sites upload a study; one of them sends a file that is refused, and is told why.
+DICOM files of two providers become tables that join, and pictures; claims become NDJSON files, and
+recordings a Zarr store. Then, without a workspace: the claims of 200 members, of whom one always
+fails, come from a small FHIR server; and three sessions, each sent twice, are appended to a store.
+Prints each command that it runs, so that you can go on from there by hand. Run it again: no table
+changed, so none is made again; an export is a new job.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ import pyarrow as pa
 import pydicom
 
 from catchment.cli.main import main
-from catchment.testing.centers import make_centers
+from catchment.testing.centers import change_center, make_centers
 from catchment.testing.fhir import FhirServer
 from catchment.testing.studies import make_uploads, parquet
 
 FOLDER = Path("demo")
+WHERE = ("--workspace", str(FOLDER))
 SETTINGS = """\
 [workspace]
+name = "demo"
 store = "./data"
 
 [tables.nacc]
@@ -34,9 +37,16 @@ datasets = "./sites/datasets/{center}"
 identifiers = "./sites/identifiers.csv"
 most_drift = 0.1  # the sample sites differ in some columns
 
-# The sample sites are small, so every cell is released as it is.
+# The sample sites are small; a count below 5 is not released, where it is 11 otherwise.
 [studies.core]
-min_cell = 0
+min_cell = 5
+
+# Stewards may look at rows in the pages.
+[serve]
+preview_rows = 5
+
+[subscriptions]
+warehouse = "warehouse.duckdb"
 """
 
 
@@ -80,9 +90,8 @@ def study() -> int:
         path.rename(arrived / site / "000" / path.name)
     text = pa.table({"cnt": ["many"], "gender": ["female"]})
     (arrived / "seattle" / "000" / "core__count_text.cube.parquet").write_bytes(parquet(text))
-    where = ("--workspace", str(FOLDER))
-    worst = catchment(*where, "studies", "process")
-    return max(worst, catchment(*where, "studies", "list"))
+    worst = catchment(*WHERE, "studies", "process")
+    return max(worst, catchment(*WHERE, "studies", "list"))
 
 
 def arrays() -> int:
@@ -115,12 +124,8 @@ GROUP BY ALL ORDER BY ALL
 
 def imaging() -> int:
     """DICOM of two providers: the account, a join over all five tables, a sheet of pictures."""
-    folders = scans()
-    providers = [f"--provider={site}={path}" for site, path in zip("ab", folders, strict=True)]
-    where = ("--output", str(FOLDER / "imaging"))
     warehouse = FOLDER / "imaging.duckdb"
-    more = ("--warehouse", str(warehouse), "--previews", "middle")
-    worst = catchment("imaging", "run", *providers, *where, *more)
+    worst = catchment(*WHERE, "imaging", "run", "--warehouse", str(warehouse))
     with duckdb.connect(str(warehouse), read_only=True) as connection:
         print("\nA join over all five tables, in DuckDB:")
         print(connection.sql(JOIN))
@@ -128,7 +133,7 @@ def imaging() -> int:
         picked = connection.execute(richest + "count(DISTINCT object) DESC, 1 LIMIT 1")
         (series,) = picked.fetchone() or ("",)
     sheet = ("--series", series, "--png", str(FOLDER / "series.png"))
-    return max(worst, catchment("imaging", "show", *where, *sheet))
+    return max(worst, catchment(*WHERE, "imaging", "show", *sheet))
 
 
 def scans() -> list[Path]:
@@ -141,8 +146,8 @@ def scans() -> list[Path]:
     return [own / "test_files", own / "charset_files"]
 
 
-def nightly() -> str:
-    """What more `catchment flows run nightly` brings up to date: records, images, recordings."""
+def others() -> str:
+    """Settings of what else the workspace has: records, images, recordings; makes the first."""
     records = FOLDER / "records"
     records.mkdir()
     for member in range(40):
@@ -165,25 +170,37 @@ b = "{second}"
     try:
         from catchment.testing.workspaces import make_recordings
 
-        make_recordings(FOLDER / "recordings", 3, 20)
+        (FOLDER / "recordings").mkdir()
+        make_recordings(FOLDER / "recordings" / "lab", 3, 20)
     except ImportError:
         return text
     return f'{text}\n[arrays.recordings]\nrecordings = "./recordings"\n'
 
 
-def demo() -> int:
-    """Make the sites once, then run and verify; a study, an export, and images."""
-    settings = FOLDER / "catchment.toml"
+def tables() -> int:
+    """Two snapshots: of what the centers have, and with a newer version of one of them."""
+    settings, made = FOLDER / "catchment.toml", None
     if not settings.exists():
         print(f"Making forty sample centers in {FOLDER / 'sites'} ...", flush=True)
-        make_centers(
+        made = make_centers(
             FOLDER / "sites", centers=40, columns=60, rows=(200, 1000), tables=("uds", "mds")
         )
-        settings.write_text(SETTINGS + nightly())
-    where = ("--workspace", str(FOLDER))
-    worst = max(catchment(*where, "tables", "run"), catchment(*where, "tables", "verify"))
-    worst = max(worst, study(), export(), imaging(), arrays())
-    print(f"\nNext, center by center: catchment --workspace {FOLDER} tables show")
+        settings.write_text(SETTINGS + others())
+    worst = max(catchment(*WHERE, "tables", "run"), catchment(*WHERE, "tables", "verify"))
+    if made is not None:
+        print(f"\n{made.ids[0]} sends version {change_center(made, made.ids[0])}.", flush=True)
+        worst = max(worst, catchment(*WHERE, "tables", "run"))
+    return worst
+
+
+def demo() -> int:
+    """Bring everything up to date and verify it; the sites are made once."""
+    worst = max(tables(), study(), imaging(), catchment(*WHERE, "run", "exports/records"))
+    if "[arrays." in (FOLDER / "catchment.toml").read_text():
+        worst = max(worst, catchment(*WHERE, "run", "arrays/recordings"))
+    worst = max(worst, export(), arrays(), catchment(*WHERE, "status"))
+    print(f"\nNext, in a browser: catchment --workspace {FOLDER} serve")
+    print(f"Center by center: catchment --workspace {FOLDER} tables show")
     print(f"All of it, under Dagster: catchment --workspace {FOLDER} flows run nightly")
     return worst
 

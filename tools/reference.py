@@ -1,4 +1,4 @@
-"""Write the reference pages that follow from the code: commands, settings, errors.
+"""Write the reference pages that follow from the code: commands, settings, errors, HTTP, layout.
 
 ``make reference`` writes them; a test compares them with what is there.
 """
@@ -8,12 +8,14 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "catchment"
 PAGES = ROOT / "docs" / "reference"
 NOTICE = "<!-- Written by `make reference` from the code; do not edit. -->"
 CATEGORIES = {"Invalid", "NotFound", "Conflict", "Unavailable", "Corrupt"}
@@ -70,7 +72,7 @@ def _toml(value: Any) -> str:
 def errors() -> str:
     """Every kind of error, with what it says and what to do."""
     found: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
-    for path in sorted((ROOT / "src" / "catchment").rglob("*.py")):
+    for path in sorted(SOURCE.rglob("*.py")):
         if "testing" in path.parts:
             continue
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -117,6 +119,85 @@ def pages() -> str:
     return "\n".join(lines)
 
 
+def http() -> str:
+    """Every route that is not a page's: what it is for, its parameters, what it answers."""
+    import tempfile
+
+    from catchment.core.workspace import Workspace
+    from catchment.web.app import create_app
+
+    lines = [NOTICE, "# HTTP", "", _intro("http")]
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {
+            "workspace.store": Path(folder).as_uri(),
+            "workspace.ledger": f"sqlite:///{folder}/ledger.db",
+        }
+        with Workspace.described(settings) as workspace:
+            whole = create_app(workspace, process=False).openapi()
+    parts: dict[str, list[str]] = {}
+    for path, verbs in whole["paths"].items():
+        for verb, of in verbs.items():
+            (tag,) = of["tags"]
+            if tag != "pages":
+                parts.setdefault(tag, []).append(_route(f"{verb.upper()} {path}", of))
+    for tag, rows in parts.items():
+        lines += [f"## `{tag}`", "", "| route | what | parameters | answers |", "|---|---|---|---|"]
+        lines += [*rows, ""]
+    return "\n".join(lines)
+
+
+def _route(name: str, of: dict[str, Any]) -> str:
+    given = ", ".join(f"`{one['name']}`" for one in of.get("parameters", []))
+    answers = sorted(set(of["responses"]) - {"422"})  # FastAPI's own word for our 400
+    told = of.get("description") or of.get("summary", "")
+    what = " ".join(told.partition("\n\n")[0].split()).replace("``", "`").replace("|", "\\|")
+    return f"| `{name}` | {what} | {given} | {', '.join(answers)} |"
+
+
+def layout() -> str:
+    """Where each capability keeps what, as the modules say that alone spell the paths."""
+    from catchment.core import capability
+    from catchment.core.ledger.schema import metadata
+
+    lines = [NOTICE, "# On disk", "", _intro("layout")]
+    for name in capability.NAMES:
+        text = ast.get_docstring(ast.parse((SOURCE / name / "layout.py").read_text("utf-8")))
+        lines += [f"## {name.capitalize()}", "", *_prose((text or "").partition("\n\n")[2])]
+    lines += ["## The ledger", "", "| table | columns |", "|---|---|"]
+    for table in sorted(metadata.tables.values(), key=lambda one: one.name):
+        keys = {column.name for column in table.primary_key}
+        told = ", ".join(f"**{c.name}**" if c.name in keys else c.name for c in table.columns)
+        lines.append(f"| `{table.name}` | {told} |")
+    return "\n".join([*lines, ""])
+
+
+def _prose(text: str) -> Iterator[str]:
+    """A docstring as Markdown: what is indented stands as it is."""
+    for part in text.replace("``", "`").split("\n\n"):
+        lines = part.splitlines()
+        if part.startswith("    "):
+            yield from ["```text", *(line[4:] for line in lines), "```", ""]
+        else:
+            yield from [*(line.replace("::", ":") for line in lines), ""]
+
+
+def codes() -> str:
+    """Every code of a finding, and every reason of an account: where in the code it is given."""
+    told = "".join((PAGES / f"{name}.md").read_text("utf-8") for name in ("findings", "imaging"))
+    rows = [line.split("|")[1] for line in told.splitlines() if line.startswith("| `")]
+    known = {code for row in rows for code in re.findall(r"`([a-z0-9-]+)`", row)}
+    places: dict[str, set[str]] = defaultdict(set)
+    for path in sorted(SOURCE.rglob("*.py")):
+        if "testing" not in path.parts:
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Constant) and str(node.value) in known:
+                    places[str(node.value)].add(path.relative_to(SOURCE).as_posix())
+    lines = [NOTICE, "# Codes", "", _intro("codes"), "| code | given in |", "|---|---|"]
+    for code, found in sorted(places.items()):
+        lines.append(f"| `{code}` | {', '.join(f'`{one}`' for one in sorted(found))} |")
+    return "\n".join([*lines, ""])
+
+
 def _text(node: ast.expr | None) -> str:
     """The text of an expression, with ``…`` for what is known at run time only."""
     match node:
@@ -136,7 +217,15 @@ def _intro(name: str) -> str:
     return (PAGES / f"_{name}.md").read_text("utf-8")
 
 
-PAGE = {"cli.md": cli, "settings.md": settings, "errors.md": errors, "pages.md": pages}
+PAGE = {
+    "cli.md": cli,
+    "settings.md": settings,
+    "errors.md": errors,
+    "pages.md": pages,
+    "http.md": http,
+    "layout.md": layout,
+    "codes.md": codes,
+}
 
 
 def main() -> None:

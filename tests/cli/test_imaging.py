@@ -147,3 +147,13 @@ def test_names_are_told_to_who_asks_for_them(catchment, tmp_path, monkeypatch):
     assert [line["name"] for line in told] == ["DOE^JANE/us"]
     assert catchment("imaging", "verify", "--sources", *out).code == 0
     assert catchment("imaging", "run", *out, *what).code != 0  # without its secret
+
+
+def test_folders_are_deidentified_by_the_names_that_one_types(catchment, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "one.dcm").write_bytes(make_file())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CATCHMENT_DEIDENTIFY__BASIC__KEY", "a secret of the tests of the program")
+    done = catchment("imaging", "deidentify", "in/", "out/")
+    assert done.code == 0, done.out
+    assert len(list((tmp_path / "out").glob("*.dcm"))) == 1

@@ -6,9 +6,13 @@ import ast
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -17,12 +21,29 @@ SOURCE = ROOT / "src" / "catchment"
 DOCS = ROOT / "docs"
 REFERENCE = DOCS / "reference"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+ROOMS = sorted(SOURCE.glob("*/README.md"))  # one of each capability, and of the core
 
-# A fenced block, and the comment that excuses it from being run: <!-- not run: reason -->.
+# A fenced block. A comment before it may say why it is not run, or that it serves until it is
+# stopped; blocks inside of a comment prepare what the reader of a page has already.
 BLOCK = re.compile(
-    r"(?P<excuse><!-- not run: [^\n]+ -->\n)?^```(?P<language>python|sh)\n(?P<code>.*?)^```$",
+    r"(?:<!-- (?P<word>not run|serves)(?:: (?P<reason>[^\n]+))? -->\n)?"
+    r"^```(?P<language>python|sh)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
+# What else may stand in a fence: it is shown, and there is nothing to run.
+SHOWN = {"text", "json", "toml", "yaml", "http", "sql"}
+# Why blocks are not run, all of them. A reason that is not here has to be thought about first.
+REASONS = {
+    "make runs the tests, and this is one of them",
+    "installs packages",
+    "stands for your own bucket",
+    "stands for your own FHIR server and its certificates",
+    "stands for your own cluster",
+    "listens on every address of the machine",
+    "needs a client that is no part of this program",
+    "needs Dagster's processes; tests/flows runs the same in one",
+    "goes on until it is interrupted; tests/studies interrupts it",
+}
 SLUG = re.compile(r"[a-z]+[0-9]*(-[a-z0-9]+)+")
 # Text that looks like a kind or a code and is none.
 NOT_SLUGS = {
@@ -68,7 +89,7 @@ def load_reference():
     return module
 
 
-@pytest.mark.parametrize("page", ["cli.md", "settings.md", "errors.md", "pages.md"])
+@pytest.mark.parametrize("page", sorted(load_reference().PAGE))
 def test_the_reference_is_what_the_code_says(page):
     made = load_reference().PAGE[page]()
     assert (REFERENCE / page).read_text("utf-8") == made, "run: make reference"
@@ -89,36 +110,97 @@ def test_every_slug_of_the_code_is_explained():
     assert unknown == {}
 
 
-def blocks(page: Path) -> list[tuple[str, str]]:
-    """Language and code of the blocks of a page that are to be run."""
-    found = BLOCK.finditer(page.read_text("utf-8"))
-    return [(block["language"], block["code"]) for block in found if not block["excuse"]]
+class Block(NamedTuple):
+    """One fence of a page."""
+
+    language: str
+    code: str
+    word: str  # "not run", "serves", or nothing
+    reason: str
+
+
+def blocks(page: Path) -> list[Block]:
+    """The shell and Python of a page, in order."""
+    return [
+        Block(one["language"], one["code"], one["word"] or "", one["reason"] or "")
+        for one in BLOCK.finditer(page.read_text("utf-8"))
+    ]
+
+
+def test_blocks_that_are_not_run_say_why():
+    told = {b.reason for page in PAGES for b in blocks(page) if b.word == "not run"}
+    assert told <= REASONS, "a new reason; is there no way to run the block?"
+    assert told >= REASONS, "a reason that no block gives any more"
+
+
+def test_every_fence_is_run_or_only_shown():
+    """No block goes unseen because of how its fence is spelt."""
+    odd = []
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        fences = re.findall(r"^ *```([^\n]*)\n.*?^ *```$", text, re.MULTILINE | re.DOTALL)
+        odd += [f"{page.name}: {word}" for word in fences if word not in {*SHOWN, "python", "sh"}]
+        assert len(blocks(page)) == sum(word in {"python", "sh"} for word in fences), page
+    assert odd == []
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem
+    "page",
+    [page for page in PAGES if any(b.word != "not run" for b in blocks(page))],
+    ids=lambda page: page.stem,
 )
 def test_the_blocks_of_a_page_run(page, tmp_path):
-    """One after the other, in a folder of their own, as a reader would type them."""
+    """One after the other, in a folder of their own, as a reader would type them.
+
+    A block may leave variables for those after it in ``.env``, and processes that are to end with
+    the page in ``*.pid``.
+    """
     ours = ("CATCHMENT_", "PYTHON")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     environment["XDG_STATE_HOME"] = str(tmp_path / "state")
     folder = tmp_path / "reader"
     folder.mkdir()
-    for language, code in blocks(page):
-        command = [sys.executable, "-c", code] if language == "python" else ["sh", "-euc", code]
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120,
-            check=False,
+    try:
+        for block in blocks(page):
+            if block.word != "not run":
+                _run(block, folder, environment)
+    finally:
+        for pid in folder.rglob("*.pid"):
+            with suppress(ProcessLookupError):
+                os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+def _run(block: Block, folder: Path, environment: dict[str, str]) -> None:
+    python = block.language == "python"
+    command = [sys.executable, "-c", block.code] if python else ["sh", "-euc", block.code]
+    variables = folder / ".env"
+    known = variables.read_text().splitlines() if variables.exists() else []
+    told = folder.parent / "told"  # a file, since what goes on behind would hold a pipe
+    with told.open("w") as out:
+        child = subprocess.Popen(
+            command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+            env=environment | dict(line.split("=", 1) for line in known),
         )  # fmt: skip
-        assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+        try:
+            if block.word == "serves":
+                deadline = time.monotonic() + 60
+                while "http://" not in told.read_text() and time.monotonic() < deadline:
+                    assert child.poll() is None, f"{block.code}\n{told.read_text()}"
+                    time.sleep(0.1)
+                assert "http://" in told.read_text()
+            else:
+                assert child.wait(120) == 0, f"{block.code}\n{told.read_text()}"
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
 
 
 def test_links_between_pages_lead_somewhere():
     broken = [
         f"{page.name}: {target}"
-        for page in [*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"]
+        for page in [*PAGES, *ROOMS, ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md"]
         for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
         if "://" not in target and not (page.parent / target).exists()
     ]
@@ -129,6 +211,25 @@ def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
     pages = [p.relative_to(DOCS).as_posix() for p in PAGES[1:] if not p.name.startswith("_")]
     assert [page for page in pages if page not in navigation] == []
+
+
+def test_each_capability_has_a_page_that_names_its_modules_as_they_are():
+    from catchment.core.capability import NAMES
+
+    assert [page.parent.name for page in ROOMS] == sorted([*NAMES, "core"])
+    for page in ROOMS:
+        told = re.findall(r"`([a-z_/0-9]+(?:\.py|/))`", page.read_text("utf-8"))
+        assert len(told) > 5
+        assert [name for name in told if not (page.parent / name).exists()] == []
+
+
+def test_architecture_names_what_there_is():
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    told = re.findall(r"`([a-z_]+/[a-z_/]*(?:\.py)?)`", text)
+    assert told
+    assert [name for name in told if not (SOURCE / name).exists()] == []
+    folders = {path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()}
+    assert folders == set(re.findall(r"^  ([a-z]+)/ ", text, re.MULTILINE))
 
 
 def test_architecture_has_ten_sentences_that_begin_with_never():

@@ -1,8 +1,17 @@
-"""One small workspace with something of everything, for whoever walks through the pages."""
+"""Workspaces with something of everything: a small one, and the one that `make demo` makes.
+
+Both are made once in a run of tests, by whichever process comes first; the others copy them.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +76,59 @@ site = "lab"
 """
 
 
-def make_demo(folder: Path) -> Workspace:
+ROOT = Path(__file__).parents[2]
+
+
+def copied(factory, name: str, make: Callable[[Path], None]) -> Path:
+    """A copy, for this process alone, of a folder that one process makes."""
+    base = factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    made, making = shared / f"{name}-made", shared / f"{name}-making"
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir()
+            make(making)
+            making.rename(made)
+    own = factory.mktemp(name) / "copy"
+    shutil.copytree(made, own)
+    return own
+
+
+def small(factory) -> Workspace:
+    """The small one."""
+
+    def make(folder: Path) -> None:
+        make_small(folder).close()
+
+    return Workspace.open(copied(factory, "small", make))
+
+
+def demo(factory) -> Workspace:
+    """The one of `make demo`, and somebody of each role."""
+
+    def make(folder: Path) -> None:
+        command = [sys.executable, str(ROOT / "examples" / "demo.py")]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        with Workspace.open(folder / "demo") as workspace:
+            add_users(workspace)
+
+    # Threads, so that a test can hold a job while it is watched.
+    return Workspace.open(copied(factory, "demo", make) / "demo", {"executor.kind": "threads"})
+
+
+def add_users(workspace: Workspace) -> None:
+    """Somebody of each role, and of two sites; all with one password, since a hash costs."""
+    hashed = passwords.hash_secret(PASSWORD)
+    for user, role in USERS.items():
+        People(workspace.ledger).add(user, role, hashed)
+    Access(workspace.ledger).add("boston", "anna", hashed)
+    Access(workspace.ledger).add("denver", "dan", hashed)
+
+
+def make_small(folder: Path) -> Workspace:
     """Make it, bring every aggregate up to date, and add users."""
     (folder / "catchment.toml").write_text(SETTINGS)
     make_centers(
@@ -84,11 +145,7 @@ def make_demo(folder: Path) -> Workspace:
     imaging.run(workspace, "clinic")
     exports.run(workspace, "claims")
     arrays.run(workspace, "sessions")
-    hashed = passwords.hash_secret(PASSWORD)
-    for user, role in USERS.items():
-        People(workspace.ledger).add(user, role, hashed)
-    Access(workspace.ledger).add("boston", "anna", hashed)
-    Access(workspace.ledger).add("denver", "dan", hashed)
+    add_users(workspace)
     return workspace
 
 

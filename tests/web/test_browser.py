@@ -1,4 +1,7 @@
-"""A person at Chromium: walks through every page, charts, scrolls a series, watches a job."""
+"""A person at Chromium walks through the workspace that `make demo` makes, page by page.
+
+They build charts, scroll a series, zoom a signal, watch a job, and sign in as a site.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from catchment.imaging import browse as imaging
 from catchment.imaging.snapshot import open_snapshot
 from catchment.testing.web import serving
 from catchment.web.app import create_app
-from tests.web.demo import PASSWORD, SLICES, make_demo
+from tests.web import demo as made
+from tests.web.demo import PASSWORD
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -30,7 +34,7 @@ def demo(tmp_path_factory):
     if CHROMIUM is None:
         pytest.skip("no Chromium here: apt-get install chromium")
     pytest.importorskip("playwright.sync_api")
-    with make_demo(tmp_path_factory.mktemp("browser")) as workspace:
+    with made.demo(tmp_path_factory) as workspace:
         yield workspace
 
 
@@ -96,23 +100,24 @@ def otto(browser, url):
 
 @pytest.fixture(scope="module")
 def stack(demo):
-    found = imaging.series_of(open_snapshot(demo.store, demo.ledger, "clinic"))
-    return max(found, key=lambda one: one["images"])["series"]
+    """The longest series."""
+    found = imaging.series_of(open_snapshot(demo.store, demo.ledger, "scans"))
+    return max(found, key=lambda one: one["images"])
 
 
 @pytest.fixture(scope="module")
 def pages(demo, stack):
-    folder = sessions.folder_of(demo, "sessions")
+    folder = sessions.folder_of(demo, "recordings")
     store = sessions.partitions(folder)[0]["store"]
     name = sessions.sessions(folder, store)["sessions"][0]["session"]
-    run, job = (demo.ledger.runs(one)[0].id for one in ("tables/nacc", "exports/claims"))
+    run, job = (demo.ledger.runs(one)[0].id for one in ("tables/nacc", "exports/records"))
     return [
         "/ui/", "/ui/tables", "/ui/tables/nacc", "/ui/tables/nacc/1", "/ui/tables/nacc/2/since/1",
         "/ui/tables/nacc/2/rows/uds", "/ui/studies", "/ui/studies/core",
-        f"{CHART}?column=race&stratifier=gender", "/ui/imaging", "/ui/imaging/clinic/patients",
-        "/ui/imaging/clinic/series", f"/ui/imaging/clinic/series/{stack}", "/ui/exports",
-        f"/ui/exports/{job}", "/ui/arrays", f"/ui/arrays/sessions/{store}",
-        f"/ui/arrays/sessions/{store}/sessions/{name}", "/ui/runs", f"/ui/runs/{run}",
+        f"{CHART}?column=race&stratifier=gender", "/ui/imaging", "/ui/imaging/scans/patients",
+        "/ui/imaging/scans/series", f"/ui/imaging/scans/series/{stack["series"]}", "/ui/exports",
+        f"/ui/exports/{job}", "/ui/arrays", f"/ui/arrays/recordings/{store}",
+        f"/ui/arrays/recordings/{store}/sessions/{name}", "/ui/runs", f"/ui/runs/{run}",
         "/ui/findings", "/ui/sites", "/ui/sites/boston", "/ui/people", "/ui/audit",
     ]  # fmt: skip
 
@@ -293,17 +298,19 @@ def test_a_map_of_what_is_no_month_says_so(otto):
 
 def test_a_series_is_scrolled_and_windowed(otto, stack):
     page = otto.page
-    otto.go(f"/ui/imaging/clinic/series/{stack}")
+    otto.go(f"/ui/imaging/scans/series/{stack['series']}")
     page.wait_for_selector("#picture[data-shown='1']")
     page.focus("#stage")
-    for n in range(2, SLICES + 1):
+    slices = stack["images"]
+    assert slices > 3
+    for n in range(2, slices + 1):
         page.keyboard.press("ArrowDown")
         page.wait_for_selector(f"#picture[data-shown='{n}']")
     page.keyboard.press("ArrowDown")  # there is no further one
-    assert page.inner_text("#where") == f"{SLICES} of {SLICES}"
+    assert page.inner_text("#where") == f"{slices} of {slices}"
     page.hover("#stage")
     page.mouse.wheel(0, -100)
-    page.wait_for_selector(f"#picture[data-shown='{SLICES - 1}']")
+    page.wait_for_selector(f"#picture[data-shown='{slices - 1}']")
     before = page.get_attribute("#picture", "src")
     page.select_option("#preset", "-600,1500")
     page.wait_for_function(
@@ -328,7 +335,7 @@ def test_signals_are_drawn_and_zoomed(otto, pages):
     page.wait_for_function(
         "() => document.getElementById('span').textContent.includes('50 % to 100 %')"
     )
-    page.select_option("#variable", "fnirs")
+    page.select_option("#variable", index=0)
     page.wait_for_function(
         "() => document.getElementById('span').textContent.includes('0 % to 100 %')"
     )
@@ -348,9 +355,9 @@ def test_lists_go_on(otto, demo):
 
 def test_findings_are_searched(otto):
     otto.go("/ui/findings")
-    otto.page.fill("#q", "text")
+    otto.page.fill("#q", "Parquet")
     otto.page.press("#q", "Enter")
-    otto.page.wait_for_url("**/findings?q=text*")
+    otto.page.wait_for_url("**/findings?q=Parquet*")
     otto.page.select_option("#severity", "error")
     otto.page.wait_for_url("**severity=error*")
     assert otto.page.locator("tbody tr").count() >= 1
@@ -370,12 +377,13 @@ def test_a_live_job_is_watched_to_its_end(otto, demo, monkeypatch):
     import catchment.exports.run as coordinator
 
     monkeypatch.setattr(coordinator, "fetch", slowly)
-    settings = demo.settings.exports["slow"].model_copy(update={"batch": 6})
-    monkeypatch.setitem(demo.settings.exports, "slow", settings)
-    worker = threading.Thread(target=exports.run, args=(demo, "slow"))
+    settings = demo.settings.exports["records"].model_copy(update={"batch": 6})
+    monkeypatch.setitem(demo.settings.exports, "records", settings)
+    worker = threading.Thread(target=exports.run, args=(demo, "records"))
     worker.start()
     try:
-        while not (found := demo.ledger.runs("exports/slow", state="running")):
+        while not (found := demo.ledger.runs("exports/records", state="running")):
+            assert worker.is_alive()
             worker.join(0.1)
         otto.page.goto(f"/ui/exports/{found[0].id}")
         otto.page.wait_for_function("() => document.getElementById('bar').value >= 6")
@@ -387,7 +395,7 @@ def test_a_live_job_is_watched_to_its_end(otto, demo, monkeypatch):
     otto.page.wait_for_function(
         "() => document.getElementById('state').textContent.includes('published')"
     )
-    assert otto.page.inner_text("#done") == "30"
+    assert otto.page.inner_text("#done") == "40"
     assert otto.page.locator("#outputs tr").count() >= 1
     assert otto.complaints == []
 

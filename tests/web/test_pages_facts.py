@@ -20,7 +20,7 @@ from catchment.arrays.transform.sinks import below
 from catchment.core.errors import Invalid, NotFound
 from catchment.tables.snapshot import open_snapshot
 from catchment.web.app import create_app
-from tests.web.demo import PASSWORD, SLICES, make_demo
+from tests.web.demo import PASSWORD, SLICES, small
 from tests.web.looking import Looker
 
 pytestmark = pytest.mark.xdist_group("pages")
@@ -30,7 +30,7 @@ CANARIES = ("Secretalpha", "Secretbeta", "SECRET-DESCRIPTION", "1.2.3.5.1", "197
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    with make_demo(tmp_path_factory.mktemp("facts")) as workspace:
+    with small(tmp_path_factory) as workspace:
         yield workspace
 
 

@@ -301,7 +301,8 @@ def deidentify(
 
     out: Output = ctx.obj
     file = find(out.workspace or Path.cwd())
-    settings = Settings.load(file, {"imaging.in.providers": {"in": source, "out": target}})
+    places = {"imaging.in.providers.in": source, "imaging.in.providers.out": target}
+    settings = Settings.load(file, places)
     urls = settings.imaging["in"].providers
     with Workspace(settings) as workspace:
         account, left_out = deidentify_all(

@@ -3,7 +3,20 @@
 People look below the prefixes of the states (``latest/``, ``last_valid/``, ...): each is a *view*,
 written from the ledger and the objects after a commit. What a snapshot names lies below
 ``studies/``, immutable, under keys that carry a digest; readers without rights to see small cells
-must not be let in there.
+must not be let in there::
+
+    upload_staging/<study>/<site>/<version>/<file>             what arrives, until it is processed
+    site_upload/<study>/<package>/<site>/<version>/<file>      received, not looked into yet
+    latest/<study>/<study>__<package>/<site>/<version>/<file>  accepted, and not merged yet
+    last_valid/...                                             the same, once it is in the aggregate
+    archive/.../<time>.<file>                                  what a later upload replaced
+    error/.../<time>.<file>                                    what was refused
+    flat/, study_metadata/, manifest/                          last valid ones that are not cubes
+    aggregates/<study>/<study>__<package>/...__aggregate.parquet   the released aggregate
+    csv_aggregates/...                                         the same as CSV
+    subscriptions/<target>.json                                what is registered in a target
+    studies/<study>/kept/, parts/, merges/, snapshots/         what the views are written from
+    studies/<study>/uploads/, results/                         what was found, for the sites
 """
 
 from __future__ import annotations

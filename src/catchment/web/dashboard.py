@@ -5,12 +5,10 @@ All of it is read only, by a key in the header ``x-api-key``, and shows only wha
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -24,21 +22,19 @@ from catchment.studies.charts.filters import Condition, Group, parse
 from catchment.studies.charts.query import Cache
 from catchment.studies.check import local
 from catchment.studies.model import SITE, Package
+from catchment.web.cells import Kind, written
 from catchment.web.guard import status_of
 from catchment.web.login import Unauthorized
 
 FORMAT = "2"  # of metadata
 COLUMNS_FORMAT = "1"
 _PAGE = 1000
-_ROWS = 20_000  # of a table, turned into text at a time
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 _key = APIKeyHeader(name="X-API-Key", description="A key of the workspace.", auto_error=False)
 
 Limit = Annotated[int, Query(ge=1, le=10_000, description="At most so many entries.")]
 Offset = Annotated[int, Query(ge=0, le=10**9, description="Entries to pass over.")]
 IfNoneMatch = Annotated[str | None, Header(description="ETags that the client has.")]
-Kind = Literal["csv", "tsv", "json"]
 
 
 class Forbidden(Invalid):
@@ -270,7 +266,7 @@ def from_parquet(
         tag,
         if_none_match,
         lambda: StreamingResponse(
-            _written(see.workspace, one.released.key, type_),
+            written(see.workspace, one.released.key, type_),
             media_type=f"{media[type_]}; charset=utf-8",
         ),
     )
@@ -383,34 +379,3 @@ def _tagged(tag: str, known: str | None, answer: Callable[[], Response]) -> Resp
     response = answer()
     response.headers.update(headers)
     return response
-
-
-def _written(workspace: Workspace, key: str, kind: Kind) -> Iterator[str]:
-    """The table as text, a part at a time; no cell of it is a formula to a spreadsheet."""
-    import pyarrow.parquet as pq
-
-    with local(workspace.store, key) as path, pq.ParquetFile(path) as file:
-        names = file.schema_arrow.names
-        yield "[" if kind == "json" else _lines([[guarded(name) for name in names]], kind)
-        first = True
-        for batch in file.iter_batches(_ROWS):
-            if kind == "json":
-                texts = [json.dumps(row, default=str) for row in batch.to_pylist()]
-                yield ("" if first else ",\n") + ",\n".join(texts)
-                first = False
-            else:
-                rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
-                yield _lines([[guarded(cell) for cell in row] for row in rows], kind)
-        if kind == "json":
-            yield "]"
-
-
-def _lines(rows: Sequence[Sequence[object]], kind: Kind) -> str:
-    text = io.StringIO()
-    csv.writer(text, delimiter="\t" if kind == "tsv" else ",", lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def guarded(cell: object) -> object:
-    """A cell of a text file that is no formula to a spreadsheet."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell

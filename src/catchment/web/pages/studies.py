@@ -14,7 +14,7 @@ from catchment.studies import library, subscribe
 from catchment.studies.charts.filters import OPERATORS, parse
 from catchment.studies.check import local
 from catchment.studies.model import Package
-from catchment.web.dashboard import guarded
+from catchment.web.cells import guarded
 from catchment.web.pages.house import Asked
 from catchment.web.pages.route import data, deed, page
 

@@ -27,7 +27,7 @@ from bench._common import RESULTS, Measured, Row, measure, report, scratch, time
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "imaging"
 MOST_MB = 500
 FILES = 2000
-MANY = (10_000, 40_000)  # small files, whatever the scale
+MANY = (10_000, 25_000)  # small files, whatever the scale
 
 
 def sample(folder: Path, scale: float) -> Path:
@@ -54,17 +54,17 @@ def sample(folder: Path, scale: float) -> Path:
 
 
 def many(folder: Path, count: int) -> Path:
-    """Small files, one series of 100 each, five hundred a patient; alike but for their UIDs."""
+    """Small files, a hundred a series, five hundred a patient; alike but for their UIDs."""
     from catchment.testing.dicom import make_file
 
-    sign = "1.2.3.4.%07d.%07d"
-    data = make_file(sign % (0, 0), series=f"1.2.3.4.{0:07}", patient=f"P{0:07}")
+    series, instance = "1.2.3.4.1%06d", "1.2.3.4.1%06d.1%06d"
+    data = make_file(instance % (0, 0), series=series % 0, patient="P0000000")
     folder.mkdir()
     for number in range(count):
-        series, patient = number // 100, number // 500
-        made = data.replace(b"P0000000", b"P%07d" % patient)
-        made = made.replace((sign % (0, 0)).encode(), (sign % (series, number)).encode())
-        made = made.replace(b"1.2.3.4.0000000", b"1.2.3.4.%07d" % series)
+        own = number // 100
+        made = data.replace(b"P0000000", b"P%07d" % (number // 500))
+        made = made.replace((instance % (0, 0)).encode(), (instance % (own, number)).encode())
+        made = made.replace((series % 0).encode(), (series % own).encode())
         (folder / f"{number:07}.dcm").write_bytes(made)
     return folder
 

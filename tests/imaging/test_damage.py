@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,15 +22,17 @@ from catchment.core.executor import open_executor
 from catchment.core.ledger import Ledger
 from catchment.core.safe import SafePool
 from catchment.core.store import open_store
+from catchment.imaging.compress import Image, Wanted, compress
 from catchment.imaging.job import House
 from catchment.imaging.model import Job, Options, Provider, State
 from catchment.imaging.profile import Profile
+from catchment.imaging.read import Stored, read_files
 from catchment.imaging.run import run
 from catchment.imaging.scanning import in_children
 from catchment.imaging.snapshot import open_snapshot
 from catchment.imaging.staging import SETTING
 from catchment.testing.dicom import make_file
-from catchment.testing.faults import Faults, inject
+from catchment.testing.faults import Faults, every_fault, inject
 
 sys.path.insert(0, str(Path(__file__).parent))  # children take it over
 import killers
@@ -125,6 +128,37 @@ def test_what_is_not_the_files_fault_ends_the_run():
 
     with ThreadPoolExecutor(1) as threads, pytest.raises(Invalid, match="no pydicom"):
         list(in_children(threads, fail, ["a", "b"]))
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_store_that_is_away_says_nothing_of_a_file(tmp_path, slow):
+    """Neither that its header is broken, nor that its pixels cannot be decoded."""
+    data = make_file("1.2.3.1.1.1")
+    data = data[132:] if slow else data  # without a preamble, pydicom reads it
+    store = open_store(tmp_path.as_uri())
+    store.put("a", data)
+    file = Stored("alpha", "a", "d", len(data))
+    for work in (partial(read_files, files=[file]), partial(_pictures, file=file)):
+        for faults in every_fault():
+            ended = ends(work, inject(store, faults))
+            assert ended == faults.fired
+
+
+def _pictures(store, file):
+    return compress(store, Wanted("all"), [Image(file, "1.2.3.1.1.1", "ct")])
+
+
+def ends(work, store):
+    """Whether work met a fault: then it ends, whatever it was about to say."""
+    try:
+        found = work(store)
+    except Unavailable:
+        return True
+    if isinstance(found, list):
+        assert [row.get("compress_error") for row in found] == [None]
+    else:
+        assert found.refused == []
+    return False
 
 
 def files():

@@ -112,20 +112,23 @@ def test_an_image_that_kills_the_function_is_told(
     assert opened().rows()["images"] == 3
 
 
-def test_a_decoder_that_dies_is_told_by_its_function(function, house, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "kind"), [(Invalid, "reader-died"), (Unavailable, "store-unavailable")]
+)
+def test_a_decoder_that_dies_is_told_by_its_function(function, house, monkeypatch, error, kind):
     """What the handler's child comes to is the error of the task."""
 
     def die(*_):
-        raise Invalid("it died", kind="reader-died")
+        raise error("it died", kind=kind)
 
     monkeypatch.setattr(lambda_handler, "compress", die)
     monkeypatch.setattr(lambda_handler, "open_executor", _threads)
     images = [Image(Stored("a", "k", "d", 1), "1.2", "ct")]
     with open_lambda("lambda:pictures", house.store, {}) as executor:
         future = executor.submit(partial(compress, house.store, Wanted("all")), images)
-        with pytest.raises(Invalid) as told:
+        with pytest.raises(error) as told:
             future.result()
-    assert told.value.kind == "reader-died"
+    assert told.value.kind == kind
 
 
 def _threads(*_):

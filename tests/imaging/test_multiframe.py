@@ -122,6 +122,17 @@ def test_a_slope_that_is_none_changes_nothing():
     assert volume([make_file(**frames([0])[0], RescaleSlope="")]).array.dtype == np.uint16
 
 
+def test_a_slope_that_is_no_number_is_told():
+    with pytest.raises(Invalid, match="what its values mean"):
+        volume(
+            [
+                make_file(**frames([0])[0], RescaleIntercept=-12345.0).replace(
+                    b"-12345.0", b"-tenfold"
+                )
+            ]
+        )
+
+
 def test_one_frame_has_the_thickness_of_its_group():
     assert volume([make_enhanced("1.2", frames([0]), pixels(1))]).spacing == (4.0, 0.5, 0.25)
 

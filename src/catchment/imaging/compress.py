@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from catchment.core.errors import Conflict
+from catchment.core.errors import CatchmentError, Conflict
 from catchment.core.store import Store
 from catchment.imaging import layout
 from catchment.imaging.read import Stored
@@ -71,7 +71,7 @@ def compress(store: Store, wanted: Wanted, images: Sequence[Image]) -> list[Row]
     for image in images:
         try:
             made = list(_compress_one(store, wanted, image))
-        except MemoryError:
+        except (MemoryError, CatchmentError):  # a store that is away says nothing of an image
             raise
         except Exception as error:  # noqa: BLE001 - what pixels of any form make of decoders
             made = [_failed(image, _reason(error))]

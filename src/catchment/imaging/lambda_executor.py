@@ -75,7 +75,12 @@ class LambdaExecutor(Executor):
         with suppress(Unavailable):  # else an orphan
             self._store.delete(key)
         if "error" in told:
-            raise Invalid("a task of the Lambda function failed", kind=str(told["error"]))
+            kind = Unavailable if told.get("passing") else Invalid
+            raise kind(
+                "a task of the Lambda function failed",
+                kind=str(told["error"]),
+                hint="run again; nothing was published",
+            )
         return told["rows"]
 
     def _result(self, key: str) -> bytes:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from catchment.core.errors import CatchmentError, Invalid
+from catchment.core.errors import CatchmentError, Invalid, Unavailable
 from catchment.core.executor import open_executor
 from catchment.core.safe import Limits
 from catchment.core.settings import Settings
@@ -47,7 +47,7 @@ def handler(event: Mapping[str, Any], _context: object = None) -> dict[str, Any]
             told: dict[str, Any] = {"rows": child.submit(compress, store, wanted, images).result()}
     except CatchmentError as error:
         log.warning("%d images were not compressed: %s", len(images), error.kind)
-        told = {"error": error.kind}
+        told = {"error": error.kind, "passing": isinstance(error, Unavailable)}
     store.put(result, json.dumps(told).encode(), mode="overwrite")
     return {"result": result}
 

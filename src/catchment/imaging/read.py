@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from catchment.core.errors import Invalid
+from catchment.core.errors import CatchmentError, Invalid
 from catchment.core.store import Store
 from catchment.core.store_file import StoreFile
 from catchment.imaging.entities import Odd, arrow_type, columns, typed_tags
@@ -130,7 +130,7 @@ def slowly(file: BinaryIO, size: int) -> SlowHeader:
         raise _missing() from None
     try:
         return read_slowly(file, size)
-    except (BadFile, MemoryError):
+    except (BadFile, MemoryError, CatchmentError):  # a store that is away says nothing of a file
         raise
     except Exception:  # noqa: BLE001 - what a file of any form makes of pydicom
         raise BadFile("header-broken") from None

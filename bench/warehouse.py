@@ -75,7 +75,7 @@ def rows() -> list[Row]:
         folder / "sites", centers=CENTERS, columns=COLUMNS, rows=(ROWS, ROWS), broken=0
     )
     ours, peer = folder / "ours.duckdb", folder / "whole.duckdb"
-    found = []
+    found: list[Row] = []
     for day, what in ((1, "first"), (1, "after one center changed"), (2, "the same, next day")):
         if found:
             change_center(made, made.ids[7])

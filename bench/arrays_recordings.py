@@ -39,7 +39,8 @@ def make(folder: Path, count: int) -> float:
 def transformed(folder: str, workers: int, count: int) -> None:
     """Transform all recordings; the workers have been started by a first run of two."""
     from catchment.arrays.transform.discovery import Choice, Naming
-    from catchment.arrays.transform.run import House, Job, run
+    from catchment.arrays.transform.job import House, Job
+    from catchment.arrays.transform.run import run
     from catchment.core.executor import open_executor
     from catchment.core.ledger import Ledger
     from catchment.core.store import open_store

@@ -12,6 +12,7 @@ import xarray as xr
 import catchment.arrays
 from catchment.arrays import api, journal, layout
 from catchment.arrays.flat import Flat
+from catchment.arrays.flat_log import FlatLog
 from catchment.arrays.foreign import Group
 from catchment.arrays.model import Decision, Row
 from catchment.arrays.stack import Stack
@@ -93,9 +94,6 @@ def test_sessions_by_positions(store):
         put(store, stretch(9, 3, "s1"))
     assert caught.value.kind == "session-differs"
     assert put(store, stretch(9, 3, "s1"), on_conflict="skip").steps[0].decision is Decision.SKIP
-    with pytest.raises(Invalid) as caught:
-        put(store, stretch(9, 3, "s1"), on_conflict="replace")
-    assert caught.value.kind == "replace-not-possible"
     planned = put(store, stretch(10, 3, "s3"), dry_run=True)
     assert (planned.steps[0].slot, planned.dry_run, planned.commit) == (10, True, 2)
     entries = Flat(Stack(store)).entries()
@@ -271,7 +269,7 @@ def test_a_writer_elsewhere(store):
 def test_somebody_else_wrote(store, monkeypatch):
     put(store, bare(0, 3))
     with monkeypatch.context() as patch:
-        patch.setattr(Flat, "_show", lambda *_: 1 / 0)
+        patch.setattr(FlatLog, "show", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             put(store, bare(3, 3))
     assert "not shown" in verify(Stack(store)).wrong[0]
@@ -293,7 +291,7 @@ def test_plain_xarray_may_append_between(store):
 
 
 def test_large_pieces(store, monkeypatch):
-    monkeypatch.setattr("catchment.arrays.flat.PIECE", 100)
+    monkeypatch.setattr("catchment.arrays.flat_write.PIECE", 100)
     pieces = [stretch(0, 30)[["eeg"]].chunk(time=4), stretch(30, 41)[["eeg"]].chunk(time=4)]
     for piece in pieces:
         put(store, piece, chunks={"time": 8})

@@ -16,7 +16,8 @@ from catchment.arrays.model import Decision, Row
 from catchment.arrays.prepare import prepare
 from catchment.arrays.stack import Stack
 from catchment.arrays.transform.discovery import Naming
-from catchment.arrays.transform.run import House, Job, run
+from catchment.arrays.transform.job import House, Job
+from catchment.arrays.transform.run import run
 from catchment.arrays.transform.sinks import below
 from catchment.arrays.verify import verify
 from catchment.core.errors import Conflict, Unavailable

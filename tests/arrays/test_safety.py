@@ -12,7 +12,8 @@ import xarray as xr
 from catchment.arrays import api, catalog
 from catchment.arrays.stack import Stack
 from catchment.arrays.transform.discovery import Choice, Naming
-from catchment.arrays.transform.run import House, Job, run
+from catchment.arrays.transform.job import House, Job
+from catchment.arrays.transform.run import run
 from catchment.arrays.transform.sinks import below
 from catchment.core.errors import Unavailable
 from catchment.core.executor import open_executor

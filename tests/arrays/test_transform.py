@@ -20,6 +20,7 @@ from catchment.arrays.stack import Stack
 from catchment.arrays.transform import signals
 from catchment.arrays.transform.base import BaseTransform
 from catchment.arrays.transform.discovery import Choice, Naming, discover, pseudonym_key
+from catchment.arrays.transform.job import House, Job
 from catchment.arrays.transform.model import (
     Copied,
     Recording,
@@ -29,7 +30,7 @@ from catchment.arrays.transform.model import (
     Uploaded,
 )
 from catchment.arrays.transform.readers import read as read_file
-from catchment.arrays.transform.run import House, Job, run
+from catchment.arrays.transform.run import run
 from catchment.arrays.transform.sinks import Partitioning, below
 from catchment.arrays.transform.window import WindowTransform
 from catchment.arrays.transform.worker import load
@@ -495,14 +496,15 @@ class Long(BaseTransform):
     """One long recording along time, of all sessions."""
 
     NAME = "long"
+    OPTIONS: ClassVar = {"store": "long.zarr"}
 
     def process_session(self, session):
         values = np.arange(4.0) + len(session.key)
         dataset = xr.Dataset({"v": (("time",), values)})
         if "bad" in session.key:
             dataset = dataset + np.inf
-        self.append_dataset_to_s3_zarr(dataset, "long.zarr", append_dim="time")
-        return TransformResult(zarr_stores=["long.zarr"])
+        self.append_dataset_to_s3_zarr(dataset, self.options["store"], append_dim="time")
+        return TransformResult(zarr_stores=[self.options["store"]])
 
 
 def test_a_transform_along_positions(folder, work, tmp_path):
@@ -527,6 +529,11 @@ def test_a_transform_along_positions(folder, work, tmp_path):
     moved = work(choice=Choice(again=True))
     assert stores(work) == ["long.zarr", "windows_combined.zarr"]
     assert moved.account.total("sessions").kept == 3
+    # In another store along time: then they are no longer in the former one.
+    work(transform=name, options={"store": "other.zarr"}, choice=Choice(again=True))
+    sizes = [catchment.arrays.open(below(work.output, f"{s}.zarr")).sizes["time"]
+             for s in ("long", "other")]  # fmt: skip
+    assert sizes == [0, 8]
     transform = load(name)(open_store(folder.as_uri()), open_store((tmp_path / "out").as_uri()))
     dataset = xr.Dataset({"v": (("time",), np.ones(3))}, attrs={"session_id": "q"})
     transform.append_dataset_to_s3_zarr(dataset, "hand.zarr", append_dim="time")

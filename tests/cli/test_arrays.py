@@ -187,7 +187,18 @@ def test_other_stores(call):
     assert [s["slot"] for s in call("list", "long.zarr")[1]["sessions"]] == [0, 20]
     assert "no store of sessions" in call("show", "long.zarr", text=True)[1]
     assert "all is well" in call("verify", "long.zarr", text=True)[1]
-    assert call("withdraw", "long.zarr", "a")[1]["error"]["kind"] == "not-our-store"
+    make_session("a", seed=1, windows=7).to_netcdf("other.nc")
+    other = "append", "other.nc", "long.zarr", "--append-dim", "time"
+    assert call(*other)[1]["error"]["kind"] == "session-differs"
+    assert call(*other, "--on-conflict", "replace")[1]["steps"][0]["decision"] == "replace"
+    assert call("withdraw", "long.zarr", "q", "--dry-run")[1]["error"]["kind"] == "no-session"
+    assert call("withdraw", "long.zarr", "b", "--dry-run")[1]["slot"] == 7
+    assert call("withdraw", "long.zarr", "a")[1]["n_windows"] == 7
+    told = call("list", "long.zarr")[1]
+    assert (told["commit"], [(s["session"], s["slot"]) for s in told["sessions"]]) == (
+        4,
+        [("b", 0)],
+    )
     # The hint of a store without the dimension, typed as it says.
     make_session("c").to_zarr("plain.zarr", zarr_format=2)
     refused = call("append", "a.nc", "plain.zarr", "--append-dim", "session")[1]

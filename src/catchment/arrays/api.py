@@ -16,7 +16,8 @@ from catchment.arrays.flat_prepare import grows
 from catchment.arrays.foreign import Group, kind_of
 from catchment.arrays.icechunk_store import IcechunkStore
 from catchment.arrays.look import Facts
-from catchment.arrays.model import OnConflict, Outcome
+from catchment.arrays.model import Entry, OnConflict, Outcome
+from catchment.arrays.plan import no_session, present
 from catchment.arrays.prepare import RAGGED, prepare
 from catchment.arrays.stack import Stack
 from catchment.core.errors import Invalid
@@ -139,6 +140,16 @@ def by_positions(store: Store, dataset: xr.Dataset, append_dim: str) -> bool:
     if kind:
         return kind == "group"
     return grows(dataset, append_dim) and Stack(store).look()[0] is None
+
+
+def find(sessions: Sessions, session: str) -> Entry:
+    """Where a session stands; NotFound (kind ``no-session``)."""
+    if isinstance(sessions, Stack) and kind_of(sessions.store) == "group":
+        return Flat(sessions).find(session)[1]
+    entry = present(sessions.part().entries).get(session)
+    if entry is None:
+        raise no_session(sessions.store.url, session)
+    return entry
 
 
 def stacked(sessions: Sessions) -> Stack:

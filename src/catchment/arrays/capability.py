@@ -13,6 +13,7 @@ from catchment.arrays.foreign import kind_of
 from catchment.arrays.stack import Stack
 from catchment.arrays.transform import run as runs
 from catchment.arrays.transform.discovery import Choice, Naming, discover, pseudonym_key
+from catchment.arrays.transform.job import House, Job
 from catchment.arrays.transform.sinks import Partitioning, below
 from catchment.arrays.transform.worker import load
 from catchment.core import provenance
@@ -36,7 +37,7 @@ def run(
     """Bring ``arrays/<name>`` up to date with its recordings; see :func:`runs.run`."""
     wanted = job(workspace, name, choice=choice, dry_run=dry_run)
     ledger = workspace.ledger_to_read() if dry_run else workspace.ledger
-    house = runs.House(workspace.store, ledger, workspace.executor, progress=progress)
+    house = House(workspace.store, ledger, workspace.executor, progress=progress)
     if batch is not None:
         house = replace(house, window=batch)
     report = runs.run(wanted, house, dry_run=dry_run)
@@ -128,10 +129,10 @@ def verify(workspace: Workspace, name: str) -> list[str]:
 
 def job(
     workspace: Workspace, name: str, *, choice: Choice | None = None, dry_run: bool = False
-) -> runs.Job:
+) -> Job:
     """The job of ``[arrays.<name>]``; NotFound (kind ``no-aggregate``)."""
     settings = settings_of(workspace, name)
-    return runs.Job(
+    return Job(
         name=name,
         transform=settings.transform,
         options=settings.options,

@@ -62,8 +62,8 @@ class Catalog:
         for key in keys(folder):
             store = below(folder, key)
             if kind_of(store) == "group":
-                entries = Flat(Stack(store)).entries()
-                commit, fingerprint = len(entries), ""
+                flat = Flat(Stack(store))
+                entries, commit, fingerprint = flat.entries(), flat.commit(), ""
             else:
                 document, entries = read.entries(store)
                 commit, fingerprint = document.commit, document.schema.fingerprint

@@ -147,16 +147,7 @@ def sent_of(look: Look, dataset: xr.Dataset, dim: str) -> Sent:
     variables = along(dataset, dim)
     hashed, raw, odd = digest_of(variables)
     for name, (missing, infinite) in odd.items():
-        size = variables[name].size
-        if infinite:
-            look.error("values-infinite", name, f"{infinite} of {size} are infinite",
-                       "mend the recording, or replace them by NaN")  # fmt: skip
-        if missing == size:
-            look.error("values-missing-all", name, f"all {missing} values are missing",
-                       "leave the variable out, or mend the recording")  # fmt: skip
-        elif missing:
-            look.warning("values-missing", name, f"{missing} of {size} are missing (NaN)",
-                         "nothing, if the recording has gaps there")  # fmt: skip
+        look.odd(name, variables[name].size, missing, infinite)
     labels = []
     if dim in dataset.coords and dataset[dim].dtype.kind in "OUST":
         labels = [text_of(label) for label in dataset[dim].values]

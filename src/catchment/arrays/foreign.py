@@ -92,16 +92,27 @@ class Group:
         return json.loads(data) if data else {}
 
     @property
+    def _section(self) -> Mapping[str, Any]:
+        """What is ours among the attributes."""
+        section = self.attributes.get(SECTION)
+        return section if isinstance(section, dict) else {}
+
+    @property
     def commit(self) -> int:
         """The number of our last commit that it shows; 0 where there is none."""
-        section = self.attributes.get(SECTION)
-        number = section.get("commit") if isinstance(section, dict) else None
+        number = self._section.get("commit")
         return number if isinstance(number, int) else 0
 
-    def with_commit(self, number: int) -> Group:
-        """The same, saying which commit it shows."""
+    @property
+    def spliced(self) -> int:
+        """The number of our last commit that changed positions; 0 where there is none."""
+        number = self._section.get("spliced")
+        return number if isinstance(number, int) else 0
+
+    def with_commit(self, number: int, spliced: int = 0) -> Group:
+        """The same, saying which commit it shows, and which was the last that moved positions."""
         attributes = self.attributes
-        attributes[SECTION] = {"commit": number}
+        attributes[SECTION] = {"commit": number} | ({"spliced": spliced} if spliced else {})
         documents = dict(self.documents)
         if self.version == 3:
             root = json.loads(documents[layout.ROOT]) | {"attributes": attributes}

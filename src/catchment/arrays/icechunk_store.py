@@ -183,11 +183,7 @@ class IcechunkStore:
                 part = self.part()
                 entry = plan.present(part.entries).get(session)
                 if entry is None:
-                    raise NotFound(
-                        f"{self.store.url} has no session {session!r}",
-                        kind="no-session",
-                        hint=f"catchment arrays list {self.store.url}",
-                    )
+                    raise plan.no_session(self.store.url, session)
                 repository = self._repository()
                 assert repository is not None  # noqa: S101 - it was just read
                 writable = repository.writable_session(BRANCH)

@@ -11,6 +11,7 @@ Below the URL of one store, which is a Zarr group of format 3::
     _catchment/rechunk/000001/000.json     plan of generation 1, create-only
     _catchment/rechunk/000001/000/7.json   slot 7 is whole in it: the journal of the plan
     _catchment/ids/<sha256>.json      of a store that grows by positions: who is in which commit
+    _catchment/clean/0000000042.json  what commit 42 took out is gone from the former chunks, too
 
 Arrays have no metadata of their own beside the root's: two documents could not change at once.
 """
@@ -19,6 +20,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 ROOT = "zarr.json"
 PRIVATE = "_catchment"
@@ -42,6 +45,11 @@ def log(number: int) -> str:
 def marker(session: str) -> str:
     """Which commit brought a session to a store that grows by positions."""
     return f"{PRIVATE}/ids/{hashlib.sha256(session.encode()).hexdigest()}.json"
+
+
+def cleaned(number: int) -> str:
+    """That nothing is left of what a commit took out of a store that grows by positions."""
+    return f"{PRIVATE}/clean/{number:010}.json"
 
 
 def claims() -> str:
@@ -101,3 +109,36 @@ def key_encoding(family: int) -> dict[str, object]:
 def row_key(array: str, chunk: int, family: int) -> str:
     """A chunk of rows, as :func:`key_encoding` makes Zarr spell it."""
     return f"{array}/" + ("c/{}", "c.{}", "{}")[family % FAMILIES].format(chunk)
+
+
+def spelling(encoding: Mapping[str, Any]) -> int:
+    """The family of any array's chunk key encoding."""
+    if encoding["name"] != "default":
+        return 2
+    return 0 if _separator(encoding) == "/" else 1
+
+
+def respelt(encoding: Mapping[str, Any]) -> dict[str, object]:
+    """The encoding whose keys are no keys of this one, nor of the one before it."""
+    return key_encoding(spelling(encoding) + 1)
+
+
+def chunk_key(array: str, index: Sequence[int], encoding: Mapping[str, Any]) -> str:
+    """A chunk of any array that has dimensions."""
+    parts = [str(number) for number in index]
+    if encoding["name"] == "default":
+        parts = ["c", *parts]
+    return f"{array}/{_separator(encoding).join(parts)}"
+
+
+def spelling_of_key(name: str) -> int | None:
+    """The family of a chunk's key below its array; None for what is no chunk."""
+    if name[:1].isdigit():
+        return 2
+    return {"c/": 0, "c.": 1}.get(name[:2])
+
+
+def _separator(encoding: Mapping[str, Any]) -> str:
+    usual = "/" if encoding["name"] == "default" else "."
+    found: str = encoding.get("configuration", {}).get("separator", usual)
+    return found

@@ -44,6 +44,18 @@ class Look:
         """Note what its site should know."""
         self._find(Severity.WARNING, code, where, message, hint)
 
+    def odd(self, name: str, size: int, missing: int, infinite: int) -> None:
+        """Note which of a variable's values are no numbers."""
+        if infinite:
+            self.error("values-infinite", name, f"{infinite} of {size} are infinite",
+                       "mend the recording, or replace them by NaN")  # fmt: skip
+        if missing == size:
+            self.error("values-missing-all", name, f"all {missing} values are missing",
+                       "leave the variable out, or mend the recording")  # fmt: skip
+        elif missing:
+            self.warning("values-missing", name, f"{missing} of {size} are missing (NaN)",
+                         "nothing, if the recording has gaps there")  # fmt: skip
+
     def _find(self, severity: Severity, code: str, where: str, message: str, hint: str) -> None:
         self.findings.append(Finding(self.facts.site or "", severity, code, where, message, hint))
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from catchment.arrays.model import Decision, Entry, OnConflict, Status, Step
 from catchment.arrays.prepare import Prepared
 from catchment.arrays.schema import Schema, differences
-from catchment.core.errors import Conflict, Invalid
+from catchment.core.errors import Conflict, Invalid, NotFound
 from catchment.core.finding import Finding, Severity
 
 CHOICES = ("error", "skip", "replace")
@@ -78,4 +78,13 @@ def conflict(made: Sequence[Step]) -> Conflict | None:
         f"{', '.join(differing[:5])}: the store has other content under this id",
         kind="session-differs",
         hint="--on-conflict replace takes the new content, --on-conflict skip keeps the store's",
+    )
+
+
+def no_session(url: str, session: str) -> NotFound:
+    """The error of a session that a store does not have."""
+    return NotFound(
+        f"{url} has no session {session!r}",
+        kind="no-session",
+        hint=f"catchment arrays list {url}",
     )

@@ -372,14 +372,5 @@ def _digest(look: Look, variables: Mapping[str, xr.Variable], row: Row) -> tuple
     """The digest and the bytes of a session; tells of what is missing or infinite."""
     hashed, total, odd = digest(variables, row.values)
     for name, (missing, infinite) in odd.items():
-        size = variables[name].size
-        if infinite:
-            look.error("values-infinite", name, f"{infinite} of {size} are infinite",
-                       "mend the recording, or replace them by NaN")  # fmt: skip
-        if missing == size:
-            look.error("values-missing-all", name, f"all {missing} values are missing",
-                       "leave the variable out, or mend the recording")  # fmt: skip
-        elif missing:
-            look.warning("values-missing", name, f"{missing} of {size} are missing (NaN)",
-                         "nothing, if the recording has gaps there")  # fmt: skip
+        look.odd(name, variables[name].size, missing, infinite)
     return hashed, total

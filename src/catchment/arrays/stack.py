@@ -131,6 +131,11 @@ class Stack:
 
     def withdraw(self, session: str) -> tuple[Entry, int]:
         """Delete a session's chunks and leave a tombstone; see :func:`withdraw`."""
+        from catchment.arrays.flat import Flat
+        from catchment.arrays.foreign import kind_of
+
+        if kind_of(self.store) == "group":
+            return Flat(self).withdraw(session)
         return withdraw(self, session)
 
     # Writing
@@ -354,11 +359,7 @@ def withdraw(stack: Stack, session: str) -> tuple[Entry, int]:
             entries = stack.entries(document) if document and document.commit else []
             entry = plan.present(entries).get(session)
             if entry is None or document is None:
-                raise NotFound(
-                    f"{stack.store.url} has no session {session!r}",
-                    kind="no-session",
-                    hint=f"catchment arrays list {stack.store.url}",
-                )
+                raise plan.no_session(stack.store.url, session)
             gone = sorted({entry.slot, *_earlier(stack, session)})
             if (made := stack.tombstone(document, gone, "withdraw")) is not None:
                 return entry, sum(chunking.clear(stack.store, made, slot) for slot in gone)

@@ -20,7 +20,6 @@ from catchment.cli.arrays_place import (
 )
 from catchment.cli.output import Output
 from catchment.cli.place import Cluster, Url, open_aggregate
-from catchment.core.errors import NotFound
 
 app = typer.Typer(help="Sessions append to a Zarr store that only grows.", no_args_is_help=True)
 
@@ -200,8 +199,7 @@ def list_(
     out: Output = ctx.obj
     with sessions_at(out, store) as stack:
         if kind_of(stack.store) == "group":
-            entries = Flat(stack).entries()
-            commit = len(entries)
+            entries, commit = Flat(stack).entries(), Flat(stack).commit()
         else:
             part = stack.part()
             entries, commit = list(part.entries), part.document.commit
@@ -271,28 +269,22 @@ def withdraw(
     session: Annotated[str, typer.Argument(metavar="SESSION", help="Its id in the store.")],
     dry_run: DryRun = False,
 ) -> None:
-    """Delete a session's chunks, those that it had before a replacement too; a tombstone stays."""
-    from catchment.arrays.plan import present
+    """Delete a session's chunks, those that it had before a replacement too; a tombstone stays.
+
+    Of a store that grows by positions its positions are taken out, and what lies behind moves up.
+    """
+    from catchment.arrays import api
 
     out: Output = ctx.obj
     with sessions_at(out, store, writes=not dry_run) as stack:
-        if dry_run:
-            entry, chunks = present(stack.part().entries).get(session), 0
-            if entry is None:
-                raise NotFound(
-                    f"{stack.store.url} has no session {session!r}",
-                    kind="no-session",
-                    hint=f"catchment arrays list {store}",
-                )
-        else:
-            entry, chunks = stack.withdraw(session)
+        entry, chunks = (api.find(stack, session), 0) if dry_run else stack.withdraw(session)
     told = {"store": stack.store.url, "dry_run": dry_run, "chunks": chunks, **entry.to_json()}
     out.result(
         told,
         lambda t: [
             f"dry run: {t['session']} would be withdrawn from slot {t['slot']}"
             if t["dry_run"]
-            else f"{t['session']} is withdrawn: {t['chunks']:,} chunks deleted"
+            else f"{t['session']} is withdrawn: {t['chunks']:,} chunks deleted or written anew"
         ],
     )
 

@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from datetime import timedelta
+from contextlib import suppress
 from typing import Any
 
 from catchment.arrays import journal
-from catchment.arrays.catalog import Catalog
+from catchment.arrays.catalog import Catalog, keys
 from catchment.arrays.foreign import kind_of
 from catchment.arrays.journal import Holder
 from catchment.arrays.model import OnConflict
 from catchment.arrays.stack import Stack, Staged
-from catchment.arrays.transform.discovery import Choice, Naming, discover
+from catchment.arrays.transform.discovery import discover
+from catchment.arrays.transform.job import House, Job, Report
 from catchment.arrays.transform.model import Session, TransformResult
-from catchment.arrays.transform.sinks import Partitioning, Sent, below
-from catchment.arrays.transform.worker import Done, Task, load, process, told
+from catchment.arrays.transform.sinks import Sent, below
+from catchment.arrays.transform.worker import Done, Task, load, process, told, warm
 from catchment.core.account import Account, Line
-from catchment.core.errors import Invalid
+from catchment.core.errors import Invalid, NotFound
 from catchment.core.executor import bounded_unordered, failed_item
 from catchment.core.finding import Finding, Severity
 from catchment.core.ledger import (
     Contribution,
     Delivery,
     Lease,
-    Ledger,
     Move,
     Publication,
     Run,
-    Snapshot,
 )
-from catchment.core.progress import Event, Progress, silent
+from catchment.core.progress import Event
 from catchment.core.provenance import manifest, seal, seal_all
-from catchment.core.store import Store
 
 PAUSE = 0.5  # seconds between commits: sessions that are done meanwhile share one
 
@@ -45,55 +40,6 @@ PAUSE = 0.5  # seconds between commits: sessions that are done meanwhile share o
 KEPT, QUARANTINED, SKIPPED = "kept", "quarantined", "skipped"
 PUBLISHED = {KEPT: "published", QUARANTINED: "quarantine-published", SKIPPED: "skip-published"}
 ENDED = {after: before for before, after in PUBLISHED.items()}
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is asked for.
-
-    Attributes:
-        name: of the aggregate, ``arrays/<name>``.
-        transform: as :func:`~catchment.arrays.transform.worker.load` takes it.
-        output: prefix of the stores below the workspace's store; ends in ``/``.
-    """
-
-    name: str
-    transform: str
-    options: Mapping[str, Any]
-    source: Store
-    output: str
-    naming: Naming
-    partitioning: Partitioning = field(default_factory=Partitioning)
-    on_conflict: OnConflict = "error"
-    choice: Choice = field(default_factory=Choice)
-
-    @property
-    def aggregate(self) -> str:
-        """As the ledger knows it."""
-        return f"arrays/{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class House:
-    """Where a job works."""
-
-    store: Store
-    ledger: Ledger
-    executor: Executor
-    progress: Progress = silent
-    window: int = 2 * (os.cpu_count() or 1)
-    lease: timedelta = timedelta(seconds=60)
-
-
-@dataclass
-class Report:
-    """What a run came to."""
-
-    state: str
-    account: Account
-    findings: list[Finding]
-    snapshot: Snapshot | None = None
-    sessions: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run(job: Job, house: House, *, dry_run: bool = False) -> Report:
@@ -192,10 +138,16 @@ class _Work:
             )
 
     def _process(self, todo: Sequence[Session]) -> Iterator[Done]:
-        """Workers' answers. The first goes alone: it makes the common store, if there is none."""
+        """Workers' answers. Where there is no store yet the first goes alone, and makes it.
+
+        So its schema does not depend on who is fast; the other workers load what they need.
+        """
         tasks = [self._task(session) for session in todo]
-        first, rest = tasks[:1], tasks[1:]
-        for group in (first, rest):
+        alone = 0 if self.dry_run or next(keys(self.destination), None) else 1
+        if alone:
+            for _ in range(min(len(tasks), self.house.window // 2) - 1):
+                self.house.executor.submit(warm, self.job.transform)
+        for group in (tasks[:alone], tasks[alone:]):
             position = 0
             while position < len(group):
                 part = group[position : position + 64]
@@ -322,19 +274,17 @@ class _Work:
         if row is None or not done.sent:
             return
         now = {sent.key for sent in done.sent}
-        for former in row.meta["stores"]:
-            if (
-                former["key"] not in now
-                and kind_of(below(self.destination, former["key"])) != "group"
-            ):
-                stack = self._stack(former["key"])
-                document = stack.heal()
-                if document is not None and (
-                    slots := [
-                        e.slot for e in stack.known(document) if e.row.session == done.session.id
-                    ]
-                ):
-                    stack.tombstone(document, slots, "moved")
+        for key in {former["key"] for former in row.meta["stores"]} - now:
+            stack = self._stack(key)
+            if kind_of(stack.store) == "group":
+                with suppress(NotFound):  # it was withdrawn before
+                    stack.withdraw(done.session.id)
+                continue
+            document = stack.heal()
+            known = stack.known(document) if document is not None else []
+            slots = [entry.slot for entry in known if entry.row.session == done.session.id]
+            if document is not None and slots:
+                stack.tombstone(document, slots, "moved")
 
     def _remember(self, row: Contribution) -> None:
         """The newest record of each session; those of other code do not count as done."""

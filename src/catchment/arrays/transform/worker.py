@@ -109,6 +109,14 @@ def process(task: Task) -> Done:
     return Done(session, result, tuple(sink.sent), tuple(findings))
 
 
+def warm(transform: str) -> None:
+    """Load what takes long, before there is work."""
+    with_pandas()
+    load(transform)
+    for name in ("xarray", "zarr", "scipy.signal"):
+        importlib.import_module(name)
+
+
 def told(done: Done) -> dict[str, Any]:
     """A line of a run's report."""
     error: CatchmentError | None = done.error

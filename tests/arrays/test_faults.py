@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import xarray as xr
 
@@ -54,10 +56,12 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_every_fault_leaves_the_old_state_or_the_new(tmp_path, case, when):
     ready, work, (old, new) = CASES[case]
+    first = tmp_path / "first.zarr"
+    first.mkdir()
+    for name in ready:
+        appended(Stack(open_store(first.as_uri())), name)
     for number, faults in enumerate(every_fault(when=when)):
-        store = open_store((tmp_path / f"{number}.zarr").as_uri())
-        for name in ready:
-            appended(Stack(store), name)
+        store = open_store(shutil.copytree(first, tmp_path / f"{number}.zarr").as_uri())
         try:
             work(Stack(inject(store, faults)))
         except CatchmentError:
@@ -68,9 +72,7 @@ def test_every_fault_leaves_the_old_state_or_the_new(tmp_path, case, when):
         except CatchmentError as error:
             assert (case, error.kind) == ("withdraw", "no-session")  # it was done
         assert shown(store) == new
-        wrong = verify(Stack(store)).wrong
-        assert all("left of a session that was withdrawn" in fault for fault in wrong)
-        assert not wrong or case == "withdraw"
+        assert verify(Stack(store)).wrong == []
         appended(Stack(store), "c")
         assert shown(store) == [*new, "c"]
 

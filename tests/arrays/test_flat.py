@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -218,9 +219,10 @@ def test_an_encoding_that_loses_is_found_before_anybody_sees_it(store):
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_every_fault_leaves_the_old_state_or_the_new(tmp_path, when):
     pieces = [stretch(0, 5)[["eeg"]], stretch(5, 6)[["eeg"]]]
+    ready = tmp_path / "ready.zarr"
+    put(open_store(ready.as_uri()), pieces[0], chunks={"time": 4})
     for number, faults in enumerate(every_fault(when=when)):
-        store = open_store((tmp_path / f"{number}.zarr").as_uri())
-        put(store, pieces[0], chunks={"time": 4})
+        store = open_store(shutil.copytree(ready, tmp_path / f"{number}.zarr").as_uri())
         try:
             put(inject(store, faults), pieces[1])
         except CatchmentError:

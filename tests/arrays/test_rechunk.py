@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -95,10 +96,11 @@ def test_every_fault_and_the_next_run(tmp_path, when, monkeypatch):
     monkeypatch.setitem(SESSIONS, "c", make_session("c", windows=3)[["eeg"]])
     sessions = {name: SESSIONS[name] for name in "ac"}
     resumed = 0
+    ready = tmp_path / "ready.zarr"
+    for dataset in sessions.values():
+        api.append(dataset, Stack(open_store(ready.as_uri())))
     for number, faults in enumerate(every_fault(when=when)):
-        store = open_store((tmp_path / f"{number}.zarr").as_uri())
-        for dataset in sessions.values():
-            api.append(dataset, Stack(store))
+        store = open_store(shutil.copytree(ready, tmp_path / f"{number}.zarr").as_uri())
         try:
             rechunk(Stack(inject(store, faults)), {"time": 8})
         except CatchmentError:

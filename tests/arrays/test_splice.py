@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import warnings
 
 import numpy as np
@@ -161,10 +162,11 @@ def test_every_fault_leaves_the_old_state_or_the_new(tmp_path, when, verb):
             return Stack(store).withdraw("s1")
         return put(store, bare(9, 6, "s1"), on_conflict="replace")
 
+    ready = tmp_path / "ready.zarr"
+    for one in first:
+        put(open_store(ready.as_uri()), one, chunks={"time": 4})
     for number, faults in enumerate(every_fault(when=when)):
-        store = open_store((tmp_path / f"{number}.zarr").as_uri())
-        for one in first:
-            put(store, one, chunks={"time": 4})
+        store = open_store(shutil.copytree(ready, tmp_path / f"{number}.zarr").as_uri())
         try:
             act(inject(store, faults))
         except CatchmentError:
@@ -262,6 +264,21 @@ def test_sessions_of_a_foreign_store_are_known_by_their_labels(store):
     assert xr.open_zarr(folder)["session"].values.tolist() == ["b", "c", "d", "y"]
     assert verify(stack).wrong == []
     assert [piece.stored_hash for piece in pieces(FlatLog(store).records())][-1] == ""
+
+
+@pytest.mark.parametrize("where", ["s3", "memory"])
+def test_where_the_storage_copies_by_itself(request, tmp_path, where):
+    if where == "s3":
+        store = request.getfixturevalue("moto").store()
+    else:
+        store = open_store(f"memory://{tmp_path.name}")
+    for number in range(3):
+        put(store, stretch(number, 5), chunks={"time": 4})
+    put(store, stretch(7, 6, "s1"), on_conflict="replace")
+    assert api.open_sessions(store)["eeg"].sizes["time"] == 16
+    Stack(store).withdraw("s0")
+    assert holds(api.open_sessions(store), [stretch(7, 6), stretch(2, 5)])
+    assert verify(Stack(store)).wrong == []
 
 
 def test_a_store_of_format_2_says_how_to_go_on(store):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from catchment.arrays.backend import Backend, Sessions
 from catchment.arrays.backend import kind_of as kind_of_sessions
 from catchment.arrays.backend import open_sessions as open_sessions_of
+from catchment.arrays.decide import Asked
 from catchment.arrays.flat import Flat
 from catchment.arrays.flat_prepare import grows
 from catchment.arrays.foreign import Group, kind_of
@@ -125,9 +126,7 @@ def append(
             document, _ = stack.look()
             commit = document.commit if document else None
             return Outcome(stack.store.url, commit, (), findings, dry_run=dry_run)
-        return stack.append(
-            sessions, chunks=chunks, on_conflict=on_conflict, dry_run=dry_run, findings=findings
-        )
+        return stack.append(Asked(sessions, chunks, on_conflict, findings, dry_run))
 
 
 def by_positions(store: Store, dataset: xr.Dataset, append_dim: str) -> bool:

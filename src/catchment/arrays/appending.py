@@ -4,37 +4,29 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from catchment.arrays import journal, plan
 from catchment.arrays.chunks import Written
+from catchment.arrays.decide import Asked
 from catchment.arrays.document import Document
 from catchment.arrays.journal import Holder
-from catchment.arrays.model import Decision, OnConflict, Outcome, Step
+from catchment.arrays.model import Decision, Outcome, Step
 from catchment.arrays.prepare import Prepared
 from catchment.arrays.stack import ATTEMPTS, Stack, Staged
 from catchment.core.errors import Conflict
-from catchment.core.finding import Finding
 
 TURN = 30.0  # seconds to wait for the writers of the slots before ours
 
 Todo = Sequence[tuple[Prepared, Step]]
 
 
-def append(
-    stack: Stack,
-    sessions: Sequence[Prepared],
-    chunks: Mapping[str, int] | None,
-    on_conflict: OnConflict,
-    findings: Sequence[Finding],
-    *,
-    dry_run: bool,
-) -> Outcome:
+def append(stack: Stack, asked: Asked) -> Outcome:
     """Append sessions; see :meth:`Stack.append`."""
     document, behind = stack.look()
-    if dry_run:
-        return stack.planned(document, sessions, chunks, on_conflict, findings)[0]
+    if asked.dry_run:
+        return stack.planned(document, asked)[0]
     written, staged = Written(), list[Staged]()
     with journal.holding() as holder:
         try:
@@ -42,7 +34,7 @@ def append(
                 if document is None or behind:
                     with stack.writing():
                         document = stack.heal()
-                outcome, todo = stack.planned(document, sessions, chunks, on_conflict, findings)
+                outcome, todo = stack.planned(document, asked)
                 if outcome.refused:
                     return outcome
                 if (error := plan.conflict(outcome.steps)) is not None:
@@ -51,9 +43,9 @@ def append(
                     return replace(outcome, written_bytes=written.stored)
                 if document is None:
                     with stack.writing():
-                        document = stack.make(sessions[0], chunks)
+                        document = stack.make(asked.sessions[0], asked.chunks)
                 staged = _stage(stack, document, todo, holder, written)
-                made = _commit(stack, sessions, on_conflict, todo, staged, holder)
+                made = _commit(stack, asked, todo, staged, holder)
                 if made is not None:
                     done, staged = staged, []
                     return _told(outcome, done, made, written)
@@ -80,13 +72,8 @@ def _stage(
     return staged
 
 
-def _commit(  # noqa: PLR0917 - what decides it
-    stack: Stack,
-    sessions: Sequence[Prepared],
-    on_conflict: OnConflict,
-    todo: Todo,
-    staged: Sequence[Staged],
-    holder: Holder,
+def _commit(
+    stack: Stack, asked: Asked, todo: Todo, staged: Sequence[Staged], holder: Holder
 ) -> Document | None:
     """Commit when it is our turn; None where others changed what is to be done, or were first."""
     end, queues = time.monotonic() + TURN, stack.queues
@@ -98,7 +85,7 @@ def _commit(  # noqa: PLR0917 - what decides it
             waits = queues and time.monotonic() < end and _others(stack, document, staged, holder)
             if not waits:
                 # Somebody may have sent the same sessions since we looked.
-                _, now = stack.planned(document, sessions, None, on_conflict, [])
+                _, now = stack.planned(document, replace(asked, chunks=None))
                 wanted = {one.row.session: step.earlier for one, step in todo}
                 if {one.row.session: step.earlier for one, step in now} != wanted:
                     return None

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from catchment.arrays.decide import Asked
 from catchment.arrays.document import Document
-from catchment.arrays.model import Entry, OnConflict, Outcome
-from catchment.arrays.prepare import Prepared
+from catchment.arrays.model import Entry, Outcome
 from catchment.core.errors import Invalid
-from catchment.core.finding import Finding
 from catchment.core.ledger import Ledger
 from catchment.core.progress import Progress, silent
 from catchment.core.store import Store
@@ -38,15 +36,7 @@ class Sessions(Protocol):
         """Hold the lease of writers over many writes."""
         ...
 
-    def append(
-        self,
-        sessions: Sequence[Prepared],
-        *,
-        chunks: Mapping[str, int] | None = None,
-        on_conflict: OnConflict = "error",
-        dry_run: bool = False,
-        findings: Iterable[Finding] = (),
-    ) -> Outcome:
+    def append(self, asked: Asked) -> Outcome:
         """Append the sessions: all of them are visible afterwards, or none."""
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from catchment.arrays import document as documenting
 from catchment.arrays import plan
@@ -13,27 +13,39 @@ from catchment.arrays.prepare import Prepared
 from catchment.core.finding import Finding, Severity
 
 
-def planned(  # noqa: PLR0917 - what decides an append
-    url: str,
-    document: Document | None,
-    entries: Sequence[Entry],
-    sessions: Sequence[Prepared],
-    chunks: Mapping[str, int] | None,
-    on_conflict: OnConflict,
-    found: Sequence[Finding],
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an append is asked for.
+
+    Attributes:
+        chunks: of a new store; of one that is there they must be what they are.
+        on_conflict: what becomes of a session that is there with other content.
+        findings: what is known of the sessions already.
+        dry_run: say what would be done; write nothing.
+    """
+
+    sessions: Sequence[Prepared]
+    chunks: Mapping[str, int] | None = None
+    on_conflict: OnConflict = "error"
+    findings: Sequence[Finding] = ()
+    dry_run: bool = False
+
+
+def planned(
+    url: str, document: Document | None, entries: Sequence[Entry], asked: Asked
 ) -> tuple[Outcome, list[tuple[Prepared, Step]]]:
     """What an append comes to, and the sessions that it puts into the store."""
-    findings = list(found)
+    findings, sessions = list(asked.findings), asked.sessions
     known: dict[str, Entry] = {}
     if document is None and sessions:
-        documenting.first(sessions[0], chunks)  # says what is wrong with the chunks
+        documenting.first(sessions[0], asked.chunks)  # says what is wrong with the chunks
         findings += plan.check_schema(sessions[0].schema, sessions[1:])
     elif document is not None:
-        documenting.check_chunks(document, chunks)
+        documenting.check_chunks(document, asked.chunks)
         findings += plan.check_schema(document.schema, sessions)
         known = plan.present(entries)
     refused = any(f.severity is Severity.ERROR for f in findings)
-    made = plan.steps(sessions, known, document.size if document else 0, on_conflict)
+    made = plan.steps(sessions, known, document.size if document else 0, asked.on_conflict)
     if refused:
         made = [replace(step, decision=Decision.REFUSE, slot=None) for step in made]
     outcome = Outcome(url, document.commit if document else None, made, findings, dry_run=True)

@@ -8,7 +8,7 @@ go through the ledger's lease, on every storage; without a ledger only one proce
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,13 +19,12 @@ from urllib.parse import unquote, urlsplit
 from catchment.arrays import document as documenting
 from catchment.arrays import layout, plan, rows
 from catchment.arrays.content import blocks, digest, trimmed
-from catchment.arrays.decide import planned
+from catchment.arrays.decide import Asked, planned
 from catchment.arrays.document import Document
-from catchment.arrays.model import Decision, Entry, OnConflict, Outcome, Row, Status, Step
+from catchment.arrays.model import Decision, Entry, Outcome, Row, Status, Step
 from catchment.arrays.prepare import Prepared
 from catchment.arrays.stack import ATTEMPTS, Stack
 from catchment.core.errors import Conflict, Invalid, NotFound
-from catchment.core.finding import Finding
 from catchment.core.ledger import Ledger
 from catchment.core.progress import Event, Progress, silent
 from catchment.core.store import Store
@@ -134,22 +133,12 @@ class IcechunkStore:
 
     # Writing
 
-    def append(
-        self,
-        sessions: Sequence[Prepared],
-        *,
-        chunks: Mapping[str, int] | None = None,
-        on_conflict: OnConflict = "error",
-        dry_run: bool = False,
-        findings: Iterable[Finding] = (),
-    ) -> Outcome:
+    def append(self, asked: Asked) -> Outcome:
         """Append the sessions: all of them are visible afterwards, or none."""
-        found = list(findings)
-        if dry_run:
+        if asked.dry_run:
             document, _ = self.look()
             known = list(self.part().entries) if document else []
-            url = self.store.url
-            return planned(url, document, known, sessions, chunks, on_conflict, found)[0]
+            return planned(self.store.url, document, known, asked)[0]
         with self.writing():
             for _ in range(ATTEMPTS):
                 repository = self._repository(create=True)
@@ -157,9 +146,7 @@ class IcechunkStore:
                 session = repository.writable_session(BRANCH)
                 document = _document(session.store)
                 known = _entries(session.store, document) if document else []
-                outcome, todo = planned(
-                    self.store.url, document, known, sessions, chunks, on_conflict, found
-                )
+                outcome, todo = planned(self.store.url, document, known, asked)
                 if outcome.refused:
                     return outcome
                 if (error := plan.conflict(outcome.steps)) is not None:
@@ -167,7 +154,7 @@ class IcechunkStore:
                 if not todo:
                     return outcome
                 if document is None:
-                    document, objects = documenting.first(sessions[0], chunks)
+                    document, objects = documenting.first(asked.sessions[0], asked.chunks)
                     _publish(session.store, document)
                     for key, data in documenting.objects({"objects": objects}):
                         _set(session.store, key, data)

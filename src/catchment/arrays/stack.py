@@ -14,13 +14,12 @@ from catchment.arrays import chunks as chunking
 from catchment.arrays import document as documenting
 from catchment.arrays import journal, layout, plan, read, rows
 from catchment.arrays.chunks import Written
-from catchment.arrays.decide import planned
+from catchment.arrays.decide import Asked, planned
 from catchment.arrays.document import Document
 from catchment.arrays.journal import Claim, Holder
-from catchment.arrays.model import Entry, OnConflict, Outcome, Row, Status, Step
+from catchment.arrays.model import Entry, Outcome, Row, Status, Step
 from catchment.arrays.prepare import Prepared
 from catchment.core.errors import Conflict, Corrupt, NotFound
-from catchment.core.finding import Finding
 from catchment.core.ledger import Lease, Ledger
 from catchment.core.progress import Progress, silent
 from catchment.core.store import Store
@@ -159,15 +158,7 @@ class Stack:
                     raise
             time.sleep(random.uniform(0.02, 0.1))  # noqa: S311 - only spreads writers out
 
-    def append(
-        self,
-        sessions: Sequence[Prepared],
-        *,
-        chunks: Mapping[str, int] | None = None,
-        on_conflict: OnConflict = "error",
-        dry_run: bool = False,
-        findings: Iterable[Finding] = (),
-    ) -> Outcome:
+    def append(self, asked: Asked) -> Outcome:
         """Append the sessions: all of them are visible afterwards, or none.
 
         Chunks are written while others write theirs; commits go through the lease, in the order
@@ -180,7 +171,7 @@ class Stack:
         """
         from catchment.arrays.appending import append
 
-        return append(self, sessions, chunks, on_conflict, list(findings), dry_run=dry_run)
+        return append(self, asked)
 
     def make(self, sample: Prepared, chunks: Mapping[str, int] | None = None) -> Document:
         """Make a store for sessions like this one; or the one that another made first."""
@@ -334,24 +325,18 @@ class Stack:
         return entries
 
     def planned(
-        self,
-        document: Document | None,
-        sessions: Sequence[Prepared],
-        chunks: Mapping[str, int] | None,
-        on_conflict: OnConflict,
-        found: Sequence[Finding],
+        self, document: Document | None, asked: Asked
     ) -> tuple[Outcome, list[tuple[Prepared, Step]]]:
         """What an append comes to, and the sessions that it puts into the store."""
         known = self.known(document) if document is not None and document.commit else []
-        url = self.store.url
-        return planned(url, document, known, sessions, chunks, on_conflict, found)
+        return planned(self.store.url, document, known, asked)
 
 
 def withdraw(stack: Stack, session: str) -> tuple[Entry, int]:
     """Delete a session's chunks and leave a tombstone; its entry, and how many chunks there were.
 
     NotFound (kind ``no-session``) if the store has no such session. Content that it had before a
-    replacement is deleted too.
+    replacement is deleted too, and what a withdrawal left that was killed.
     """
     with stack.writing():
         for _ in range(ATTEMPTS):
@@ -359,6 +344,8 @@ def withdraw(stack: Stack, session: str) -> tuple[Entry, int]:
             entries = stack.entries(document) if document and document.commit else []
             entry = plan.present(entries).get(session)
             if entry is None or document is None:
+                if (left := _left(stack, document, entries, session)) is not None:
+                    return left
                 raise plan.no_session(stack.store.url, session)
             gone = sorted({entry.slot, *_earlier(stack, session)})
             if (made := stack.tombstone(document, gone, "withdraw")) is not None:
@@ -366,6 +353,21 @@ def withdraw(stack: Stack, session: str) -> tuple[Entry, int]:
         raise Conflict(
             f"{stack.store.url}: other writers were first {ATTEMPTS} times", kind="commits-lost"
         )
+
+
+def _left(
+    stack: Stack, document: Document | None, entries: Sequence[Entry], session: str
+) -> tuple[Entry, int] | None:
+    """The tombstone of a session of which chunks were left, and how many; they are deleted."""
+    if document is None:
+        return None
+    gone = [
+        entries[slot]
+        for slot in _earlier(stack, session)
+        if entries[slot].status is Status.WITHDRAWN
+    ]
+    count = sum(chunking.clear(stack.store, document, entry.slot) for entry in gone)
+    return (gone[-1], count) if count else None
 
 
 def _earlier(stack: Stack, session: str) -> Iterator[int]:

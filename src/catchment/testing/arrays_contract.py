@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from catchment.arrays.backend import Sessions
+from catchment.arrays.decide import Asked
 from catchment.arrays.look import Facts
 from catchment.arrays.model import Decision, Outcome, Status
 from catchment.arrays.prepare import prepare
@@ -25,7 +26,7 @@ def append(sessions: Sessions, *datasets: Any, site: str = "lab", **options: Any
         some, found = prepare(dataset, facts=Facts(site=site))
         prepared += some
         findings += found
-    return sessions.append(prepared, findings=findings, **options)
+    return sessions.append(Asked(prepared, findings=findings, **options))
 
 
 class SessionsContract:

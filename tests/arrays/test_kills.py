@@ -25,8 +25,8 @@ from catchment.core.ledger import Ledger
 from catchment.core.store import open_store
 from catchment.testing.arrays import make_session, same
 
-QUICK, SOAK = 20, 200
-WRITERS, SESSIONS = 4, 8
+QUICK, SOAK = 10, 200
+WRITERS, SESSIONS = 4, (3, pytest.param(8, marks=pytest.mark.soak))
 
 # Children come from one process that has everything loaded: they start in milliseconds.
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -122,15 +122,16 @@ def send(url, ledger_url, options, numbers):
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("sessions", SESSIONS)
 @pytest.mark.parametrize("where", ["local", "s3"])
-def test_writers_at_once(tmp_path, request, where):
+def test_writers_at_once(tmp_path, request, where, sessions):
     if where == "s3":
         server = request.getfixturevalue("moto")
         url, options = server.store().url, server.options
     else:
         url, options = (tmp_path / "x.zarr").as_uri(), {}
     ledger_url = f"sqlite:///{tmp_path}/ledger.db"
-    share = [range(w * SESSIONS, (w + 1) * SESSIONS) for w in range(WRITERS)]
+    share = [range(w * sessions, (w + 1) * sessions) for w in range(WRITERS)]
     children = [
         CONTEXT.Process(target=send, args=(url, ledger_url, options, numbers)) for numbers in share
     ]
@@ -145,9 +146,9 @@ def test_writers_at_once(tmp_path, request, where):
         assert child.exitcode == 0
     stack = stack_of(url, None, options)
     verdict = verify(stack)
-    assert (verdict.wrong, verdict.sessions) == ([], WRITERS * SESSIONS)
+    assert (verdict.wrong, verdict.sessions) == ([], WRITERS * sessions)
     present = Counter(e.row.session for e in read.entries(stack.store)[1])
-    assert present == Counter(f"s{number:03}" for number in range(WRITERS * SESSIONS))
+    assert present == Counter(f"s{number:03}" for number in range(WRITERS * sessions))
 
 
 def test_writers_that_share_no_ledger(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 import xarray as xr
 
 import catchment.arrays
-from catchment.arrays import catalog, read
+from catchment.arrays import browse, catalog, read
 from catchment.arrays.stack import Stack
 from catchment.arrays.transform import signals
 from catchment.arrays.transform.base import BaseTransform
@@ -523,6 +523,11 @@ def test_a_transform_along_positions(folder, work, tmp_path):
     assert [(p.slot, p.n_windows) for p in places.sessions] == [(0, 4), (4, 4)]
     assert (places.stores[0].windows, places.stores[0].fingerprint) == (8, "")
     assert verify(Stack(below(work.output, "long.zarr"))).wrong == []
+    assert [p["windows"] for p in browse.partitions(work.output)] == [8]
+    told = browse.sessions(work.output, "long.zarr")
+    assert [(s["slot"], s["n_windows"]) for s in told["sessions"]] == [(0, 4), (4, 4)]
+    one = browse.session(work.output, "long.zarr", told["sessions"][1]["session"])
+    assert one["signals"][0]["shape"] == [4]
     again = work(transform=name, choice=Choice(again=True))
     assert {s["decision"] for s in again.sessions if s["status"] == "kept"} == {"unchanged"}
     # By windows now: what stands along time stays there.

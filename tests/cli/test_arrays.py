@@ -193,6 +193,7 @@ def test_other_stores(call):
     assert call(*other, "--on-conflict", "replace")[1]["steps"][0]["decision"] == "replace"
     assert call("withdraw", "long.zarr", "q", "--dry-run")[1]["error"]["kind"] == "no-session"
     assert call("withdraw", "long.zarr", "b", "--dry-run")[1]["slot"] == 7
+    assert call("show", "long.zarr", "--session", "b")[1]["variables"][0]["shape"][0] == 20
     assert call("withdraw", "long.zarr", "a")[1]["n_windows"] == 7
     told = call("list", "long.zarr")[1]
     assert (told["commit"], [(s["session"], s["slot"]) for s in told["sessions"]]) == (

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from catchment.arrays import catalog, read
 from catchment.arrays.capability import output_prefix
 from catchment.arrays.content import CLOCK, type_of
+from catchment.arrays.flat import Flat
+from catchment.arrays.foreign import kind_of
 from catchment.arrays.model import Status
+from catchment.arrays.stack import Stack
 from catchment.arrays.transform.sinks import below
 from catchment.core.errors import Invalid, NotFound
 from catchment.core.store import Store
@@ -48,17 +51,17 @@ def partitions(folder: Store) -> list[dict[str, Any]]:
     """Each store with its sessions and windows, at the commit that readers see."""
     told = []
     for key in catalog.keys(folder):
-        document, entries = read.entries(below(folder, key))
+        commit, fingerprint, chunks, entries = catalog.look(below(folder, key))
         alive = [one for one in entries if one.status is Status.PRESENT]
         told.append(
             {
                 "store": key,
-                "commit": document.commit,
-                "fingerprint": document.schema.fingerprint,
+                "commit": commit,
+                "fingerprint": fingerprint,
                 "sessions": len(alive),
                 "withdrawn": len(entries) - len(alive),
                 "windows": sum(one.row.n_windows for one in alive),
-                "chunks": document.chunks,
+                "chunks": chunks,
                 "n_windows": histogram([one.row.n_windows for one in alive]),
             }
         )
@@ -67,12 +70,12 @@ def partitions(folder: Store) -> list[dict[str, Any]]:
 
 def sessions(folder: Store, store: str, after: int = -1, limit: int = 50) -> dict[str, Any]:
     """Sessions of a store by slot, those that are gone too; ``next`` is None at the end."""
-    document, entries = read.entries(_store(folder, store))
+    commit, _, _, entries = catalog.look(_store(folder, store))
     later = [one for one in entries if one.slot > after]
     page = later[:limit]
     return {
         "store": store,
-        "commit": document.commit,
+        "commit": commit,
         "sessions": [
             {
                 "slot": one.slot,
@@ -91,7 +94,7 @@ def sessions(folder: Store, store: str, after: int = -1, limit: int = 50) -> dic
 
 def session(folder: Store, store: str, label: str) -> dict[str, Any]:
     """One session: what can be drawn of it, and its facts. NotFound (kind ``no-session``)."""
-    found = read.session(read.dataset(_store(folder, store)), label)
+    found = _session(folder, store, label)
     return {
         "session": label,
         "store": store,
@@ -122,7 +125,7 @@ def signal(folder: Store, store: str, label: str, part: Part) -> dict[str, Any]:
 
     if not 0 <= part.start < part.stop <= 1:
         raise Invalid("expected 0 <= start < stop <= 1", kind="bad-range")
-    found = read.session(read.dataset(_store(folder, store)), label)
+    found = _session(folder, store, label)
     if part.variable not in found.data_vars or "time" not in found[part.variable].dims:
         raise NotFound("the session has no such signal", kind="no-signal")
     one = found[part.variable]
@@ -186,6 +189,14 @@ def _store(folder: Store, store: str) -> Store:
     if store not in set(catalog.keys(folder)):
         raise NotFound("there is no such store", kind="no-store", hint="catchment arrays list")
     return below(folder, store)
+
+
+def _session(folder: Store, store: str, label: str) -> xr.Dataset:
+    """One session, without padding."""
+    place = _store(folder, store)
+    if kind_of(place) == "group":
+        return Flat(Stack(place)).session(label)
+    return read.session(read.dataset(place), label)
 
 
 def _dims(one: xr.DataArray) -> tuple[list[str], list[str]]:

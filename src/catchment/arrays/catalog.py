@@ -11,6 +11,7 @@ from typing import Any, Self
 from catchment.arrays import layout, read
 from catchment.arrays.flat import Flat
 from catchment.arrays.foreign import kind_of
+from catchment.arrays.model import Entry
 from catchment.arrays.plan import present
 from catchment.arrays.stack import Stack
 from catchment.arrays.transform.sinks import SUFFIX, below
@@ -60,13 +61,7 @@ class Catalog:
         """Of all stores of a folder, in order of key; each is read at its present commit."""
         stores, sessions = [], []
         for key in keys(folder):
-            store = below(folder, key)
-            if kind_of(store) == "group":
-                flat = Flat(Stack(store))
-                entries, commit, fingerprint = flat.entries(), flat.commit(), ""
-            else:
-                document, entries = read.entries(store)
-                commit, fingerprint = document.commit, document.schema.fingerprint
+            commit, fingerprint, _, entries = look(below(folder, key))
             found = present(entries)
             for name, entry in found.items():
                 row = entry.row
@@ -108,6 +103,18 @@ class Catalog:
         store.put(key, data, mode=mode)
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         return {"role": "catalog", "key": key, "size": len(data), "digest": digest}
+
+
+def look(store: Store) -> tuple[int, str, dict[str, int], list[Entry]]:
+    """Commit, fingerprint and chunks of a store, and what stands in it.
+
+    One that grows by positions has no fingerprint, and no chunks that all its arrays share.
+    """
+    if kind_of(store) == "group":
+        flat = Flat(Stack(store))
+        return flat.commit(), "", {}, flat.entries()
+    document, entries = read.entries(store)
+    return document.commit, document.schema.fingerprint, document.chunks, entries
 
 
 def keys(folder: Store) -> Iterator[str]:

@@ -87,6 +87,14 @@ class Flat:
                     return str(dim), Entry(have.index(session), Status.PRESENT, Row(session, 1, ""))
         raise plan.no_session(self.store.url, session)
 
+    def session(self, session: str) -> xr.Dataset:
+        """What stands there of a session, lazily; NotFound (kind ``no-session``)."""
+        dim, entry = self.find(session)
+        group, _, _ = self.log.state()
+        assert group is not None  # noqa: S101 - find() looked
+        stop = entry.slot + entry.row.n_windows
+        return group.dataset(self.store).isel({dim: slice(entry.slot, stop)})
+
     def verify(self, *, quick: bool = False, repair: bool = False) -> tuple[int, int, list[str]]:
         """How many appends and positions, and what is wrong."""
         if repair:

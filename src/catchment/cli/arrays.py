@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -219,24 +220,25 @@ def show(
     ] = None,
 ) -> None:
     """The schema of a store, or one session of it."""
-    from catchment.arrays import plots, read
+    from catchment.arrays import api, plots, read
+    from catchment.arrays.flat import Flat
     from catchment.arrays.foreign import Group, kind_of
 
     out: Output = ctx.obj
     with sessions_at(out, store) as stack:
-        if session is None and kind_of(stack.store) == "group":
+        positions = kind_of(stack.store) == "group"
+        if session is None and positions:
             found = Group.of(stack.store)
             assert found is not None  # noqa: S101 - it is one
             told = {"store": stack.store.url, "variables": _variables(found.dataset(stack.store))}
             out.result(told, shows.group)
             return
-        part = stack.part()
-        document, entries = part.document, list(part.entries)
         if session is None:
-            out.result(_described(stack.store.url, document, entries), shows.store)
+            part = stack.part()
+            out.result(_described(stack.store.url, part.document, part.entries), shows.store)
             return
-        one = read.session(stack.dataset(), session)
-        entry = next(e for e in entries if e.row.session == session)
+        entry = api.find(stack, session)
+        one = Flat(stack).session(session) if positions else read.session(stack.dataset(), session)
         told = entry.to_json() | {"variables": _variables(one), "plot": plot}
         if plot is not None:
             plots.save(one, plot)
@@ -289,7 +291,7 @@ def withdraw(
     )
 
 
-def _described(url: str, document: Any, entries: list[Any]) -> dict[str, Any]:
+def _described(url: str, document: Any, entries: Sequence[Any]) -> dict[str, Any]:
     from catchment.arrays.plan import present
 
     sessions = present(entries)

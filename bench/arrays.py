@@ -257,7 +257,7 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, help="only this one")
     parser.add_argument("--sessions", type=int, default=100)
     parser.add_argument("--small", type=int, default=1000, help="number of small sessions")
-    parser.add_argument("--recordings", type=int, default=24)
+    parser.add_argument("--recordings", type=int, default=48)
     arguments = parser.parse_args()
     folder = RESULTS.parent / ".data" / "arrays"
     kept = folder / "parts"
@@ -268,7 +268,7 @@ def main() -> None:
         "seed": arguments.sessions,
         "transform": arguments.recordings,
     }
-    whole = (arguments.sessions, arguments.small, arguments.recordings) == (100, 1000, 24)
+    whole = (arguments.sessions, arguments.small, arguments.recordings) == (100, 1000, 48)
     parts: dict[str, Callable[[Path, int], Told]] = {
         "sessions": sessions, "small": small, "seed": seed, "transform": transform
     }  # fmt: skip

@@ -59,7 +59,7 @@ def _device(devices: Any, name: str, unit: str, options: Mapping[str, Any]) -> S
     rate = float(told) if told is not None else _nominal(1000.0 * samples / period)
     # Frames come when the computer had time: sample times follow the rate within a frame.
     times = (clock[:, None] + np.arange(samples)[None, :] * (1000.0 / rate)).reshape(-1)
-    flat = values.transpose(0, 2, 1).reshape(count * samples, channels)
+    flat = values.transpose(1, 0, 2).reshape(channels, count * samples).T  # a channel in one piece
     times = _steady(times, rate)
     labels = _labels(device, channels)
     return Signal(flat, times, rate, labels, unit)

@@ -216,7 +216,7 @@ def test_an_encoding_that_loses_is_found_before_anybody_sees_it(store):
     assert put(store, good).steps[0].decision is Decision.UNCHANGED
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.soak), "after"])
 def test_every_fault_leaves_the_old_state_or_the_new(tmp_path, when):
     pieces = [stretch(0, 5)[["eeg"]], stretch(5, 6)[["eeg"]]]
     ready = tmp_path / "ready.zarr"

@@ -90,7 +90,7 @@ def test_a_dry_run_and_what_cannot_be(filled):
         rechunk(Stack(open_store("memory://void")), {"time": 3})
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.soak), "after"])
 def test_every_fault_and_the_next_run(tmp_path, when, monkeypatch):
     monkeypatch.setitem(SESSIONS, "a", make_session("a", windows=20)[["eeg"]])
     monkeypatch.setitem(SESSIONS, "c", make_session("c", windows=3)[["eeg"]])

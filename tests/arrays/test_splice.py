@@ -152,7 +152,7 @@ def former(store, number):
 
 
 @pytest.mark.parametrize("verb", ["replace", "withdraw"])
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.soak), "after"])
 def test_every_fault_leaves_the_old_state_or_the_new(tmp_path, when, verb):
     first = [bare(number, 5) for number in range(3)]
     second = [first[0], first[2]] if verb == "withdraw" else [first[0], bare(9, 6, "s1"), first[2]]

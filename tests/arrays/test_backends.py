@@ -109,7 +109,7 @@ def test_the_verbs_find_the_back_end(tmp_path):
         lambda: catchment.arrays.append(make_session("c"), place, backend="zarr"),
         lambda: catchment.arrays.append(make_session("c"), tmp_path / "y", backend="tar"),
         lambda: catchment.arrays.rechunk(place, {"time": 3}),
-        lambda: IcechunkStore(open_store("memory://ice")).append([]),
+        lambda: append(IcechunkStore(open_store("memory://ice"))),
     ):
         with pytest.raises(Invalid) as caught:
             wrong()

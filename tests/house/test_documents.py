@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -144,6 +145,22 @@ def test_every_fence_is_run_or_only_shown():
     assert odd == []
 
 
+def test_settings_in_the_documents_are_settings(tmp_path):
+    """Each block of TOML can be loaded as ``catchment.toml``, but one that is a project's."""
+    from catchment.core.settings import Settings
+
+    count = 0
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        for code in re.findall(r"^ *```toml\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL):
+            if not code.startswith("[project."):
+                file = tmp_path / "catchment.toml"
+                file.write_text(textwrap.dedent(code))
+                assert Settings.load(file), page.name
+                count += 1
+    assert count > 10
+
+
 @pytest.mark.parametrize(
     "page",
     [page for page in PAGES if any(b.word != "not run" for b in blocks(page))],
@@ -230,6 +247,16 @@ def test_architecture_names_what_there_is():
     assert [name for name in told if not (SOURCE / name).exists()] == []
     folders = {path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()}
     assert folders == set(re.findall(r"^  ([a-z]+)/ ", text, re.MULTILINE))
+
+
+def test_the_tour_goes_where_the_menu_leads():
+    menu = (SOURCE / "web" / "pages" / "templates" / "base.html").read_text("utf-8")
+    names = re.findall(r'{{ nav\("[^"]+", "([^"]+)"\) }}', menu)
+    headings = " ".join(
+        re.findall(r"^## (.*)", (DOCS / "tour.md").read_text("utf-8"), re.MULTILINE)
+    )
+    assert len(names) > 10
+    assert [name for name in names[1:] if name.lower() not in headings.lower()] == []
 
 
 def test_architecture_has_ten_sentences_that_begin_with_never():

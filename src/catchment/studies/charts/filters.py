@@ -15,7 +15,7 @@ from catchment.studies.model import NONE
 
 _MOST = 100  # conditions in one request
 _LONGEST = 1000  # characters of a value
-_DEEPEST = 20  # groups within one another
+DEEPEST = 20  # groups within one another
 
 _SHAPE = (
     'expected {"any": [...]} or {"all": [...]}, with conditions [column, operator, value] or such '
@@ -177,7 +177,7 @@ def parse(filters: Iterable[str], where: str | None = None) -> Group:
             tree = json.loads(where)
         except (ValueError, RecursionError):
             raise _bad(_SHAPE) from None
-        asked.append(_part(tree, _DEEPEST))
+        asked.append(_part(tree, DEEPEST))
     made = Group("all", tuple(asked))
     count = sum(1 for _ in made.conditions())
     if count > _MOST:
@@ -198,7 +198,7 @@ def _part(tree: object, deep: int) -> Condition | Group:
         for word in _WORDS:
             if isinstance(parts := tree.get(word), list) and len(tree) == 1:
                 if not deep:
-                    raise _bad(f"expected at most {_DEEPEST} groups within one another")
+                    raise _bad(f"expected at most {DEEPEST} groups within one another")
                 return Group(word, tuple(_part(one, deep - 1) for one in parts))
         tree = [tree.get(key) for key in ("column", "op", "value")]
     if not isinstance(tree, list) or not 2 <= len(tree) <= 3:

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 
 from catchment.core.errors import Invalid, NotFound
 from catchment.studies import library, subscribe
-from catchment.studies.charts.filters import OPERATORS, parse
+from catchment.studies.charts.filters import DEEPEST, OPERATORS, parse
 from catchment.studies.check import local
 from catchment.studies.model import Package
 from catchment.web.cells import guarded
@@ -108,6 +108,7 @@ def chart(  # noqa: PLR0917 - what is charted
         "package": _package(one),
         "columns": columns,
         "operators": {name: needs for name, (needs, _) in OPERATORS.items()},
+        "deepest": DEEPEST,
         "column": chosen,
         "stratifier": stratifier,
         "where": where,

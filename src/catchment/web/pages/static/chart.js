@@ -8,13 +8,12 @@ import { expressionInterpreter } from "./vendor/vega-interpreter.js";
     return made;
   };
   const place = document.getElementById("filters");
-  const { columns, operators } = JSON.parse(place.dataset.facts);
+  const { columns, operators, deepest } = JSON.parse(place.dataset.facts);
   const where = document.getElementById("where");
   const form = document.getElementById("builder");
   let count = 0;
 
   // Filters: groups of which all must hold or any, of conditions and of groups again.
-  const DEEPEST = 20;
   const read = (group) => {
     const parts = [...group.querySelector(":scope > .parts").children].map((one) => {
       if (one.classList.contains("group")) return read(one);
@@ -69,7 +68,7 @@ import { expressionInterpreter } from "./vendor/vega-interpreter.js";
       return button;
     };
     const buttons = node("p", { class: "row" }, add("Add a condition", () => condition()));
-    if (deep < DEEPEST) {
+    if (deep < deepest) {
       buttons.append(add("Add a group", () => {
         const one = group(join.value === "all" ? "any" : "all", deep + 1);
         one.querySelector(".parts").append(condition());

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from functools import partial
 
 from catchment.arrays import catalog
 from catchment.arrays import verify as verification
@@ -18,10 +19,11 @@ from catchment.arrays.transform.sinks import Partitioning, below
 from catchment.arrays.transform.worker import load
 from catchment.core import provenance
 from catchment.core.capability import Outcome, named
-from catchment.core.errors import Conflict, NotFound
+from catchment.core.collection import under_lease
+from catchment.core.errors import NotFound
 from catchment.core.named_sections import ArraysSettings
 from catchment.core.progress import Progress, silent
-from catchment.core.store import Store
+from catchment.core.store import Stat, Store
 from catchment.core.workspace import Workspace
 
 
@@ -58,20 +60,16 @@ def run(
 
 def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
     """Chunks in slots that were given up, none while a run is at work."""
-    youngest = datetime.now(UTC) - grace
     for name in workspace.settings.arrays:
-        try:
-            with workspace.ledger.holding(f"arrays/{name}"):
-                prefix = output_prefix(name)
-                folder = below(workspace.store, prefix.rstrip("/"))
-                found = [
-                    f"{prefix}{key}/{chunk}"
-                    for key in catalog.keys(folder)
-                    for chunk in _orphans(Stack(below(folder, key)))
-                ]
-        except Conflict:
-            continue
-        yield from (key for key in found if workspace.store.head(key).modified <= youngest)
+        find = partial(_left_over, workspace.store, output_prefix(name))
+        yield from under_lease(workspace.ledger, f"arrays/{name}", grace, find)
+
+
+def _left_over(store: Store, prefix: str) -> Iterator[Stat]:
+    folder = below(store, prefix.rstrip("/"))
+    for key in catalog.keys(folder):
+        for chunk in _orphans(Stack(below(folder, key))):
+            yield store.head(f"{prefix}{key}/{chunk}")
 
 
 def _orphans(stack: Stack) -> Iterator[str]:

@@ -35,7 +35,7 @@ GROUPS = {
     "arrays": "Sessions append to a Zarr store that only grows.",
 }
 # The same for commands: those of catchment.cli.workspace, or of the module that is named here.
-MODULES = {"serve": "serve", "upload": "upload"}
+MODULES = {"serve": "serve", "upload": "upload", "backup": "backup", "restore": "backup"}
 COMMANDS = {
     "init": "Write a first catchment.toml, with an example center mapping.",
     "config": "Show the settings, resolved, without secrets.",
@@ -43,6 +43,8 @@ COMMANDS = {
     "status": "What is published, what runs, and what needs attention.",
     "gc": "Remove what crashed or abandoned runs left behind.",
     "doctor": "Check the workspace, and mend the ledger from the store.",
+    "backup": "Back up ledger and store, while runs go on.",
+    "restore": "Make an empty workspace what a backup says, and prove it.",
     "serve": "Serve the workspace over HTTP: pages, uploads of sites, charts, downloads.",
     "upload": "Send a study's packages to a coordinating center, and see what was accepted.",
 }

@@ -132,22 +132,15 @@ def gc(
     dry_run: DryRun = False,
 ) -> None:
     """Remove what crashed or abandoned runs left behind."""
-    from catchment.core.capability import NAMES, load
+    from catchment.core.collection import collect
 
     output: Output = ctx.obj
-    age = timedelta(hours=grace)
-    interrupted = 0
     with open_workspace(output, url) as workspace:
         if dry_run:
             workspace.only_read()
-        orphans = [key for name in NAMES for key in load(name).orphans(workspace, grace=age)]
-        if not dry_run:
-            for key in orphans:
-                workspace.store.delete(key)
-            interrupted = workspace.store.sweep(age)
-    output.result(
-        {"dry_run": dry_run, "objects": orphans, "interrupted_writes": interrupted}, _show_collected
-    )
+        done = collect(workspace, timedelta(hours=grace), dry_run=dry_run)
+    told = {"objects": done.objects, "interrupted_writes": done.interrupted}
+    output.result({"dry_run": dry_run, **told}, _show_collected)
 
 
 @app.command()
@@ -157,11 +150,22 @@ def doctor(
         bool,
         typer.Option("--rebuild-ledger", help="Recreate what the ledger lacks from the store."),
     ] = False,
+    mend: Annotated[
+        bool, typer.Option("--mend", help="Mend what can be mended without a person.")
+    ] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every object of every kept snapshot.")
+    ] = False,
+    backups: Annotated[
+        str | None,
+        typer.Option("--from", metavar="URL", help="Store of backups, to mend objects from."),
+    ] = None,
     url: Url = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Check the workspace, and mend the ledger from the store."""
+    """Check the workspace; mend what follows from the ledger, the store, or a backup."""
     from catchment.core.doctor import examine, lacking
+    from catchment.core.doctor import mend as apply
     from catchment.core.provenance import read_all
 
     output: Output = ctx.obj
@@ -172,9 +176,16 @@ def doctor(
         else:
             restored = lacking(workspace) if rebuild_ledger else None
             workspace.only_read()
-        checks = [check._asdict() for check in examine(workspace)]
-    output.result({"dry_run": dry_run, "restored": restored, "checks": checks}, _show_checks)
-    if not all(check["well"] for check in checks):
+        store = None if backups is None else workspace.open_store(backups)
+        found = list(examine(workspace, deep=deep, backup=store))
+        mended: list[str] = []
+        if mend and not dry_run:
+            mended = apply(found)
+            found = list(examine(workspace, deep=deep, backup=store))
+    checks = [check.to_json() for check in found]
+    told = {"dry_run": dry_run, "restored": restored, "mended": mended, "checks": checks}
+    output.result(told, _show_checks)
+    if not all(check.well for check in found):
         raise typer.Exit(1)
 
 
@@ -253,6 +264,7 @@ def _show_checks(data: dict[str, Any]) -> Iterator[str | Table]:
     if data["restored"] is not None:
         verb = "would be" if data["dry_run"] else "were"
         yield f"{data['restored']:,} snapshots {verb} new to the ledger"
+    yield from (f"mended: {line}" for line in data["mended"])
     rows = [
         ("well" if c["well"] else "WRONG", c["what"], c["found"], c["hint"]) for c in data["checks"]
     ]

@@ -67,7 +67,9 @@ class Capability(Protocol):
     def orphans(self, workspace: Workspace, *, grace: timedelta) -> Iterable[str]:
         """Keys of the workspace's store that no snapshot and no running run needs.
 
-        Nothing that is younger than the grace time: a run may be about to name it.
+        Nothing that is younger than the grace time: a run may be about to name it. Each is given
+        while the aggregate's lease is held, so that who removes it removes what is still one; see
+        :func:`catchment.core.collection.under_lease`.
         """
         ...
 

@@ -1,42 +1,102 @@
-"""Is a workspace sound? The checks of ``catchment doctor``; they change nothing."""
+"""Is a workspace sound? The checks of ``catchment doctor``, and what it can mend by itself.
+
+A check changes nothing. Some of what it finds has a remedy that cannot make it worse: that follows
+from the ledger (a seal, a lease of a process that is gone), or from a backup byte for byte.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import NamedTuple
 
-from catchment.core.errors import CatchmentError, Corrupt
-from catchment.core.ledger import provenance
-from catchment.core.provenance import NAME, dumps, read_all
+import sqlalchemy as sa
+
+from catchment.core.capability import NAMES, load
+from catchment.core.errors import CatchmentError, Corrupt, NotFound
+from catchment.core.ledger import Lease, Ledger, Snapshot, leases, provenance
+from catchment.core.provenance import NAME, compare, dumps, read_all, seal_all
+from catchment.core.store import Store
 from catchment.core.workspace import Workspace
 
+SKEW = timedelta(minutes=2)  # that clocks may differ by
+GRACE = timedelta(hours=24)
 
-class Check(NamedTuple):
-    """One thing that was looked at, whether it is well, what was found and what to do about it."""
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        what: the thing.
+        well: nothing needs a person.
+        found: what was found.
+        hint: what to do about it.
+        remedy: mends it, and tells what it did; None where there is nothing to do, or no safe way.
+    """
 
     what: str
     well: bool
     found: str
     hint: str = ""
+    remedy: Callable[[], str] | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Plain types, ready for ``json.dumps``."""
+        known = {"what": self.what, "well": self.well, "found": self.found, "hint": self.hint}
+        return known | {"mends": self.remedy is not None}
 
 
-def examine(workspace: Workspace) -> Iterator[Check]:
-    """Look at the store, the ledger, and the latest snapshot of each aggregate."""
-    yield _check("store", partial(_store, workspace))
+def examine(
+    workspace: Workspace, *, deep: bool = False, backup: Store | None = None
+) -> Iterator[Check]:
+    """Look at the store, the ledger, clocks, and each aggregate.
+
+    Args:
+        workspace: which.
+        deep: read every object of every kept snapshot; otherwise those of the latest are only
+            looked for.
+        backup: a store of backups, to mend objects from.
+    """
+    store = _check("store", partial(_store, workspace))
     ledger = _check("ledger", partial(_ledger, workspace))
+    yield store
     yield ledger
-    for aggregate in workspace.ledger.aggregates() if ledger.well else ():
-        yield _check(aggregate, partial(_latest, workspace, aggregate))
+    if not (store.well and ledger.well):
+        return
+    yield _check("clocks", partial(_clocks, workspace.ledger))
+    yield _check("ledger and store", partial(_lacking, workspace))
+    for aggregate in workspace.ledger.aggregates():
+        yield _seal_check(workspace, aggregate)
+        yield from _work(workspace, aggregate)
+        yield from _objects(workspace, aggregate, deep=deep, backup=backup)
+    if deep and workspace.has_ledger:
+        yield _check("left over", partial(_left_over, workspace))
+
+
+def mend(checks: Sequence[Check]) -> list[str]:
+    """Apply what remedies there are; what each of them did, or why it could not."""
+    done = []
+    for check in checks:
+        if check.remedy is not None:
+            try:
+                done.append(f"{check.what}: {check.remedy()}")
+            except CatchmentError as error:
+                done.append(f"{check.what}: not mended: {error.message}")
+    return done
 
 
 def lacking(workspace: Workspace) -> int:
     """Snapshots that the store describes and the ledger does not know: what a rebuild adds."""
-    told = [provenance.read(document).snapshot for document in read_all(workspace.store)]
-    if not workspace.has_ledger:
-        return len(told)
-    ledger = workspace.ledger
-    known = {(a, s.number) for a in ledger.aggregates() for s in ledger.snapshots(a)}
+    return _unknown(workspace.store, workspace.ledger if workspace.has_ledger else None)
+
+
+def _unknown(store: Store, ledger: Ledger | None) -> int:
+    known: set[tuple[str, int]] = set()
+    if ledger is not None:
+        known = {(a, s.number) for a in ledger.aggregates() for s in ledger.snapshots(a)}
+    told = (provenance.read(document).snapshot for document in read_all(store))
     return sum((s.aggregate, s.number) not in known for s in told)
 
 
@@ -56,16 +116,182 @@ def _ledger(workspace: Workspace) -> str:
     return f"{len(workspace.ledger.aggregates())} aggregates"
 
 
-def _latest(workspace: Workspace, aggregate: str) -> str:
-    snapshot = workspace.ledger.latest(aggregate)
-    if snapshot is None:
-        return "nothing is published yet"
-    if not snapshot.sealed:
-        return f"snapshot {snapshot.number}; the next run writes its provenance"
-    if workspace.store.read(snapshot.location + NAME) != dumps(snapshot.provenance):
+def _lacking(workspace: Workspace) -> str:
+    missing = _unknown(workspace.store, workspace.ledger)
+    if missing:
         raise Corrupt(
-            f"{snapshot.location}{NAME} is not what the ledger says of snapshot {snapshot.number}",
-            kind="provenance-differs",
-            hint="restore the object from a backup",
+            f"the store describes {missing} snapshots that the ledger does not know",
+            kind="ledger-behind",
+            hint="catchment doctor --rebuild-ledger",
         )
-    return f"snapshot {snapshot.number}, with its provenance"
+    return "the ledger knows every snapshot that the store describes"
+
+
+def _clocks(ledger: Ledger) -> str:
+    """Leases are compared with clocks: one that is far off takes what another one holds."""
+    now = datetime.now(UTC)
+    off: list[str] = []
+    asked = ledger._database.read(  # noqa: SLF001 - the server's clock is no verb of the ledger
+        lambda c: c.scalar(sa.select(sa.func.now())) if c.dialect.name == "postgresql" else None
+    )
+    if asked is not None and abs(asked - now) > SKEW:
+        off.append(f"the database's clock is {_seconds(asked - now)} from this machine's")
+    off += [
+        f"run {run.id} says that it starts in {_seconds(run.started_at - now)}"
+        for run in ledger.runs(limit=1)
+        if run.started_at - now > SKEW
+    ]
+    for aggregate in ledger.aggregates():
+        lease = ledger.lease(aggregate)
+        if lease is not None and lease.expires_at - now > timedelta(hours=1):
+            off.append(f"the lease of {aggregate} ends in {_seconds(lease.expires_at - now)}")
+    if off:
+        raise Corrupt(
+            "; ".join(off),
+            kind="clock-skew",
+            hint="set the clocks of all machines by NTP; nothing that was published is wrong",
+        )
+    return "they agree, as far as can be seen"
+
+
+def _seconds(span: timedelta) -> str:
+    return f"{span.total_seconds():,.0f} s"
+
+
+def _seal_check(workspace: Workspace, aggregate: str) -> Check:
+    """The latest snapshot's provenance is what the ledger says; it follows from the ledger."""
+    store, ledger = workspace.store, workspace.ledger
+    snapshot = ledger.latest(aggregate)
+    if snapshot is None:
+        return Check(aggregate, well=True, found="nothing is published yet")
+    key = snapshot.location + NAME
+    if not snapshot.sealed:
+        return Check(
+            aggregate,
+            well=True,
+            found=f"snapshot {snapshot.number}; the next run writes its provenance",
+            remedy=partial(_seal, workspace, aggregate),
+        )
+    try:
+        same = store.read(key) == dumps(snapshot.provenance)
+    except NotFound:
+        return Check(
+            aggregate, well=False, found=f"{key} is missing", hint="catchment doctor --mend",
+            remedy=partial(_write_seal, store, snapshot),
+        )  # fmt: skip
+    except CatchmentError as error:
+        return Check(aggregate, well=False, found=error.message, hint=error.hint)
+    if not same:
+        return Check(
+            aggregate,
+            well=False,
+            found=f"{key} is not what the ledger says of snapshot {snapshot.number}",
+            hint="restore the object from a backup, or let `catchment doctor --mend` write it anew",
+            remedy=partial(_write_seal, store, snapshot),
+        )
+    return Check(aggregate, well=True, found=f"snapshot {snapshot.number}, with its provenance")
+
+
+def _seal(workspace: Workspace, aggregate: str) -> str:
+    with workspace.ledger.holding(aggregate):
+        seal_all(workspace.store, workspace.ledger, aggregate)
+    return "its provenance is written"
+
+
+def _write_seal(store: Store, snapshot: Snapshot) -> str:
+    store.put(snapshot.location + NAME, dumps(snapshot.provenance), mode="overwrite")
+    return "its provenance is written anew from the ledger"
+
+
+def _work(workspace: Workspace, aggregate: str) -> Iterator[Check]:
+    """Who is at work, and whether he lives."""
+    ledger = workspace.ledger
+    lease = ledger.lease(aggregate)
+    if lease is not None:
+        what = f"lease of {aggregate}"
+        until = f"{lease.expires_at:%Y-%m-%d %H:%M:%SZ}"
+        if not leases.is_dead(lease.holder):
+            yield Check(what, well=True, found=f"held by {lease.holder} until {until}")
+            return
+        yield Check(
+            what,
+            well=True,
+            found=f"{lease.holder} does not live any more; it lasts until {until}",
+            hint="nothing to do here: a run on this machine takes it over at once; "
+            "for other machines, catchment doctor --mend",
+            remedy=partial(_release, ledger, lease),
+        )
+    dead = ledger.runs(aggregate, state="running")
+    if dead:
+        yield Check(
+            f"runs of {aggregate}",
+            well=True,
+            found=f"{len(dead)} never came to an end; the next run takes up what they left",
+            hint=f"catchment run {aggregate}",
+        )
+
+
+def _release(ledger: Ledger, lease: Lease) -> str:
+    ledger.release(lease)
+    return "it is given back"
+
+
+def _objects(
+    workspace: Workspace, aggregate: str, *, deep: bool, backup: Store | None
+) -> Iterator[Check]:
+    """Objects that snapshots name: of the latest if they are there, or of all what they are."""
+    store, ledger = workspace.store, workspace.ledger
+    latest = ledger.latest(aggregate)
+    if latest is None:
+        return
+    numbers = [s.number for s in ledger.snapshots(aggregate) if s.expired_at is None]
+    seen: set[str] = set()
+    wrong = 0
+    for number in numbers if deep else [latest.number]:
+        for item in ledger.snapshot(aggregate, number).provenance.get("objects", ()):
+            key, size, digest = item["key"], item["size"], item["digest"]
+            if key in seen:
+                continue
+            seen.add(key)
+            faults = compare(store, key, size, digest) if deep else _there(store, key, size)
+            for fault in faults:
+                wrong += 1
+                yield Check(
+                    f"object of {aggregate} {number}",
+                    well=False,
+                    found=fault,
+                    hint="catchment doctor --deep --mend --from URL-OF-BACKUPS",
+                    remedy=None if backup is None else partial(_bring, store, backup, key, digest),
+                )
+    if not wrong:
+        how = "read, and are what they were" if deep else "there, with their sizes"
+        yield Check(f"objects of {aggregate}", well=True, found=f"{len(seen)} are {how}")
+
+
+def _there(store: Store, key: str, size: int) -> list[str]:
+    try:
+        found = store.head(key).size
+    except NotFound:
+        return [f"{key}: missing"]
+    return [] if found == size else [f"{key}: {found} bytes, expected {size} bytes"]
+
+
+def _bring(store: Store, backup: Store, key: str, digest: str) -> str:
+    """The object as the snapshot names it, from a backup."""
+    from catchment.core.backup_shelf import checked, key_of
+
+    try:
+        store.put(key, checked(backup.stream(key_of(digest)), digest), mode="overwrite")
+    except NotFound:
+        raise NotFound(
+            f"no backup in {backup.url} has it", kind="no-backup", hint="try another store"
+        ) from None
+    return f"{key} is brought back from {backup.url}"
+
+
+def _left_over(workspace: Workspace) -> str:
+    """What a collection would remove; those that a run is at work on are not looked at."""
+    count = sum(1 for name in NAMES for _ in load(name).orphans(workspace, grace=GRACE))
+    if count:
+        return f"{count:,} objects that nobody needs take up space: catchment gc"
+    return "nothing that is older than a day"

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from functools import partial
 
 from catchment.core.account import Account
 from catchment.core.capability import Outcome, named
-from catchment.core.errors import Conflict, Invalid, NotFound
+from catchment.core.collection import under_lease
+from catchment.core.errors import Invalid, NotFound
 from catchment.core.ledger import Ledger, Snapshot
 from catchment.core.named_sections import ExportsSettings
 from catchment.core.progress import Progress, silent
 from catchment.core.provenance import NAME
+from catchment.core.store import Stat, Store
 from catchment.core.workspace import Workspace
 from catchment.exports import jobs, layout
 from catchment.exports import run as runs
@@ -53,30 +56,26 @@ def run(
 
 def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
     """Objects of jobs that have ended without publishing them; none while a job is at work."""
-    ledger, store = workspace.ledger, workspace.store
-    youngest = datetime.now(UTC) - grace
+    ledger = workspace.ledger
     configured = {f"exports/{name}" for name in workspace.settings.exports}
     known = {name for name in ledger.aggregates() if name.startswith("exports/")}
     for aggregate in sorted(configured | known):
-        try:
-            with ledger.holding(aggregate):
-                open_jobs = {record.id for record in ledger.runs(aggregate, state="running")}
-                published = {snapshot.run for snapshot in ledger.snapshots(aggregate)}
-                found = [
-                    stat
-                    for job in store.folders(layout.staging(aggregate))
-                    if job not in open_jobs
-                    for stat in store.list(layout.staging(aggregate, job))
-                ]
-                for job in store.folders(layout.location(aggregate)):
-                    stats = list(store.list(layout.location(aggregate, job)))
-                    # With a provenance it is whole: of a ledger that was lost, not of a crash.
-                    whole = any(stat.key.endswith(f"/{NAME}") for stat in stats)
-                    if job not in open_jobs | published and not whole:
-                        found += stats
-        except Conflict:
-            continue
-        yield from (stat.key for stat in found if stat.modified <= youngest)
+        find = partial(_left_over, ledger, workspace.store, aggregate)
+        yield from under_lease(ledger, aggregate, grace, find)
+
+
+def _left_over(ledger: Ledger, store: Store, aggregate: str) -> Iterator[Stat]:
+    open_jobs = {record.id for record in ledger.runs(aggregate, state="running")}
+    published = {snapshot.run for snapshot in ledger.snapshots(aggregate)}
+    for job in store.folders(layout.staging(aggregate)):
+        if job not in open_jobs:
+            yield from store.list(layout.staging(aggregate, job))
+    for job in store.folders(layout.location(aggregate)):
+        stats = list(store.list(layout.location(aggregate, job)))
+        # With a provenance it is whole: of a ledger that was lost, not of a crash.
+        whole = any(stat.key.endswith(f"/{NAME}") for stat in stats)
+        if job not in open_jobs | published and not whole:
+            yield from stats
 
 
 def sites(workspace: Workspace, name: str) -> dict[str, str]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from catchment.core.capability import Outcome, named
-from catchment.core.errors import Conflict, Invalid
+from catchment.core.collection import under_lease
+from catchment.core.errors import Invalid
 from catchment.core.finding import Finding
 from catchment.core.ledger import Snapshot
 from catchment.core.named_sections import ImagingSettings
 from catchment.core.progress import Progress, silent
 from catchment.core.settings import without_password
+from catchment.core.store import Stat
 from catchment.core.warehouse import follow, load
 from catchment.core.warehouse.duck import DuckDBWarehouse
 from catchment.core.workspace import Workspace
@@ -92,24 +95,22 @@ def load_warehouse(workspace: Workspace, name: str, snapshot: Snapshot) -> list[
 
 def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
     """Objects that no snapshot, delivery or running run needs; none while a run is at work."""
-    ledger, store = workspace.ledger, workspace.store
-    youngest = datetime.now(UTC) - grace
     for name in workspace.settings.imaging:
         wanted = job(workspace, name, receives=False, stages=False)
-        try:
-            with ledger.holding(wanted.aggregate):
-                needed = set(_needed(workspace, wanted))
-                found = [
-                    s
-                    for s in store.list(layout.home(name))
-                    if s.key not in needed and not s.key.startswith(layout.inboxes(name))
-                ]
-        except Conflict:
-            continue
-        whole = {s.key.rpartition("/")[0] for s in found if s.key.endswith("/provenance.json")}
-        if whole:  # of a ledger that was lost: what its snapshots name is not known
-            continue
-        yield from (s.key for s in found if s.modified <= youngest)
+        find = partial(_left_over, workspace, wanted)
+        yield from under_lease(workspace.ledger, wanted.aggregate, grace, find)
+
+
+def _left_over(workspace: Workspace, wanted: Job) -> list[Stat]:
+    name = wanted.name
+    needed = set(_needed(workspace, wanted))
+    found = [
+        s
+        for s in workspace.store.list(layout.home(name))
+        if s.key not in needed and not s.key.startswith(layout.inboxes(name))
+    ]
+    # With a provenance: of a ledger that was lost. What its snapshots name is not known.
+    return [] if any(s.key.endswith("/provenance.json") for s in found) else found
 
 
 def sites(workspace: Workspace, name: str) -> dict[str, str]:

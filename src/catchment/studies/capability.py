@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from functools import partial
 
 from catchment.core import provenance
 from catchment.core.account import Account
 from catchment.core.capability import Outcome
+from catchment.core.collection import under_lease
 from catchment.core.errors import Conflict, NotFound
 from catchment.core.ledger import Ledger, Snapshot
 from catchment.core.progress import Progress, silent
 from catchment.core.provenance import NAME
+from catchment.core.store import Stat, Store
 from catchment.core.workspace import Workspace
 from catchment.studies import layout, library
 from catchment.studies import scan as scans
@@ -78,21 +81,16 @@ def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
 
     What sites sent is history and never an orphan.
     """
-    ledger, store = workspace.ledger, workspace.store
-    youngest = datetime.now(UTC) - grace
+    ledger = workspace.ledger
     for study in studies(ledger):
-        try:
-            with ledger.holding(layout.aggregate(study)):
-                known = _known(ledger, study)
-                found = [
-                    stat
-                    for prefix in (layout.snapshots(study), layout.merges_of(study))
-                    for stat in list(store.list(prefix))
-                    if stat.key not in known and stat.modified <= youngest
-                ]
-        except Conflict:
-            continue
-        yield from (stat.key for stat in found)
+        find = partial(_left_over, ledger, workspace.store, study)
+        yield from under_lease(ledger, layout.aggregate(study), grace, find)
+
+
+def _left_over(ledger: Ledger, store: Store, study: str) -> Iterator[Stat]:
+    known = _known(ledger, study)
+    for prefix in (layout.snapshots(study), layout.merges_of(study)):
+        yield from (stat for stat in store.list(prefix) if stat.key not in known)
 
 
 def sites(workspace: Workspace, name: str) -> dict[str, str]:

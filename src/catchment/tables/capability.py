@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
+from functools import partial
 
 from catchment.core.capability import Outcome, named
-from catchment.core.errors import Conflict, Invalid, NotFound
+from catchment.core.collection import under_lease
+from catchment.core.errors import Invalid, NotFound
 from catchment.core.finding import Finding
 from catchment.core.named_sections import TablesSettings
 from catchment.core.progress import Progress, silent
 from catchment.core.provenance import NAME
 from catchment.core.settings import without_password
-from catchment.core.store import check_prefix
+from catchment.core.store import Stat, check_prefix
 from catchment.core.warehouse import follow
 from catchment.core.workspace import Workspace
 from catchment.tables import layout
@@ -60,23 +62,23 @@ def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
 
     A later run takes a new folder, so what is an orphan under the lease stays one.
     """
-    ledger, store = workspace.ledger, workspace.store
-    youngest = datetime.now(UTC) - grace
     for aggregate, output in _outputs(workspace).items():
-        try:
-            with ledger.holding(aggregate):
-                # Of all aggregates: two may share an output, and one's be not sealed yet.
-                known = {s.location for a in ledger.aggregates() for s in ledger.snapshots(a)}
-                prefixes = [layout.staging_prefix(aggregate)]
-                snapshots = layout.snapshot_prefixes(store, output)
-                prefixes += [prefix for prefix in snapshots if prefix not in known]
-                found = [list(store.list(prefix)) for prefix in prefixes]
-        except Conflict:
-            continue
-        for prefix, stats in zip(prefixes, found, strict=True):
-            # With a provenance it is whole: of a ledger that was lost, not of a crash.
-            if not any(s.key == prefix + NAME for s in stats):
-                yield from (s.key for s in stats if s.modified <= youngest)
+        find = partial(_left_over, workspace, aggregate, output)
+        yield from under_lease(workspace.ledger, aggregate, grace, find)
+
+
+def _left_over(workspace: Workspace, aggregate: str, output: str) -> Iterator[Stat]:
+    ledger, store = workspace.ledger, workspace.store
+    # Of all aggregates: two may share an output, and one's be not sealed yet.
+    known = {s.location for a in ledger.aggregates() for s in ledger.snapshots(a)}
+    prefixes = [layout.staging_prefix(aggregate)]
+    snapshots = layout.snapshot_prefixes(store, output)
+    prefixes += [prefix for prefix in snapshots if prefix not in known]
+    for prefix in prefixes:
+        stats = list(store.list(prefix))
+        # With a provenance it is whole: of a ledger that was lost, not of a crash.
+        if not any(s.key == prefix + NAME for s in stats):
+            yield from stats
 
 
 def _outputs(workspace: Workspace) -> dict[str, str]:

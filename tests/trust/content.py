@@ -1,0 +1,85 @@
+"""What an aggregate came to, told so that two ways to the same inputs tell the same.
+
+Tables, exports and studies: the digests of what readers see. Images: which run wrote a row, and
+which of two equal files was first, follow from the order of arrival; everything else is compared,
+row by row. Arrays: sessions by their digests, and the chunks of those that are present.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from catchment.core.workspace import Workspace
+from catchment.testing import workspaces
+
+# Columns that tell of a run, or of which of several equal files came first.
+_OF_THE_RUN = {"etag", "modified", "delivery", "name", "state", "reason", "site"}
+_FIRST = {  # by table: of a duplicate it is not read again; an entity is told by its first image
+    "files": {"SOPInstanceUID"},
+    **{table: {"sha256"} for table in ("devices", "patients", "studies", "series")},
+}
+
+
+def contents(workspace: Workspace, aggregate: str) -> Mapping[str, str]:
+    """Digests of what was published last, by names that hold nothing of the run; empty: nothing."""
+    if workspace.ledger.latest(aggregate) is None:
+        return {}
+    match aggregate.partition("/")[0]:
+        case "imaging":
+            return dict(_images(workspace, aggregate.partition("/")[2]))
+        case "arrays":
+            return dict(_arrays(workspace, aggregate))
+        case "studies":
+            return dict(_studies(workspace, aggregate))
+        case "exports":
+            return dict(_exports(workspace, aggregate))
+    return workspaces.contents(workspace, aggregate)
+
+
+def _exports(workspace: Workspace, aggregate: str) -> Iterator[tuple[str, str]]:
+    latest = workspace.ledger.latest(aggregate)
+    assert latest is not None
+    for item in latest.provenance["objects"]:
+        if item["role"] != "manifest":  # it names the job
+            yield item["key"].removeprefix(latest.location), item["digest"]
+
+
+def _studies(workspace: Workspace, aggregate: str) -> Iterator[tuple[str, str]]:
+    latest = workspace.ledger.latest(aggregate)
+    assert latest is not None
+    for item in latest.provenance["objects"]:
+        if item["role"] != "catalog":  # it tells when
+            yield f"{item['role']} {item.get('package')} {item.get('version')}", item["digest"]
+
+
+def _images(workspace: Workspace, name: str) -> Iterator[tuple[str, str]]:
+    from catchment.imaging.snapshot import ALL, open_snapshot
+
+    shown = open_snapshot(workspace.store, workspace.ledger, name)
+    for table in ALL:
+        rows = [
+            json.dumps(
+                {k: v for k, v in row.items() if k not in _OF_THE_RUN | _FIRST.get(table, set())},
+                sort_keys=True,
+                default=str,
+            )
+            for row in shown[table].to_pylist()
+        ]
+        yield f"rows of {table}", hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
+    files = shown["files"].to_pylist()
+    yield "files", json.dumps(sorted([f["site"], f["name"], f["sha256"]] for f in files))
+    states = Counter((f["sha256"] or "", f["state"], f["reason"] or "") for f in files)
+    yield "states", json.dumps(sorted([*key, count] for key, count in states.items()))
+
+
+def _arrays(workspace: Workspace, aggregate: str) -> Iterator[tuple[str, str]]:
+    for name, digest in workspaces.contents(workspace, aggregate).items():
+        if name != "chunks":  # those of slots that were given up may not be collected yet
+            yield name, digest
+    latest = workspace.ledger.latest(aggregate)
+    assert latest is not None
+    account = [dict(line) for line in latest.provenance["catchment"]["account"]]
+    yield "account", json.dumps(sorted(account, key=lambda line: sorted(map(str, line.values()))))

@@ -1,0 +1,61 @@
+"""The whole house under damage: a cut of the soak, and the soak itself.
+
+A seed that fails prints the command that plays it again: ``python -m tests.trust.soak --seed 17``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.trust.soak import Mother, Soak, running
+
+PARTS = pytest.mark.parametrize("parts", ["embedded", "production"])
+MINUTES = float(os.environ.get("CATCHMENT_SOAK_MINUTES", "20"))  # of each of the two
+FIRST = int(os.environ.get("CATCHMENT_SOAK_SEED", "1000"))
+ENOUGH = 50  # kills and faults a minute, at least; two times 20 minutes give 2,000
+
+
+@pytest.fixture
+def servers(parts, tmp_path, request):
+    """What a workspace stands on."""
+    if parts == "production":
+        request.getfixturevalue("postgres")  # skips where there is no server
+    with running(parts, tmp_path / "servers") as made:
+        yield made
+
+
+@PARTS
+def test_a_cut_of_the_soak(parts, servers, template, tmp_path):
+    """Forty steps."""
+    with Mother(tmp_path / "children") as mother:
+        tally = Soak(7, mother, template, tmp_path / "seed", servers).run(40)
+    assert tally.steps == 40
+    assert tally.damage >= 25
+    assert tally.outcomes["published"] >= 5
+    assert tally.looks > 40
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+@PARTS
+def test_the_soak(parts, servers, template, tmp_path):
+    """Seed after seed for its time; what happened is appended to the file that is named."""
+    begun, damage, outcomes = time.monotonic(), 0, Counter[str]()
+    record = os.environ.get("CATCHMENT_SOAK_RECORD")
+    with Mother(tmp_path / "children") as mother:
+        seed = FIRST
+        while time.monotonic() - begun < 60 * MINUTES:
+            tally = Soak(seed, mother, template, tmp_path / f"seed{seed}", servers).run(60)
+            damage += tally.damage
+            outcomes += tally.outcomes
+            if record:
+                with Path(record).open("a") as file:
+                    file.write(json.dumps({"parts": parts, **tally.to_json()}) + "\n")
+            seed += 1
+    assert damage >= ENOUGH * MINUTES, outcomes

@@ -1,4 +1,4 @@
-"""The house under load: ``python -m bench.load``, or ``--only ledger`` for one part of it.
+"""The house under load: ``python -m bench.load``, or ``--only tables`` for one part of it.
 
 Each kind of work runs at several sizes, so that its growth is seen: the time for the largest is
 compared with what n log n would make of that for the one before. Eight processes and 200 sites work
@@ -17,16 +17,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from itertools import pairwise
 from math import log
 from pathlib import Path
 from typing import Any
 
-from bench._common import RESULTS, Row, measure, report, scratch, timed
+from bench._common import RESULTS, Measured, Row, measure, report, scratch, timed
 from catchment.core.workspace import Workspace
 
 GROWTH = 1.3  # that a measurement may be above n log n
 PROCESSES = 8
 SITES = 200
+COMMITS = 30  # of each process
 LEDGER = (10_000, 100_000, 1_000_000)
 CENTERS = (25, 50, 100)
 FILES = (10_000, 30_000, 100_000)
@@ -63,17 +65,22 @@ def ask_status(url: str, count: int) -> None:
         raise RuntimeError("status counts something else")
 
 
-def ledgers() -> Iterator[Row]:
-    """Both databases at each size."""
+def ledger_sqlite(count: int) -> Iterator[Row]:
+    """A file."""
+    yield from _ledger("SQLite", f"sqlite:///{scratch('load-ledger')}/{count}.db", count)
+
+
+def ledger_postgres(count: int) -> Iterator[Row]:
+    """A server, with fsync as in production."""
     from catchment.testing import postgres
 
-    folder = scratch("load-ledger")
     with postgres.running() as server:
-        for count in LEDGER:
-            for name, url in (("SQLite", f"sqlite:///{folder}/{count}.db"),
-                              ("PostgreSQL", server.database())):  # fmt: skip
-                yield Row(f"{count:,} contributions into {name}", measure(fill, url, count), {})
-                yield Row(f"status over {count:,} in {name}", measure(ask_status, url, count), {})
+        yield from _ledger("PostgreSQL", server.database(), count)
+
+
+def _ledger(name: str, url: str, count: int) -> Iterator[Row]:
+    yield Row(f"{count:,} contributions into {name}", measure(fill, url, count), {})
+    yield Row(f"status over {count:,} in {name}", measure(ask_status, url, count), {})
 
 
 # --- a run of each kind ---------------------------------------------------------------------------
@@ -94,71 +101,68 @@ def _workspace(folder: Path, text: str) -> str:
     return str(folder)
 
 
-def tables() -> Iterator[Row]:
+def tables(count: int) -> Iterator[Row]:
     """Snapshots of more and more centers."""
     from catchment.testing.centers import make_centers
 
-    for count in CENTERS:
-        folder = scratch(f"load-tables-{count}")
-        made = make_centers(folder / "in", centers=count, columns=200, rows=(800, 1200), broken=0)
-        text = f'[tables.main]\ncenters = "{made.centers}"\ndatasets = "{made.datasets}"\n'
-        text += f'identifiers = "{made.identifiers}"\n'
-        place = _workspace(folder / "w", text)
-        yield Row(f"table of {count} centers", measure(run, place, "tables/main"), {})
+    folder = scratch(f"load-tables-{count}")
+    made = make_centers(folder / "in", centers=count, columns=200, rows=(800, 1200), broken=0)
+    text = f'[tables.main]\ncenters = "{made.centers}"\ndatasets = "{made.datasets}"\n'
+    text += f'identifiers = "{made.identifiers}"\n'
+    place = _workspace(folder / "w", text)
+    yield Row(f"table of {count} centers", measure(run, place, "tables/main"), {})
 
 
-def images() -> Iterator[Row]:
+def images(count: int) -> Iterator[Row]:
     """Tables of more and more files, which have headers only."""
     from catchment.testing.dicom import make_file
 
     known = "1.2.3.4.5.1000000"
     pixels = ("Rows", "Columns", "PixelData", "BitsAllocated", "BitsStored", "HighBit")
     one = make_file(known, patient="P1", **dict.fromkeys(pixels))
-    for count in FILES:
-        folder = scratch(f"load-images-{count}")
-        source = folder / "in"
-        for number in range(count):
-            place = source / f"{number // 1000:03}"
-            if not number % 1000:
-                place.mkdir(parents=True)
-            data = one.replace(known.encode(), f"1.2.3.4.5.{1_000_000 + number}".encode())
-            (place / f"{number}.dcm").write_bytes(data)
-        text = '[imaging.ct]\nkey = "a key"\npreviews = "none"\n'
-        text += f'[imaging.ct.providers]\nclinic = "{source}"\n'
-        yield Row(
-            f"tables of {count:,} DICOM files",
-            measure(run, _workspace(folder / "w", text), "imaging/ct"),
-            {},
-        )
+    folder = scratch(f"load-images-{count}")
+    source = folder / "in"
+    for number in range(count):
+        place = source / f"{number // 1000:03}"
+        if not number % 1000:
+            place.mkdir(parents=True)
+        data = one.replace(known.encode(), f"1.2.3.4.5.{1_000_000 + number}".encode())
+        (place / f"{number}.dcm").write_bytes(data)
+    text = '[imaging.ct]\nkey = "a key"\npreviews = "none"\n'
+    text += f'[imaging.ct.providers]\nclinic = "{source}"\n'
+    yield Row(
+        f"tables of {count:,} DICOM files",
+        measure(run, _workspace(folder / "w", text), "imaging/ct"),
+        {},
+    )
 
 
-def sessions() -> Iterator[Row]:
+def sessions(count: int) -> Iterator[Row]:
     """Stores of more and more sessions."""
     import edfio
     import numpy as np
 
     noise = np.random.default_rng(0)
     values = [noise.standard_normal(400) * 20 for _ in range(2)]
-    for count in SESSIONS:
-        folder = scratch(f"load-sessions-{count}")
-        (folder / "in").mkdir()
-        for number in range(count):
-            signals = [
-                edfio.EdfSignal(v, 100, label=label, physical_range=(-200, 200))
-                for v, label in zip(values, ("Fp1", "Fp2"), strict=True)
-            ]
-            start = datetime(2026, 1, 1) + timedelta(minutes=number)  # noqa: DTZ001 - EDF has no zone
-            recording = edfio.Recording(startdate=start.date())
-            edf = edfio.Edf(signals, starttime=start.time(), recording=recording)
-            edf.write(folder / f"in/site_s{number:04}.edf")
-        text = f'[arrays.eeg]\nrecordings = "{folder / "in"}"\n'
-        text += 'pseudonym_key = "a key of a benchmark, of thirty-two bytes"\n'
-        text += '[executor]\nkind = "processes"\n'
-        yield Row(
-            f"store of {count:,} sessions",
-            measure(run, _workspace(folder / "w", text), "arrays/eeg"),
-            {},
-        )
+    folder = scratch(f"load-sessions-{count}")
+    (folder / "in").mkdir()
+    for number in range(count):
+        signals = [
+            edfio.EdfSignal(v, 100, label=label, physical_range=(-200, 200))
+            for v, label in zip(values, ("Fp1", "Fp2"), strict=True)
+        ]
+        start = datetime(2026, 1, 1) + timedelta(minutes=number)  # noqa: DTZ001 - EDF has no zone
+        recording = edfio.Recording(startdate=start.date())
+        edf = edfio.Edf(signals, starttime=start.time(), recording=recording)
+        edf.write(folder / f"in/site_s{number:04}.edf")
+    text = f'[arrays.eeg]\nrecordings = "{folder / "in"}"\n'
+    text += 'pseudonym_key = "a key of a benchmark, of thirty-two bytes"\n'
+    text += '[executor]\nkind = "processes"\n'
+    yield Row(
+        f"store of {count:,} sessions",
+        measure(run, _workspace(folder / "w", text), "arrays/eeg"),
+        {},
+    )
 
 
 # --- many at once, on S3 and PostgreSQL -----------------------------------------------------------
@@ -217,7 +221,7 @@ def commit(folder: str, worker: list[int], answers: Any) -> None:
 
     took = []
     with Workspace.open(folder) as workspace:
-        for number in range(30):
+        for number in range(COMMITS):
             start = time.perf_counter()
             name = f"tables/w{worker[0]}"
             data = f"{worker} {number}".encode() * 100
@@ -251,83 +255,70 @@ def at_once(folder: str, work: str, count: int, told: str) -> None:
     Path(told).write_text(json.dumps(took))
 
 
-def many() -> Iterator[tuple[Row, list[float]]]:
-    """Commits of eight processes, then uploads of more and more sites."""
-    for work, counts in (("commit", (PROCESSES,)), ("send", UPLOADS)):
-        for count in counts:
-            folder = scratch("load-many")
-            with servers() as text:
-                (folder / "w").mkdir()
-                (folder / "w/catchment.toml").write_text(f"{text}\n[studies.core]\nmin_cell = 0\n")
-                told = folder / "took.json"
-                measured = measure(at_once, str(folder / "w"), work, count, str(told))
-            took = json.loads(told.read_text())
-            name = (
-                f"{len(took)} commits of {PROCESSES} processes"
-                if work == "commit"
-                else f"{count} sites upload to one study, {PROCESSES} at a time"
-            )
-            yield Row(name, measured, {}), took
+def uploads(count: int) -> Iterator[Row]:
+    """So many sites."""
+    yield from _many("send", count, f"{count:,} sites upload to one study, {PROCESSES} at a time")
 
 
-# --- all of it ------------------------------------------------------------------------------------
+def commits(count: int) -> Iterator[Row]:
+    """Of aggregates of their own."""
+    yield from _many("commit", count, f"{COMMITS * count} commits of {count} processes")
 
 
-def growth(sizes: tuple[int, ...], seconds: list[float]) -> float:
-    """The last time by what n log n makes of the one before; at most 1 is no worse than that."""
-    (m, n), (before, last) = sizes[-2:], seconds[-2:]
-    return last / (before * (n * log(n)) / (m * log(m)))
+def _many(work: str, count: int, name: str) -> Iterator[Row]:
+    folder = scratch("load-many")
+    with servers() as text:
+        (folder / "w").mkdir()
+        (folder / "w/catchment.toml").write_text(f"{text}\n[studies.core]\nmin_cell = 0\n")
+        told = folder / "took.json"
+        measured = measure(at_once, str(folder / "w"), work, count, str(told))
+    took = json.loads(told.read_text())
+    yield Row(name, measured, {})
+    for which, seconds in (
+        ("median", statistics.median(took)),
+        ("95 of 100 within", took[int(len(took) * 0.95)]),
+    ):
+        yield Row(f"{name}: {which}", Measured(seconds, measured.peak_mb, measured.cpu_s), {})
+
+
+# --- all of it
+
+
+PARTS: dict[str, tuple[Callable[[int], Iterator[Row]], tuple[int, ...], str]] = {
+    "ledger-sqlite": (ledger_sqlite, LEDGER, "{:,} contributions into SQLite"),
+    "ledger-postgres": (ledger_postgres, LEDGER, "{:,} contributions into PostgreSQL"),
+    "tables": (tables, CENTERS, "table of {:,} centers"),
+    "images": (images, FILES, "tables of {:,} DICOM files"),
+    "sessions": (sessions, SESSIONS, "store of {:,} sessions"),
+    "uploads": (uploads, UPLOADS, "{:,} sites upload to one study, 8 at a time"),
+    "commits": (commits, (PROCESSES,), "240 commits of {} processes"),
+}
+
+
+def growth(file: Path) -> dict[str, float]:
+    """The time for each size by what n log n makes of the size before; 1 is no worse than that."""
+    took = {row["work"]: row["ours_s"] for row in json.loads(file.read_text())["rows"]}
+    found = {}
+    for _, sizes, name in PARTS.values():
+        known = [(n, took[name.format(n)]) for n in sizes if name.format(n) in took]
+        for (m, before), (n, last) in pairwise(known):
+            found[name.format(n)] = round(last / (before * n * log(n) / (m * log(m))), 2)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    kinds = ("ledger", "tables", "images", "sessions", "many")
-    parser.add_argument("--only", choices=kinds, action="append")
-    parser.add_argument("--no-record", action="store_true")
+    parser.add_argument("--only", choices=PARTS, action="append", help="several may be given")
+    parser.add_argument("--size", type=int, action="append", help="only these")
+    parser.add_argument("--folder", type=Path, default=RESULTS, help="where load.json is kept")
     told = parser.parse_args()
-    rows: list[Row] = []
-    facts: dict[str, Any] = {}
-    plain: dict[str, tuple[Callable[[], Iterator[Row]], tuple[int, ...]]] = {
-        "tables": (tables, CENTERS),
-        "images": (images, FILES),
-        "sessions": (sessions, SESSIONS),
-    }
-    for kind in told.only or kinds:
-        if kind == "ledger":
-            made = list(ledgers())
-            rows += made
-            for place, name in enumerate(("SQLite", "PostgreSQL")):
-                seconds = [row.ours.seconds for row in made[2 * place :: 4]]
-                facts[f"growth: contributions into {name}"] = round(growth(LEDGER, seconds), 2)
-                facts[f"status over {LEDGER[-1]:,} in {name}, s"] = round(
-                    made[-4 + 2 * place + 1].ours.seconds, 3
-                )
-        elif kind == "many":
-            for row, took in many():
-                rows.append(row)
-                facts[row.work] = {
-                    "per_second": round(len(took) / row.ours.seconds, 1),
-                    "median_s": round(statistics.median(took), 3),
-                    "p95_s": round(took[int(len(took) * 0.95)], 3),
-                }
-        else:
-            work, sizes = plain[kind]
-            made = list(work())
-            rows += made
-            facts[f"growth: {kind}"] = round(growth(sizes, [r.ours.seconds for r in made]), 2)
-    report("load", rows, None if told.no_record else RESULTS, keep=True)
-    worse = {k: v for k, v in facts.items() if k.startswith("growth") and v > GROWTH}
-    print(json.dumps(facts, indent=1))
-    if not told.no_record:
-        _record(facts)
+    for kind in told.only or PARTS:
+        work, sizes, _ = PARTS[kind]
+        for size in sizes:
+            if not told.size or size in told.size:
+                report("load", work(size), told.folder, keep=True)
+    worse = {name: by for name, by in growth(told.folder / "load.json").items() if by > GROWTH}
     sys.exit(f"grows faster than n log n: {worse}" if worse else 0)
-
-
-def _record(facts: dict[str, Any]) -> None:
-    file = RESULTS / "load.json"
-    data = json.loads(file.read_text())
-    data["facts"] = data.get("facts", {}) | facts
-    file.write_text(json.dumps(data, indent=1) + "\n")
 
 
 if __name__ == "__main__":

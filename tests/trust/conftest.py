@@ -15,7 +15,7 @@ from catchment.testing.s3 import moto  # noqa: F401 - a fixture
 from tests.trust.soak import AGGREGATES, STUDIES
 from tests.trust.world import World, make_template
 
-SETTINGS = {"executor.workers": 1}
+SETTINGS = {"executor.workers": 1, "exports.claims.threshold": 1.0}
 
 
 @pytest.fixture(scope="session")

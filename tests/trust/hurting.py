@@ -20,7 +20,7 @@ from tests.trust.soak import AGGREGATES, STUDIES, Mother, Process
 from tests.trust.world import World
 
 PATIENCE = 90
-SETTINGS = {"executor.workers": 1}
+SETTINGS = {"executor.workers": 1, "exports.claims.threshold": 1.0}
 
 
 @dataclass

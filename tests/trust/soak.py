@@ -53,6 +53,7 @@ STUDIES = f"""
 [studies.{STUDY}]
 min_cell = 0
 """
+SETTINGS = {"executor.workers": 2, "exports.claims.threshold": 1.0}  # bad parts stop no export
 SMALL = 8 << 20  # bytes of the disk that fills
 
 
@@ -242,7 +243,7 @@ class Soak:
             self.disk = True
             self._stack.callback(subprocess.run, ["umount", "-l", str(home)], check=True)
         lines = ['store = "data"']
-        self.overrides: dict[str, Any] = {"executor.workers": 2}
+        self.overrides: dict[str, Any] = dict(SETTINGS)
         if self.parts.server and self.parts.database:
             server = self.parts.server
             self.line = self._stack.enter_context(BadLine(server.endpoint, self.draw))
@@ -547,10 +548,10 @@ class Soak:
         self.tally.snapshots = sum(len(s.provenances) for s in self.observer.seen.values())
         self.tally.changes.update(self.world.changes)
         calm = workspaces.make_workspace(self.folder / "calm", self.folder / "in", more=STUDIES)
-        with Workspace.open(calm, {"executor.workers": 2}) as fresh:
+        with Workspace.open(calm, SETTINGS) as fresh:
             for site, data in self.world.expected.items():
                 fresh.store.put(staged(site), data)
-        order = {"folder": str(calm), "settings": {"executor.workers": 2}, "ttl": 60}
+        order = {"folder": str(calm), "settings": SETTINGS, "ttl": 60}
         for aggregate in AGGREGATES:
             child = self.mother.send(do=f"run {aggregate}", **order)
             self._settled([child])
@@ -560,7 +561,7 @@ class Soak:
                 "clean run",
                 f"{aggregate}: {said}",
             )
-        with Workspace.open(calm, {"executor.workers": 2}) as fresh:
+        with Workspace.open(calm, SETTINGS) as fresh:
             for aggregate in AGGREGATES:
                 found, wanted = contents(self.space, aggregate), contents(fresh, aggregate)
                 differing = sorted(

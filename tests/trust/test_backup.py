@@ -23,7 +23,7 @@ from tests.trust.content import contents
 from tests.trust.observer import Observer
 from tests.trust.soak import AGGREGATES
 
-SETTINGS = {"executor.workers": 1}
+SETTINGS = {"executor.workers": 1, "exports.claims.threshold": 1.0}
 
 
 @pytest.fixture

@@ -32,13 +32,14 @@ def servers(parts, tmp_path, request):
 
 @PARTS
 def test_a_cut_of_the_soak(parts, servers, template, tmp_path):
-    """Forty steps."""
+    """A few steps of one seed."""
+    steps = 25 if parts == "embedded" else 12
     with Mother(tmp_path / "children") as mother:
-        tally = Soak(7, mother, template, tmp_path / "seed", servers).run(40)
-    assert tally.steps == 40
-    assert tally.damage >= 25
+        tally = Soak(7, mother, template, tmp_path / "seed", servers).run(steps)
+    assert tally.steps == steps
+    assert tally.damage >= steps // 2
     assert tally.outcomes["published"] >= 5
-    assert tally.looks > 40
+    assert tally.looks >= steps
 
 
 @pytest.mark.soak

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
@@ -15,6 +16,7 @@ from typing import IO, Any, NamedTuple, Self
 from catchment.core.errors import CatchmentError, Conflict
 from catchment.core.store import Store
 from catchment.exports import layout
+from catchment.exports.files import told
 from catchment.exports.lines import LineFile
 from catchment.exports.model import MIB, Kind
 from catchment.exports.plan import cut
@@ -42,8 +44,11 @@ class Sign(NamedTuple):
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND)
         except FileNotFoundError:
             raise cancelled() from None
-        os.write(descriptor, b".")
-        os.close(descriptor)
+        try:
+            with suppress(OSError):  # a full disk: that one more is done is told later
+                os.write(descriptor, b".")
+        finally:
+            os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +142,7 @@ def fetch(task: Task) -> Batch:
     """
     batch = Batch(task.number, len(task.members))
     with (
+        told("temporary files of a batch"),
         tempfile.TemporaryFile(buffering=0) as data_file,
         tempfile.TemporaryFile(buffering=0) as error_file,
         task.source.open(lambda seconds: _pause(task.sign, seconds)) as reader,

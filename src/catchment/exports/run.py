@@ -30,6 +30,7 @@ from catchment.core.store import Store
 from catchment.exports import layout, manifest
 from catchment.exports.batch import Batch, Sign, Task, cancelled, fetch
 from catchment.exports.book import Book
+from catchment.exports.files import told
 from catchment.exports.job import House, Job, State
 from catchment.exports.model import Kind
 from catchment.exports.packer import Packer
@@ -221,9 +222,12 @@ class _Work:
     def _watched(self) -> Iterator[Sign]:
         """A sign for the batches, and a thread that looks whether the job goes on."""
         over = threading.Event()
-        with tempfile.TemporaryDirectory(prefix="catchment-") as folder:
+        with told("a temporary folder"):
+            made = tempfile.TemporaryDirectory(prefix="catchment-")
+        with made as folder:
             path = Path(folder, "members")
-            path.touch()
+            with told("a temporary file"):
+                path.touch()
             before = self.members
 
             def look() -> None:

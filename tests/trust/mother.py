@@ -178,6 +178,8 @@ def child(order: dict[str, Any]) -> dict[str, Any]:
             said = work(workspace, *order["do"].split())
     except CatchmentError as error:
         said = {"error": error.kind, "class": type(error).__name__, "message": error.message}
+    if what:
+        what.at = 1 << 60  # what is left to do is ours: the answer
     said["count"] = what.count if what else 0
     said["fired"] = bool(what and what.fired)
     return said

@@ -48,7 +48,7 @@ WEIGHTS = {
 }
 TTL = 1.0  # seconds of a lease
 PATIENCE = 90  # seconds until a process that does not end has hung
-MOST = {"store": 90, "ledger": 30, "disk": 250}  # operations of one run, about
+MOST = {"store": 60, "ledger": 20, "disk": 80}  # operations of one run, about
 STUDIES = f"""
 [studies.{STUDY}]
 min_cell = 0
@@ -303,7 +303,7 @@ class Soak:
     def _killed(self) -> list[str]:
         """One dies at an operation, and the next one, and perhaps the next."""
         aggregate = self._aggregate()
-        for _ in range(self.draw.randint(1, 4)):
+        for _ in range(self.draw.randint(2, 7)):
             child = self._order(f"run {aggregate}", fault=self._fault("kill"))
             self._wait([child])
             self._freed(aggregate)
@@ -312,7 +312,7 @@ class Soak:
     def _failing(self) -> list[str]:
         """An operation fails, or is done and its answer is lost."""
         aggregate = self._aggregate()
-        for _ in range(self.draw.randint(1, 3)):
+        for _ in range(self.draw.randint(2, 5)):
             self._wait([self._order(f"run {aggregate}", fault=self._fault("fail"))])
             self._freed(aggregate)
         return [aggregate]

@@ -119,7 +119,8 @@ def images(count: int) -> Iterator[Row]:
 
     known = "1.2.3.4.5.1000000"
     pixels = ("Rows", "Columns", "PixelData", "BitsAllocated", "BitsStored", "HighBit")
-    one = make_file(known, patient="P1", **dict.fromkeys(pixels))
+    nothing: dict[str, Any] = dict.fromkeys(pixels)
+    one = make_file(known, patient="P1", **nothing)
     folder = scratch(f"load-images-{count}")
     source = folder / "in"
     for number in range(count):

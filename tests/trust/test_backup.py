@@ -303,7 +303,8 @@ def test_a_damaged_workspace_says_so_and_is_mended_from_its_backup(house, shelf)
     assert len([c for c in found if not c.well]) == 3
     assert len(mend(found)) == 3
     assert all(c.well for c in examine(house, deep=True))
-    assert backup.backup(house, shelf).digest == made.digest
+    again = backup.backup(house, shelf)  # the ledger tells of one more holder of each lease
+    assert (again.wrong, again.objects) == ([], made.objects)
     house.store.delete(lost)
     nowhere = open_store((Path(str(house.file.parent)) / "nowhere").as_uri())
     assert "not mended" in mend(list(examine(house, deep=True, backup=nowhere)))[0]

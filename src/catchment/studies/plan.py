@@ -129,7 +129,7 @@ class _Planner:
         for one, checked in self.wish.restore:
             self.states[one.id] = State(one.state)
             self._take(one, checked.facts or Facts(), "rolled back")
-        for one, checked in sorted(waiting, key=lambda pair: pair[0].id):
+        for one, checked in sorted(waiting, key=lambda pair: (_arrived(pair[0]), pair[0].id)):
             self.states[one.id] = State(one.state)
             problem = refused.get(one.id) or self._problem(one, checked)
             if problem is not None:
@@ -215,9 +215,18 @@ class _Planner:
         self._count(one, facts, "")
 
     def _take(self, one: Contribution, facts: Facts, reason: str) -> None:
-        """Put a contribution into its place; the one that was there goes to the archive."""
+        """Put a contribution into its place; the one that was there goes to the archive.
+
+        One that a worker who slept took in after what replaced it has been superseded already.
+        """
         place = place_of(one)
         old = self.held.get(place)
+        if old is not None and not reason and "" < _arrived(one) < _arrived(old):
+            if self.states[one.id] is State.RECEIVED:
+                self._move(one, State.LATEST, reason)
+            self._move(one, State.LAST_VALID, reason)
+            self._move(one, State.ARCHIVED, f"superseded by {old.id}")
+            return
         if old is not None:
             self._move(old, State.ARCHIVED, f"superseded by {one.id}")
         if self.states[one.id] is State.RECEIVED:
@@ -272,3 +281,9 @@ class _Planner:
         rows = self.made.account[Line(one.site, part, "rows")]
         rows.received += facts.rows
         rows.kept += facts.rows
+
+
+def _arrived(one: Contribution) -> str:
+    """When its upload had arrived, by the storage's clock; empty where nobody noted it."""
+    arrived: str = one.meta.get("arrived", "")
+    return arrived

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import UTC
 from typing import Any
 
 from catchment.core.errors import CatchmentError, Conflict, Invalid, NotFound
@@ -59,6 +60,7 @@ def take_in(house: House, staged: Staged) -> Contribution:
         "filename": staged.filename,
         "user": staged.user,
         "transaction": staged.transaction,
+        "arrived": stat.modified.astimezone(UTC).isoformat(timespec="microseconds"),
     }
     key = layout.upload(staged.study, staged.site, staged.transaction, taken.digest)
     listed = {"members": [asdict(member) for member in taken.members]}

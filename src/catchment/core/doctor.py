@@ -1,7 +1,8 @@
 """Is a workspace sound? The checks of ``catchment doctor``, and what it can mend by itself.
 
-A check changes nothing (a deep one takes each lease for a moment). Some of what it finds has a remedy that cannot make it worse: that follows
-from the ledger (a seal, a lease of a process that is gone), or from a backup byte for byte.
+A check changes nothing; a deep one takes each lease for a moment. Some of what it finds has a
+remedy that cannot make it worse: that follows from the ledger (a seal, a lease of a process that is
+gone), or from a backup byte for byte.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from catchment.studies import library, scan
+from catchment.studies.model import State
 from catchment.testing.studies import parquet
 from tests.studies.studying import model, published, stage, state_of, table, workspace
 
@@ -28,4 +29,4 @@ def test_an_upload_that_was_replaced_while_its_worker_slept_does_not_come_back(t
         scan.scan(library.house(space))
         assert published(space) == model({"a": newer})
         assert state_of(space)["last_valid"] == 1
-        assert state_of(space)["archived"] == 1
+        assert state_of(space)[State.ARCHIVED.value] == 1

@@ -31,6 +31,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 STORE = ("head", "read", "stream", "put", "list", "folders", "delete", "copy", "compose")
+STUDY = "core"
 LEDGER = (
     "receive_many", "move", "start_run", "finish_run", "record", "acquire", "release", "publish",
     "seal", "latest", "snapshots", "snapshot",
@@ -206,7 +207,7 @@ def work(workspace, what: str, *arguments: str) -> dict[str, Any]:
         record = cancel(workspace.store, workspace.ledger, arguments[0], patience=3)
         return {"state": record.state, "number": None}
     assert what == "withdraw"
-    done = actions.withdraw(library.house(workspace), *arguments)
+    done = actions.withdraw(library.house(workspace), STUDY, *arguments)
     return {"state": done.state, "number": done.snapshot.number if done.snapshot else None}
 
 

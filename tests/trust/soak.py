@@ -385,7 +385,7 @@ class Soak:
         """A site leaves the study; its owner asks until it is done."""
         aggregate, site = f"studies/{STUDY}", self.draw.choice(SITES)
         for _ in range(20):
-            self._settled([child := self._order(f"run {aggregate}")])
+            self._wait([child := self._order(f"run {aggregate}")])
             if child.said().get("state") in {"unchanged", "published"} and not self._waits(site):
                 break
             self._freed(aggregate)

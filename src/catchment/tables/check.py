@@ -14,7 +14,6 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from catchment.core.errors import Conflict, Corrupt, Invalid, NotFound
 from catchment.core.ledger import Snapshot
@@ -24,8 +23,9 @@ from catchment.tables import composition, layout
 from catchment.tables.composition import Composition, Keys
 from catchment.tables.keys import FORMAT, key_columns, scan
 from catchment.tables.model import CriteriaRule, Dataset, Rule, SourceFile, TransferRule
-from catchment.tables.parquet import Footer, inspect, read_footer, vouch
+from catchment.tables.parquet import vouch
 from catchment.tables.plan import Input, Listed, Refused
+from catchment.tables.reading import read
 from catchment.tables.unify import Unified
 
 Failure = Invalid | NotFound
@@ -87,33 +87,6 @@ class Memory:
         """The key columns of a remembered table's inputs, in the order of its entries."""
         location = self.snapshot.location if self.snapshot else ""
         return Keys(self.store, layout.keys_key(location, table))
-
-
-class Read(NamedTuple):
-    """What a worker has found in a file.
-
-    Attributes:
-        footer: of the file.
-        keys: for a transfer rule; why they cannot be had; None where they were not asked for.
-    """
-
-    footer: Footer
-    keys: bytes | Invalid | None
-
-
-def read(store: Store, key: str, size: int, rule: TransferRule | None, *, whole: bool) -> Read:
-    """Read a file's footer, its keys where the rule has any, and the ``whole`` file if asked to.
-
-    Its bytes are untrusted: call this in a child process. Errors of :func:`.parquet.inspect`.
-    """
-    footer = inspect(store, key, size) if whole else read_footer(store, key, size)
-    keys: bytes | Invalid | None = None
-    if rule is not None and rule.participant in footer.schema.names:
-        try:
-            keys = scan(store, key, rule, {}, footer)
-        except Invalid as error:
-            keys = error
-    return Read(footer, keys)
 
 
 class Reader:

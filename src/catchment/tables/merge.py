@@ -153,7 +153,11 @@ class _Merge:
         self._tasks = 0
         self._progress: Progress = silent
         self._matcher = Matcher(unified, self.table.columns)
-        self._gaps: defaultdict[tuple[bool, bytes], list[_Gap]] = defaultdict(list)
+        # Of the rows that stay and of those that leave, by the schemas of inputs.
+        self._gaps: tuple[defaultdict[bytes, list[_Gap]], ...] = (
+            defaultdict(list),
+            defaultdict(list),
+        )
 
     @cached_property
     def removed(self) -> Target:
@@ -232,7 +236,7 @@ class _Merge:
             for number, item in enumerate(self.inputs):
                 if isinstance(item, Kept):
                     self.rows[number] = self._kept(item)
-            self._fill()
+            self._fill(leaves=False)
             self._tell("start")
             yield
         except BaseException as error:
@@ -288,6 +292,7 @@ class _Merge:
             stands.put(None)
 
         def leaving() -> Iterator[Block]:
+            self._fill(leaves=True)
             left, gone_left = iter(groups), iter(gone_groups)
             while (rows := stands.get()) is not None:
                 yield from rows.leave
@@ -348,15 +353,17 @@ class _Merge:
         column[lacks] = np.arange(lacks.sum())
         block = Block(rows, [source], lacks.astype(np.int64), column)
         if lacks.any():
-            self._gaps[leaves, match.schema].append(_Gap(block, match, values))
+            block.sources.append(source)  # in place of one that is to come
+            self._gaps[leaves][match.schema].append(_Gap(block, match, values))
         return block
 
-    def _fill(self) -> None:
+    def _fill(self, *, leaves: bool) -> None:
         """Chunks for the columns that inputs lack, and behind them the values.
 
-        Those of inputs alike are made in one go, and those of equal ones once.
+        Those of inputs alike are made in one go, and those of equal ones once. Jobs may put theirs
+        into the same row groups meanwhile.
         """
-        for (leaves, _), gaps in self._gaps.items():
+        for gaps in self._gaps[leaves].values():
             target = self.removed if leaves else self.table
             numbers: list[int] = np.flatnonzero(gaps[0].match.column < 0).tolist()
             kinds = [self.unified.field(number).type for number in numbers]
@@ -375,5 +382,5 @@ class _Merge:
             data = buffer.to_pybytes()
             for group, some in zip(groups, alike.values(), strict=True):
                 for gap in some:
-                    gap.block.sources.append(Source(data, columns, group))
-        self._gaps.clear()
+                    gap.block.sources[1] = Source(data, columns, group)
+        self._gaps[leaves].clear()

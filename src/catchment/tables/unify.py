@@ -125,7 +125,9 @@ def unify(
     columns: dict[str, _Column] = {}
     for some in alike.values():
         for field in some[0].schema:
-            column = columns.setdefault(field.name, _Column(field.name, files, []))
+            column = columns.get(field.name)
+            if column is None:
+                column = columns[field.name] = _Column(field.name, files, [])
             column.variants.append((field, some))
     usual: dict[str, _Column] = {}  # the spelling that most files use
     for column in columns.values():

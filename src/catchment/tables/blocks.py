@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -82,13 +82,27 @@ class Target(NamedTuple):
     columns: Columns
 
     def compose(
-        self, store: Store, key: str, blocks: Iterable[Block], groups: list[Group]
+        self,
+        store: Store,
+        key: str,
+        blocks: Iterable[Block],
+        groups: list[Group],
+        begun: Callable[[Iterator[Segment]], Composed] | None = None,
     ) -> Composed:
-        """Write the file as its blocks come; ``groups`` gets each row group once it has a place."""
-        return store.compose(key, self._segments(blocks, groups), digest=True)
+        """Write the file as its blocks come; ``groups`` gets each row group once it has a place.
+
+        ``begun`` writes it, if given, who may have begun with it.
+        """
+        segments = self._segments(blocks, groups)
+        return store.compose(key, segments, digest=True) if begun is None else begun(segments)
 
     def _segments(self, blocks: Iterable[Block], groups: list[Group]) -> Iterator[Segment]:
         """The bytes of the file; its row groups are told on the way."""
+        yield from self.body(blocks, groups)
+        yield assemble(self.columns, groups, self.schema)
+
+    def body(self, blocks: Iterable[Block], groups: list[Group]) -> Iterator[Segment]:
+        """The bytes before the footer."""
         yield MAGIC
         position = len(MAGIC)
         for block in blocks:
@@ -98,7 +112,6 @@ class Target(NamedTuple):
                 chunks.append(group)
             groups.append(join(chunks)._replace(rows=block.rows).moved(position))
             position += int(groups[-1].length.sum())
-        yield assemble(self.columns, groups, self.schema)
 
 
 def stored(schema: pa.Schema) -> Columns:

@@ -20,7 +20,7 @@ from catchment.core.ledger import Snapshot
 from catchment.core.progress import Event, Progress
 from catchment.core.store import Store
 from catchment.tables import composition, layout
-from catchment.tables.composition import Composition, Keys
+from catchment.tables.composition import Composition, Entry, Keys
 from catchment.tables.keys import FORMAT, key_columns, scan
 from catchment.tables.model import CriteriaRule, Dataset, Rule, SourceFile, TransferRule
 from catchment.tables.parquet import vouch
@@ -124,15 +124,13 @@ class Reader:
         A file that stands as the previous snapshot saw it is not read.
         """
         known = {
-            (table, e.center, e.url, e.key, e.size, e.etag): e
+            (table, *_place(e)): e
             for table, composed in self._memory.tables.items()
             for e in composed.entries
         }
         files: list[Listed | Input] = []
-        for listed in _listed(datasets):
-            file = listed.file
-            place = (listed.center.id, file.store.url, file.key, file.size, file.etag)
-            entry = known.get((listed.table, *place))
+        for listed in listed_files(datasets):
+            entry = known.get((listed.table, *_place_of(listed)))
             files.append(Input(listed, entry.digest, entry.rows, entry.schema) if entry else listed)
         new = iter(self.read([f for f in files if isinstance(f, Listed)], progress))
         checked = [next(new) if isinstance(f, Listed) else f for f in files]
@@ -289,7 +287,22 @@ def attempt[T](executor: Executor, tasks: Sequence[partial[T]]) -> Iterator[T | 
             future.cancel()
 
 
-def _listed(datasets: Sequence[Dataset]) -> Iterator[Listed]:
+def same_place(entry: Entry, listed: Listed) -> bool:
+    """Whether a file stands as it stood when the entry was made: then nothing of it moved."""
+    return _place(entry) == _place_of(listed)
+
+
+def _place(entry: Entry) -> tuple[str, str, str, int, str]:
+    return entry.center, entry.url, entry.key, entry.size, entry.etag
+
+
+def _place_of(listed: Listed) -> tuple[str, str, str, int, str]:
+    file = listed.file
+    return listed.center.id, file.store.url, file.key, file.size, file.etag
+
+
+def listed_files(datasets: Sequence[Dataset]) -> Iterator[Listed]:
+    """The files of all datasets in order of table, ADCID and key."""
     for table in sorted({name for d in datasets for name in d.tables}):
         for dataset in sorted(datasets, key=lambda d: d.center.adcid):
             for file in dataset.tables.get(table, ()):

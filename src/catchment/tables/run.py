@@ -18,13 +18,14 @@ from catchment.core.ledger import Delivery, Lease, Move, Publication, Run, Snaps
 from catchment.core.provenance import manifest, read_all, seal, seal_all
 from catchment.core.store import Composed, Store
 from catchment.tables import composition, layout
+from catchment.tables.ahead import Foresight
 from catchment.tables.check import check_unmoved
 from catchment.tables.composition import Composition, Entry
 from catchment.tables.job import House, Job
 from catchment.tables.merge import Fresh, InputFailed, Kept, Placed, merge_table
 from catchment.tables.model import State
 from catchment.tables.plan import Plan, TablePlan
-from catchment.tables.prepare import Planner
+from catchment.tables.prepare import Planner, constants
 
 LEASE = timedelta(seconds=60)
 
@@ -67,11 +68,16 @@ def run(job: Job, house: House, *, full: bool = False) -> Outcome:
         _mend(job, house)
         record = house.ledger.start_run(job.aggregate, job.config)
         try:
+            taken = set(house.store.folders(job.output))
+            prefix = layout.snapshot_prefix(job.output, house.clock(), taken)
             with (
                 tempfile.TemporaryDirectory(prefix="catchment-") as scratch,
-                Planner(job, house, Path(scratch), full=full, later=True) as planner,
+                Foresight(house.store, prefix, constants(job, house)) as foresight,
+                Planner(
+                    job, house, Path(scratch), full=full, later=True, found=foresight.begin
+                ) as planner,
             ):
-                return _Run(job, house, planner, record, lease).carry_out()
+                return _Run(job, house, planner, record, lease, prefix, foresight).carry_out()
         except BaseException as error:
             known = error if isinstance(error, CatchmentError) else None
             with suppress(CatchmentError):  # the first error is the one to tell
@@ -158,6 +164,7 @@ class _Run:
         """Compose one table and write what stands beside it; the objects it is made of."""
         table = plan.table
         beside: list[dict[str, Any]] = []
+        ahead = self.foresight.take(table)
         try:
             merged = merge_table(
                 self._inputs(plan),
@@ -170,10 +177,14 @@ class _Run:
                 executor=self.house.executor,
                 progress=self.house.progress,
                 beside=lambda where, named: beside.extend(self._remember(plan, where, named)),
+                begun=ahead and ahead.complete,
             )
         except (NotFound, Corrupt, InputFailed):
             self._check_unmoved(plan)  # a site's file that has gone is that site's matter
             raise
+        finally:
+            if ahead is not None:
+                ahead.close()
         self._check_unmoved(plan)
         objects = [{"role": "table", "rows": merged.rows, **_facts(merged.table)}]
         if merged.removed:

@@ -77,7 +77,8 @@ def run(job: Job, house: House, *, full: bool = False) -> Outcome:
                     job, house, Path(scratch), full=full, later=True, found=foresight.begin
                 ) as planner,
             ):
-                return _Run(job, house, planner, record, lease, prefix, foresight).carry_out()
+                work = _Run(job, house, planner, record, lease, prefix=prefix, foresight=foresight)
+                return work.carry_out()
         except BaseException as error:
             known = error if isinstance(error, CatchmentError) else None
             with suppress(CatchmentError):  # the first error is the one to tell
@@ -110,14 +111,24 @@ def clear(store: Store, prefix: str) -> None:
 class _Run:
     """One run at work; holds the lease."""
 
-    def __init__(self, job: Job, house: House, planner: Planner, record: Run, lease: Lease) -> None:
+    def __init__(
+        self,
+        job: Job,
+        house: House,
+        planner: Planner,
+        record: Run,
+        lease: Lease,
+        *,
+        prefix: str,
+        foresight: Foresight,
+    ) -> None:
         self.job = job
         self.house = house
         self.planner = planner
         self.record = record
         self.lease = lease
-        taken = set(house.store.folders(job.output))
-        self.prefix = layout.snapshot_prefix(job.output, house.clock(), taken)
+        self.prefix = prefix
+        self.foresight = foresight
 
     def carry_out(self) -> Outcome:
         ledger, store = self.house.ledger, self.house.store

@@ -188,7 +188,7 @@ class _Run:
                 executor=self.house.executor,
                 progress=self.house.progress,
                 beside=lambda where, named: beside.extend(self._remember(plan, where, named)),
-                begun=ahead and ahead.complete,
+                begun=None if ahead is None else ahead.complete,
             )
         except (NotFound, Corrupt, InputFailed):
             self._check_unmoved(plan)  # a site's file that has gone is that site's matter

@@ -217,6 +217,50 @@ def _intro(name: str) -> str:
     return (PAGES / f"_{name}.md").read_text("utf-8")
 
 
+def licences() -> str:
+    """Every package of an install without extras, with its licence."""
+    lines = [NOTICE, "# Licences", "", _intro("licences")]
+    lines += ["| package | licence | asked for by |", "|---|---|---|"]
+    for name, (licence, by) in sorted(installed().items()):
+        lines.append(f"| {name} | {licence} | {', '.join(sorted(by))} |")
+    return "\n".join([*lines, ""])
+
+
+def installed() -> dict[str, tuple[str, set[str]]]:
+    """What an install without extras brings on Linux: licences, and who asks for each package."""
+    from importlib.metadata import distribution
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    found: dict[str, tuple[str, set[str]]] = {}
+    left = [("catchment", "")]
+    while left:
+        name, extra = left.pop()
+        for text in distribution(name).requires or ():
+            wanted = Requirement(text)
+            if wanted.marker and not wanted.marker.evaluate({"extra": extra}):
+                continue
+            one = canonicalize_name(wanted.name)
+            if one not in found:
+                found[one] = (_licence(distribution(one).metadata), set())
+                left += [(one, more) for more in ["", *wanted.extras]]
+            found[one][1].add(name)
+    return found
+
+
+def _licence(metadata: Any) -> str:
+    """As the package says: an expression, else its classifiers, else a short text."""
+    if expression := metadata.get("License-Expression"):
+        return str(expression)
+    named = [
+        one.rpartition(" :: ")[2]
+        for one in metadata.get_all("Classifier") or ()
+        if one.startswith("License :: ") and one != "License :: OSI Approved"
+    ]
+    return ", ".join(named) or str(metadata.get("License", "")).partition("\n")[0] or "unknown"
+
+
 PAGE = {
     "cli.md": cli,
     "settings.md": settings,
@@ -225,6 +269,7 @@ PAGE = {
     "http.md": http,
     "layout.md": layout,
     "codes.md": codes,
+    "licences.md": licences,
 }
 
 

@@ -269,3 +269,19 @@ def test_benchmarks_are_recorded():
     text = (DOCS / "benchmarks.md").read_text("utf-8")
     for result in (ROOT / "bench" / "results").glob("*.json"):
         assert f"`{result.stem}`" in text
+
+
+NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
+
+
+def test_every_test_that_the_threat_model_names_is_there():
+    text = (DOCS / "explanation" / "security.md").read_text("utf-8")
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| ") and cells[0] != "attack":
+            assert NAMED_TEST.search(cells[-1]), f"a line without a test: {line}"
+    named = NAMED_TEST.findall(text)
+    assert len(named) > 60
+    for path, name in named:
+        tree = ast.parse((ROOT / path).read_text("utf-8"))
+        assert name in {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}, name

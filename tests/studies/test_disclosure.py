@@ -225,3 +225,12 @@ def test_in_the_real_cubes_little_more_is_hidden_than_is_small():
         small += sum(count < 11 for count in table["cnt"].to_pylist())
         hidden += release(table, min_cell=11).suppressed
     assert (small, hidden) == (927, 2443)
+
+
+def test_two_releases_tell_their_difference():
+    """A limit that is known: what one person's arrival changes is seen by who kept the former one."""
+    before = pa.table({"cnt": [60, 40, 20], "sex": [None, "f", "m"]})
+    after = pa.table({"cnt": [62, 42, 20], "sex": [None, "f", "m"]})
+    shown = [attacker.cells(release(one, min_cell=11).table) for one in (before, after)]
+    difference = {cell: shown[1][cell] - shown[0][cell] for cell in shown[0]}
+    assert difference == {(None,): 2, ("f",): 2, ("m",): 0}

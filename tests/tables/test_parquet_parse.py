@@ -320,3 +320,38 @@ def test_all_types_are_walked() -> None:
         walk.number((21,))
     many = Buffer(data * 50).structs(np.arange(50) * len(data))
     assert [alike.at[-1].tolist() for alike in many] == [[len(data) * n for n in range(1, 51)]]
+
+
+@pytest.mark.parametrize(
+    ("number", "taken"),
+    [
+        (b"\x85\x00", True),  # longer than it need be
+        (b"\x85" + b"\x80" * 8 + b"\x00", True),  # ten bytes: 64 bits
+        (b"\x85" + b"\x80" * 9 + b"\x00", False),
+        (b"\x85" + b"\x80" * 8 + b"\x01", None),  # as a number, not as a length
+    ],
+)
+@pytest.mark.parametrize("text", [False, True])
+def test_structs_read_together_are_refused_as_one_by_one_is(number, taken, text) -> None:
+    taken = not text if taken is None else taken
+    content = b"abcde" if text else b""
+    kind, length = (b"\x18", b"\x05") if text else (b"\x15", b"\x0a")
+    good = kind + length + content + b"\x00"
+    odd = kind + number + content + b"\x00"
+    data = good * 40 + odd + good * 40
+    starts = np.cumsum([0, *[len(good)] * 40, len(odd), *[len(good)] * 39])
+    found = Buffer(data).structs(starts)
+    lanes = {int(lane) for alike in found for lane in alike.lanes}
+    assert (40 in lanes) == taken
+    assert lanes | {40} == set(range(81))
+    cut = Buffer(data[:-1]).structs(starts)  # the last does not end
+    assert 80 not in {int(lane) for alike in cut for lane in alike.lanes}
+
+
+def test_a_negative_number_of_rows_is_refused() -> None:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"a": [1]}), sink)
+    footer = footer_of(sink.getvalue())
+    assert footer.count(b"\x16\x02") >= 2
+    with pytest.raises(ValueError, match="rows"):
+        parse(footer.replace(b"\x16\x02", b"\x16\x01"))

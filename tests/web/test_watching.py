@@ -152,3 +152,39 @@ def test_a_fault_is_an_error_of_its_span():
     watching._end(span, "GET", "/ui/runs", 503)
     assert not span.status.is_ok
     assert span.name == "GET /ui/runs"
+
+
+def test_metrics_are_of_the_published_form(workspace):
+    """By the reference parser; names and units as Prometheus asks for them."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    workspace.ledger.start_run("tables/nacc", {})
+    client = TestClient(create_app(workspace, process=False), client=("127.0.0.1", 1))
+    client.get("/healthz")
+    answer = client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    families = {one.name: one for one in text_string_to_metric_families(answer.text)}
+    ours = {name: one for name, one in families.items() if name.startswith("catchment_")}
+    assert {one.type for one in ours.values()} == {"counter", "gauge", "histogram"}
+    for name, one in ours.items():
+        assert one.documentation, name
+        assert one.samples or one.type == "gauge", name
+        if one.type == "counter":
+            kinds = {sample.name.removeprefix(name) for sample in one.samples}
+            assert kinds <= {"_total", "_created"}
+        if one.type == "histogram":
+            assert name.endswith("_seconds")
+
+
+def test_attributes_of_spans_are_those_of_the_conventions():
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.semconv.attributes import http_attributes
+
+    from catchment.web import watching
+
+    tracer = TracerProvider().get_tracer("test")
+    span = watching._begin(tracer, {"method": "GET", "headers": []})
+    watching._end(span, "GET", "/ui/runs", 200)
+    known = {v for k, v in vars(http_attributes).items() if k.isupper() and isinstance(v, str)}
+    assert set(span.attributes) <= known
+    assert len(span.attributes) == 3

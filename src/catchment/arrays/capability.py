@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from catchment.arrays import catalog
 from catchment.arrays import verify as verification
@@ -21,6 +22,7 @@ from catchment.core import provenance
 from catchment.core.capability import Outcome, named
 from catchment.core.collection import under_lease
 from catchment.core.errors import NotFound
+from catchment.core.ledger import Snapshot
 from catchment.core.named_sections import ArraysSettings
 from catchment.core.progress import Progress, silent
 from catchment.core.store import Stat, Store
@@ -91,6 +93,11 @@ def sites(workspace: Workspace, name: str) -> Mapping[str, str]:
             text = f"{session.key} {session.version}\n"
             found.setdefault(session.site, hashlib.sha256()).update(text.encode())
     return {site: digest.hexdigest()[:16] for site, digest in sorted(found.items())}
+
+
+def shared(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """The catalog of sessions; the stores themselves only grow, and are no snapshot's own."""
+    return [item for item in snapshot.provenance["objects"] if item["role"] == "catalog"]
 
 
 def verify(workspace: Workspace, name: str) -> list[str]:

@@ -49,10 +49,20 @@ class Document:
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Of the bytes of a ``zarr.json``. Invalid (kind ``not-our-store``) if it is another's."""
+        """Of the bytes of a ``zarr.json``.
+
+        Invalid if another made it (``not-our-store``), or a later version (``store-newer``).
+        """
         try:
             root = json.loads(data)
-            if root["attributes"][SECTION]["format"] != FORMAT:
+            found = root["attributes"][SECTION]["format"]
+            if isinstance(found, int) and found > FORMAT:
+                raise Invalid(
+                    f"expected a store of sessions of format {FORMAT} or older, got {found}",
+                    kind="store-newer",
+                    hint="pip install --upgrade catchment",
+                )
+            if found != FORMAT:
                 raise KeyError
             root["consolidated_metadata"]["metadata"]
         except (KeyError, TypeError, ValueError, RecursionError):

@@ -35,7 +35,15 @@ GROUPS = {
     "arrays": "Sessions append to a Zarr store that only grows.",
 }
 # The same for commands: those of catchment.cli.workspace, or of the module that is named here.
-MODULES = {"serve": "serve", "upload": "upload", "backup": "backup", "restore": "backup"}
+MODULES = {
+    "serve": "serve",
+    "upload": "upload",
+    "backup": "backup",
+    "restore": "backup",
+    "verify": "outside",
+    "crate": "outside",
+    "lineage": "outside",
+}
 COMMANDS = {
     "init": "Write a first catchment.toml, with an example center mapping.",
     "config": "Show the settings, resolved, without secrets.",
@@ -45,6 +53,9 @@ COMMANDS = {
     "doctor": "Check the workspace, and mend the ledger from the store.",
     "backup": "Back up ledger and store, while runs go on.",
     "restore": "Make an empty workspace what a backup says, and prove it.",
+    "verify": "Check that what is published, and who did what, is as it was written.",
+    "crate": "Copy a snapshot into a folder to cite: an RO-Crate that Croissant readers open, too.",
+    "lineage": "Tell what runs read and made, as events of OpenLineage.",
     "serve": "Serve the workspace over HTTP: pages, uploads of sites, charts, downloads.",
     "upload": "Send a study's packages to a coordinating center, and see what was accepted.",
 }

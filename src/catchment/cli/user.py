@@ -145,8 +145,10 @@ def audit(
     with Workspace.open(output.workspace) as workspace:
         people = People(workspace.ledger)
         if check:
-            count = people.check_audit()
-            output.result({"lines": count}, lambda told: [f"all {told['lines']:,} lines are well"])
+            output.result(
+                people.check_audit()._asdict(),
+                lambda told: [f"all {told['lines']:,} lines are well"],
+            )
             return
         found = people.deeds(limit=limit)
     output.result([one._asdict() | {"at": one.at.isoformat()} for one in found], _show_audit)

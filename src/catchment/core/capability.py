@@ -17,6 +17,7 @@ from typing import Any, Protocol, cast
 from catchment.core.account import Account
 from catchment.core.errors import Invalid, NotFound
 from catchment.core.finding import Finding
+from catchment.core.ledger import Snapshot
 from catchment.core.progress import Progress
 from catchment.core.settings import Settings
 from catchment.core.workspace import Workspace
@@ -85,6 +86,10 @@ class Capability(Protocol):
 
         NotFound (kind ``no-snapshot``) where nothing is published yet.
         """
+        ...
+
+    def shared(self, snapshot: Snapshot) -> Sequence[Mapping[str, Any]]:
+        """The objects of a snapshot, as its provenance lists them, that may be handed on."""
         ...
 
 

@@ -267,6 +267,22 @@ class IcebergSettings(Section):
     )
 
 
+class LineageSettings(Section):
+    """Who is told of runs, in the form of OpenLineage. Default: nobody."""
+
+    file: str | None = Field(
+        default=None, description="File that a line is added to for each event."
+    )
+    url: str | None = Field(
+        default=None,
+        description="URL that each event is sent to, as `https://collector/api/v1/lineage`. One "
+        "that does not answer is not waited for.",
+    )
+    token: SecretStr | None = Field(
+        default=None, description="Bearer token for the collector. Never shown."
+    )
+
+
 class OidcSettings(Section):
     """Sign-in to the pages by OpenID Connect, beside the workspace's own users."""
 

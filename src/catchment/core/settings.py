@@ -38,6 +38,7 @@ from catchment.core.sections import (
     FlywheelSettings,
     IcebergSettings,
     IdentifiersSettings,
+    LineageSettings,
     OidcSettings,
     S3Settings,
     Section,
@@ -71,6 +72,7 @@ class Settings(Section):
     subscriptions: SubscriptionsSettings = SubscriptionsSettings()
     warehouse: WarehouseSettings = WarehouseSettings()
     iceberg: IcebergSettings = IcebergSettings()
+    lineage: LineageSettings = LineageSettings()
     tables: dict[Slug, TablesSettings] = Field(default_factory=dict)
     exports: dict[Slug, ExportsSettings] = Field(default_factory=dict)
     arrays: dict[Slug, ArraysSettings] = Field(default_factory=dict)

@@ -17,9 +17,10 @@ from urllib.parse import unquote, urlsplit
 from catchment.core.errors import Invalid, NotFound
 from catchment.core.executor import open_executor
 from catchment.core.ledger import Ledger
+from catchment.core.lineage import Place, Teller
 from catchment.core.provenance import read_all
 from catchment.core.safe import Limits
-from catchment.core.settings import FILE, Settings
+from catchment.core.settings import FILE, Settings, without_password
 from catchment.core.store import RESERVED, Store, open_store
 
 SQLITE = "sqlite:///"
@@ -93,7 +94,18 @@ class Workspace:
         file = _sqlite_file(self._ledger_url)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-        return self._opened.enter_context(Ledger.open(self._ledger_url))
+        ledger = self._opened.enter_context(Ledger.open(self._ledger_url))
+        lineage = self.settings.lineage
+        if lineage.file is not None or lineage.url is not None:
+            teller = Teller(lineage, self.place, ledger)
+            self._opened.callback(teller.close)
+            ledger.watch = teller.note
+        return ledger
+
+    @property
+    def place(self) -> Place:
+        """What those outside call this workspace."""
+        return Place(self.settings.workspace.name, without_password(self.store.url))
 
     @property
     def has_ledger(self) -> bool:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from catchment.core.account import Account
 from catchment.core.capability import Outcome, named
@@ -83,6 +84,11 @@ def sites(workspace: Workspace, name: str) -> dict[str, str]:
     wanted = job(workspace, name)
     told = json.dumps(wanted.config(), sort_keys=True)
     return {wanted.contract: f"sha256:{hashlib.sha256(told.encode()).hexdigest()}"}
+
+
+def shared(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """The lines that were asked for, and their manifest; not what went wrong."""
+    return [item for item in snapshot.provenance["objects"] if item["role"] in {"data", "manifest"}]
 
 
 def verify(workspace: Workspace, name: str) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from catchment.core.capability import Outcome, named
 from catchment.core.collection import under_lease
@@ -122,6 +123,11 @@ def sites(workspace: Workspace, name: str) -> dict[str, str]:
         digest = listing(source_of(one, place), one)
         found[one.name] = f"{found[one.name]} {digest}" if one.name in found else digest
     return found
+
+
+def shared(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """The parts of the entity tables."""
+    return [item for item in snapshot.provenance["objects"] if item["role"] == "table"]
 
 
 def verify(workspace: Workspace, name: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from catchment.core import provenance
 from catchment.core.account import Account
@@ -99,6 +100,11 @@ def sites(workspace: Workspace, name: str) -> dict[str, str]:
     for one in scans.arrived(library.house(workspace, dry_run=True), name):
         waiting.setdefault(one.site, []).append(one.transaction)
     return {site: ",".join(sorted(found)) for site, found in sorted(waiting.items())}
+
+
+def shared(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """What small cells are suppressed in; never the merge that it is made of."""
+    return [item for item in snapshot.provenance["objects"] if item["role"] == "released"]
 
 
 def verify(workspace: Workspace, name: str) -> list[str]:

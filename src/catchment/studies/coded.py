@@ -6,8 +6,6 @@ escaped for CSV once, not once for each row.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from catchment.core.textfile import guarded, line
 from catchment.studies.model import COUNT
 
 Codes = npt.NDArray[Any]  # whole numbers of two or four bytes; -1: NULL
@@ -35,7 +34,6 @@ CHUNK = 1 << 16  # rows that are in memory as text at once
 _WIDE = 1 << 62  # what a key or a rank must stay below
 _SMALL = 1 << 14  # values whose places two bytes can hold
 _TEXTS = 1 << 16  # combinations of values whose text is made once
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +161,7 @@ class Lines:
     """
 
     def __init__(self, coded: Coded) -> None:
-        self.header = _line([COUNT, *coded.names]).encode()
+        self.header = line([COUNT, *map(guarded, coded.names)]).encode()
         self._groups = [*_groups(coded)]
 
     def of(self, counts: pa.Array, rows: Ints) -> Iterator[bytes]:
@@ -204,11 +202,5 @@ def _texts(values: pa.Array) -> list[str]:
     text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
     shown = values.to_pylist() if text else values.cast(pa.string()).to_pylist()
     if text:
-        shown = [f"'{one}" if one.startswith(_FORMULA) else one for one in shown]
-    return [_line([one]).removesuffix("\n") for one in shown]
-
-
-def _line(cells: Sequence[str]) -> str:
-    sink = io.StringIO()
-    csv.writer(sink, lineterminator="\n").writerow(cells)
-    return sink.getvalue()
+        shown = [guarded(one) for one in shown]
+    return [line([one]).removesuffix("\n") for one in shown]

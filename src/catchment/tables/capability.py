@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from catchment.core.capability import Outcome, named
 from catchment.core.collection import under_lease
 from catchment.core.errors import Invalid, NotFound
 from catchment.core.finding import Finding
+from catchment.core.ledger import Snapshot
 from catchment.core.named_sections import TablesSettings
 from catchment.core.progress import Progress, silent
 from catchment.core.provenance import NAME
@@ -104,6 +106,11 @@ def sites(workspace: Workspace, name: str) -> dict[str, str]:
     found = find_datasets(wanted.centers, wanted.source, fall_back=wanted.options.fall_back)
     refused = {center: finding.code for center, finding in found.skipped.items()}
     return refused | {dataset.center.id: dataset.digest for dataset in found.datasets}
+
+
+def shared(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """The tables; not what only the next run needs, nor rows that were removed."""
+    return [item for item in snapshot.provenance["objects"] if item["role"] == "table"]
 
 
 def verify(workspace: Workspace, name: str) -> list[str]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
+from catchment.core.textfile import guarded, line
 from catchment.core.workspace import Workspace
 from catchment.studies.check import local
 
 Kind = Literal["csv", "tsv", "json"]
 _ROWS = 20_000  # of a table, turned into text at a time
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def written(workspace: Workspace, key: str, kind: Kind) -> Iterator[str]:
@@ -36,12 +34,5 @@ def written(workspace: Workspace, key: str, kind: Kind) -> Iterator[str]:
             yield "]"
 
 
-def _lines(rows: Sequence[Sequence[object]], kind: Kind) -> str:
-    text = io.StringIO()
-    csv.writer(text, delimiter="\t" if kind == "tsv" else ",", lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def guarded(cell: object) -> object:
-    """A cell of a text file that is no formula to a spreadsheet."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+def _lines(rows: Iterable[Sequence[object]], kind: Kind) -> str:
+    return "".join(line(row, "\t" if kind == "tsv" else ",") for row in rows)

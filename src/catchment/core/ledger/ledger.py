@@ -54,6 +54,8 @@ class Ledger:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        # Called with the id of each run that begins, or (True) has ended.
+        self.watch: Callable[[str, bool], object] = lambda _run, _ended: None
 
     @classmethod
     def open(cls, url: str, *, clock: Clock = utc_now, patience: float = 30) -> Self:
@@ -177,7 +179,9 @@ class Ledger:
         """A new running run; with a key, the run that the key started before, if any."""
         at = self._now()
         run = Run(runs.new_id(at), aggregate, runs.RUNNING, at, None, config, key=key)
-        return self._database.write(lambda c: runs.start(c, run))
+        started = self._database.write(lambda c: runs.start(c, run))
+        self.watch(started.id, False)
+        return started
 
     def finish_run(self, run: str, state: str, error: CatchmentError | None = None) -> Run:
         """End a run that publishes nothing: ``unchanged``, ``failed`` or ``cancelled``.
@@ -197,7 +201,9 @@ class Ledger:
         facts = (
             {"kind": error.kind, "message": error.message, "hint": error.hint} if error else None
         )
-        return self._database.write(lambda c: runs.finish(c, run, state, facts, at))
+        ended = self._database.write(lambda c: runs.finish(c, run, state, facts, at))
+        self.watch(run, True)
+        return ended
 
     def run(self, run: str) -> Run:
         """The run; NotFound (kind ``no-run``) if there is none."""
@@ -335,7 +341,9 @@ class Ledger:
         publication.account.check()
         at = self._now()
         run = Run(runs.new_id(at), publication.aggregate, runs.RUNNING, at, None, {})
-        return self._database.write(lambda c: snapshots.publish(c, publication, lease, run, at))
+        made = self._database.write(lambda c: snapshots.publish(c, publication, lease, run, at))
+        self.watch(made.run, True)
+        return made
 
     def seal(self, snapshot: Snapshot) -> None:
         """Remember that the store holds ``snapshot.provenance``.

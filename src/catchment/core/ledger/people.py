@@ -64,6 +64,13 @@ class Deed(NamedTuple):
     detail: Mapping[str, Any]
 
 
+class Chain(NamedTuple):
+    """The audit log as a whole: its lines, and the digest of the last, which holds all others."""
+
+    lines: int
+    head: str
+
+
 def check_role(role: str, site: str) -> None:
     """Invalid (kind ``bad-role``) for an unknown role, or a site without or in the wrong place."""
     if role not in ROLES:
@@ -268,23 +275,30 @@ class People:
             query = query.where(a.id < before)
         return self._database.read(lambda c: [Deed(*row) for row in c.execute(query)])
 
-    def check_audit(self) -> int:
-        """The number of lines; Corrupt (kind ``audit-broken``) if one was changed or removed."""
+    def check_audit(self, head: str | None = None) -> Chain:
+        """How long the audit log is, and its head: what proves later that no line went missing.
 
-        def work(c: sa.Connection) -> int:
-            before, count = "", 0
+        Corrupt (kind ``audit-broken``) if a line was changed, removed or put between, and if a head
+        that was told before is not in it, as when the last lines were cut off.
+        """
+
+        def work(c: sa.Connection) -> Chain:
+            before, count, seen = "", 0, not head
             for row in c.execute(sa.select(audit).order_by(audit.c.id)):
                 told = {name: getattr(row, name) for name in Deed._fields if name != "id"}
                 before, count = _chained(before, told), count + 1
                 if before != row.digest:
-                    raise Corrupt(
-                        f"line {row.id} of the audit log does not follow from those before it",
-                        kind="audit-broken",
-                        hint="compare the ledger with a backup of it",
-                    )
-            return count
+                    raise _broken(f"line {row.id} of the audit log does not follow from the others")
+                seen = seen or before == head
+            if not seen:
+                raise _broken(f"the audit log ends at line {count}, before the head that was given")
+            return Chain(count, before)
 
         return self._database.read(work)
+
+
+def _broken(what: str) -> Corrupt:
+    return Corrupt(what, kind="audit-broken", hint="compare the ledger with a backup of it")
 
 
 def _chained(before: str, row: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from catchment.core.account import Account
-from catchment.core.errors import CatchmentError, Corrupt
+from catchment.core.errors import CatchmentError, Corrupt, Invalid
 from catchment.core.finding import Finding
 from catchment.core.ledger.model import Contribution, Publication, Run, Snapshot, Transition
 
@@ -79,6 +79,7 @@ def read(provenance: Mapping[str, Any]) -> Record:
         Corrupt: kind ``provenance-malformed`` if the section is missing or not as described,
             ``provenance-contradicts`` if its number and parent do not fit together,
             ``account-unbalanced`` if its account does not balance.
+        Invalid: kind ``provenance-newer`` if a later version of Catchment made it.
     """
     try:
         record = _read(provenance, provenance[SECTION])
@@ -107,6 +108,12 @@ def _check(snapshot: Snapshot) -> None:
 
 
 def _read(provenance: Mapping[str, Any], section: Mapping[str, Any]) -> Record:
+    if isinstance(section["format"], int) and section["format"] > FORMAT:
+        raise Invalid(
+            f"expected a provenance of format {FORMAT} or older, got format {section['format']}",
+            kind="provenance-newer",
+            hint="pip install --upgrade catchment",
+        )
     if section["format"] != FORMAT:
         raise ValueError(f"format {section['format']}")
     aggregate, number = section["aggregate"], section["number"]

@@ -165,8 +165,14 @@ class _Parser:
         raise Encrypted("the columns are encrypted")
 
     def _rows(self, at: int) -> int:
-        self.rows, at = signed(self.footer, at)
+        self.rows, at = self._count(at)
         return at
+
+    def _count(self, at: int) -> tuple[int, int]:
+        number, at = signed(self.footer, at)
+        if not 0 <= number <= _LIMIT.max:
+            raise ValueError("a number of rows that is none")
+        return number, at
 
     def _created_by(self, at: int) -> int:
         length, at = unsigned(self.footer, at)
@@ -199,7 +205,7 @@ class _Parser:
         return at
 
     def _group_rows(self, at: int) -> int:
-        rows, at = signed(self.footer, at)
+        rows, at = self._count(at)
         self.groups[-1] = (rows, self.groups[-1][1])
         return at
 

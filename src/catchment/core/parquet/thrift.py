@@ -199,7 +199,7 @@ class Buffer:
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.size = len(data)
-        self._bytes = np.frombuffer(data + bytes(1), np.uint8)
+        self._bytes = np.frombuffer(data + bytes(2), np.uint8)  # a walk may end just behind
 
     def find(self, byte: int) -> Ints:
         """Where a byte stands."""
@@ -269,15 +269,19 @@ class Buffer:
             if code >= 0:
                 same &= self._bytes[at] == code
                 at = at + 1
-            elif code == _NUMBER:
-                at = self.after_number(at)
-            elif code == _BYTES:
-                at = self.after_number(at) + np.minimum(self.unsigned(at), self.size)
-            else:
+            elif code == _EIGHT:
                 at = at + 8
-            at = np.minimum(at, self.size)
-            rows[row] = at
-        return rows, same
+            else:
+                after = self.after_number(at)
+                wide = after - at > 9
+                if wide.any():  # the walk takes 64 bits, and nothing is as long as 2**63
+                    fits = (after - at == 10) & ((code == _NUMBER) | (self.byte(at + 9) == 0))
+                    same &= ~wide | fits
+                at = after
+                if code == _BYTES:
+                    at = at + np.minimum(self.unsigned(rows[row - 1]), self.size)
+            rows[row] = at = np.minimum(at, self.size + 1)
+        return rows, same & (at <= self.size)
 
 
 SLOT = 8  # bytes kept free in a template for one file offset below 2**55

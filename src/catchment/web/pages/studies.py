@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import Annotated, Any
 
 from fastapi import Path, Query
 from fastapi.responses import Response
 
 from catchment.core.errors import Invalid, NotFound
+from catchment.core.textfile import guarded, line
 from catchment.studies import library, subscribe
 from catchment.studies.charts.filters import DEEPEST, OPERATORS, parse
 from catchment.studies.check import local
 from catchment.studies.model import Package
-from catchment.web.cells import guarded
 from catchment.web.pages.house import Asked
 from catchment.web.pages.route import data, deed, page
 
@@ -124,15 +122,12 @@ def chart_csv(
 ) -> Response:
     """The same chart as CSV; suppressed cells are empty, and marked."""
     told = _chart(ask, _find(ask, package), column, stratifier, where)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     parts = {"part": stratifier} if stratifier else {}
     names = parts | {"value": column, "count": "count"} | _MARKS
-    writer.writerow([guarded(name) for name in names.values()])
-    for row in _rows(told):
-        writer.writerow([guarded(row[name]) for name in names])
+    lines = [line([guarded(name) for name in names.values()])]
+    lines += [line([guarded(row[name]) for name in names]) for row in _rows(told)]
     headers = {"Content-Disposition": 'attachment; filename="chart.csv"'}
-    return Response(text.getvalue(), media_type="text/csv; charset=utf-8", headers=headers)
+    return Response("".join(lines), media_type="text/csv; charset=utf-8", headers=headers)
 
 
 @deed("/studies/subscriptions/crawl", role="operator")

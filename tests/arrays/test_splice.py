@@ -264,6 +264,8 @@ def test_sessions_of_a_foreign_store_are_known_by_their_labels(store):
     assert xr.open_zarr(folder)["session"].values.tolist() == ["b", "c", "d", "y"]
     assert verify(stack).wrong == []
     assert [piece.stored_hash for piece in pieces(FlatLog(store).records())][-1] == ""
+    stack.withdraw("x\ny")  # what is left of both
+    assert xr.open_zarr(folder)["session"].values.tolist() == ["b", "c", "d"]
 
 
 @pytest.mark.parametrize("where", ["s3", "memory"])

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from catchment.arrays import flat_write, journal, plan
 from catchment.arrays.content import text_of
-from catchment.arrays.flat_log import GROWTH, SPLICE, FlatLog, brought, pieces
+from catchment.arrays.flat_log import GROWTH, SPLICE, FlatLog, Piece, brought, pieces
 from catchment.arrays.flat_prepare import (
     Sent,
     along,
@@ -65,8 +65,7 @@ class Flat:
 
     def entries(self) -> list[Entry]:
         """What was appended and stands there, as rows: a slot is the first position."""
-        found = pieces(self.log.records())
-        return [Entry(piece.start, Status.PRESENT, piece.row) for piece in found]
+        return [_entry(piece) for piece in pieces(self.log.records())]
 
     def commit(self) -> int:
         """The number of the commit that readers see; 0 where nothing of ours is there."""
@@ -79,7 +78,7 @@ class Flat:
             raise _absent(self.store.url)
         for piece in pieces(self.log.records()):
             if piece.row.session == session:
-                return piece.dim, Entry(piece.start, Status.PRESENT, piece.row)
+                return piece.dim, _entry(piece)
         for dim, labels in group.dataset(self.store).coords.items():
             if labels.dims == (dim,) and labels.dtype.kind in "OUST":
                 have = [text_of(label) for label in labels.values]
@@ -364,6 +363,12 @@ def _record(  # noqa: PLR0917 - the fields of a record
         "documents": _told(made.with_commit(number, number)),
         "former": _told(group),
     }
+
+
+def _entry(piece: Piece) -> Entry:
+    """A piece as a row; a part of it may have been taken out."""
+    row = replace(piece.row, n_windows=piece.stop - piece.start)
+    return Entry(piece.start, Status.PRESENT, row)
 
 
 def _told(group: Group) -> dict[str, Any]:

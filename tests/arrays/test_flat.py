@@ -352,3 +352,13 @@ def test_labels_of_a_foreign_store(store):
     listed = nameless.assign_attrs(session_id=["b", "c"])
     assert put(store, listed, "session").steps[0].session == "b"
     assert layout.marker("b") in [s.key for s in store.list()]
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_moments_of_any_unit(store, unit):
+    """Xarray makes NaT of coarse moments that are kept in fine units."""
+    moments = np.datetime64("2026-01-01", unit) + np.arange(1, 7)
+    whole = xr.Dataset({"v": ("time", np.arange(6.0))}, coords={"time": moments})
+    for part in (slice(0, 1), slice(1, 6)):
+        put(store, whole.isel(time=part), session=f"s{part.start}")
+    assert (plain(store)["time"].values == moments).all()

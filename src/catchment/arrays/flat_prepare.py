@@ -200,19 +200,26 @@ def new_chunks(
 
 
 def texts(dataset: xr.Dataset) -> xr.Dataset:
-    """Text as objects, which may have any length."""
+    """Text as objects, which may have any length; coarse moments in microseconds.
+
+    Xarray makes NaT of moments in ms that a store keeps in microseconds.
+    """
     made = dataset.copy()
     for name, variable in dataset.variables.items():
         if variable.dtype.kind in "UST":
             made[name] = variable.astype(object)
+        elif variable.dtype in ("datetime64[s]", "datetime64[ms]"):
+            made[name] = variable.astype("datetime64[us]")
     return made
 
 
 def encodable(dataset: xr.Dataset) -> xr.Dataset:
-    """Types that later appends can go on with: text of any length, moments in microseconds."""
+    """Types that later appends can go on with: text of any length, moments in fine units."""
     made = texts(dataset)
     for name, variable in made.variables.items():
         made[name].encoding = {}
         if variable.dtype.kind == "M":
-            made[name].encoding = {"units": "microseconds since 1970-01-01", "dtype": "int64"}
+            fine = (variable.values != variable.values.astype("datetime64[us]")).any()
+            unit = "nanoseconds" if fine else "microseconds"
+            made[name].encoding = {"units": f"{unit} since 1970-01-01", "dtype": "int64"}
     return made

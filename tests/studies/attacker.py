@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csr_matrix
 
-# ruff: noqa: C901, PLR0912 - one attack, read from top to bottom
+# ruff: noqa: C901 - one attack, read from top to bottom
 
 type Cell = tuple[object, ...]
 
@@ -84,8 +84,8 @@ def relations(truth, seen, *, site=None, absent=None):
             yield parent, children, rest[parent, column] == 0
 
 
-def solve(truth, seen, *, site=None, absent=None) -> dict[Cell, int]:
-    """The cells that the attacker finds out, each with its count; 0 is no secret where absent."""
+def problem(truth, seen, *, site=None, absent=None):
+    """What the attacker asks the solver: the place of each unknown cell, and the conditions."""
     sums_ = list(relations(truth, seen, site=site, absent=absent))
     used = {cell for parent, parts, _ in sums_ for cell in (parent, *parts)}
     hidden = [cell for cell, count in seen.items() if count is None]
@@ -117,18 +117,30 @@ def solve(truth, seen, *, site=None, absent=None) -> dict[Cell, int]:
                 shape=(len(rows), len(hidden)),
             )
             options[f"b_{name}"] = [known for _, known in rows]
+    return place, options
+
+
+def interval(place, options, cell) -> list[float]:
+    """The least and the most that a cell can be."""
+    ends = []
+    for sign in (1, -1):
+        goal = np.zeros(len(place))
+        goal[place[cell]] = sign
+        answer = linprog(goal, **options)
+        if answer.status == 3:  # without bound
+            ends.append(-math.inf * sign)
+            continue
+        assert answer.status == 0, answer.message
+        ends.append(answer.x[place[cell]])
+    return ends
+
+
+def solve(truth, seen, *, site=None, absent=None) -> dict[Cell, int]:
+    """The cells that the attacker finds out, each with its count; 0 is no secret where absent."""
+    place, options = problem(truth, seen, site=site, absent=absent)
     found = {}
-    for cell, n in place.items():
-        ends = []
-        for sign in (1, -1):
-            goal = np.zeros(len(hidden))
-            goal[n] = sign
-            answer = linprog(goal, **options)
-            if answer.status == 3:  # without bound
-                ends.append(-math.inf * sign)
-                continue
-            assert answer.status == 0, answer.message
-            ends.append(answer.x[n])
+    for cell in place:
+        ends = interval(place, options, cell)
         if math.isfinite(ends[1]) and math.ceil(ends[0] - 1e-6) == math.floor(ends[1] + 1e-6):
             value = round(ends[0])
             if value or cell in seen:

@@ -17,6 +17,7 @@ from catchment.core.store_events import Arrival, Queue, arrivals
 from catchment.core.store_s3_config import client, service
 from catchment.core.workspace import Workspace
 from catchment.studies import capability, subscribe, watch
+from catchment.studies.arrivals import Worker
 from catchment.testing.s3 import ministack, moto
 from catchment.testing.studies import parquet
 from tests.studies.studying import CUBE, model, published, send_cube, stage, workspace
@@ -89,6 +90,23 @@ def test_an_upload_into_a_bucket_is_processed_when_the_bucket_tells_of_it(space,
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_service_hears_of_uploads_into_its_bucket(space):
+    """Nobody asked the site API for a form, and no other process looks."""
+    with Worker(space, QUIET):
+        stage(space, "a", parquet(CUBE), name="core__count.cube.parquet")
+        _until(lambda: published(space) == model({"a": CUBE}))
+
+
+def test_a_service_goes_on_where_its_queue_is_away(moto, tmp_path, caplog):
+    settings = {
+        "workspace.store": f"s3://{moto.bucket}/{tmp_path.name}",
+        "workspace.ledger": f"sqlite:///{tmp_path}/ledger.db",
+        "events.queue": f"{moto.endpoint}/123456789012/none",
+    } | {f"s3.{name}": value for name, value in moto.options.items()}
+    with Workspace.described(settings) as made, Worker(made, 0.01):
+        _until(lambda: caplog.text.count("cannot look for events") > 1)
 
 
 def _until(reached, seconds=60):

@@ -171,6 +171,10 @@ def test_an_aggregate_as_text(ask):
     for other in ("studies/", "last_valid/core/core__count/uw/000/x.parquet", "../x"):
         assert ask("/from-parquet/", s3_path=other).status_code == 404
     assert ask("/from-parquet/", s3_path=path, type="exe").status_code == 400
+    marked = ask("/from-parquet/", s3_path=path, type="json", marks=True)
+    assert marked.json() == [row | {"suppressed": False} for row in table]
+    tag = {"If-None-Match": marked.headers["ETag"]}
+    assert ask("/from-parquet/", s3_path=path, type="json", headers=tag).status_code == 200
 
 
 def test_who_read_what_is_kept(world, ask):
@@ -236,6 +240,16 @@ def test_suppressed_cells_are_marked_on_every_way_out(tmp_path):
         path = client.get("/aggregates").json()[0]
         table = client.get("/from-parquet/", params={"s3_path": path, "type": "json"}).json()
         assert all(row["cnt"] is None or row["cnt"] >= 11 for row in table)
+        asked = {"s3_path": path, "marks": True}
+        marked = client.get("/from-parquet/", params=asked | {"type": "json"}).json()
+        assert [{name: row[name] for name in table[0]} for row in marked] == table
+        for row in marked:
+            assert row["suppressed"] == (row["cnt"] is None)
+            assert (row["sites_reported"], row["sites_absent"]) == (1, 0)
+            assert row["sites_suppressed"] == int(row["suppressed"])
+        lines = client.get("/from-parquet/", params=asked).text.splitlines()
+        assert lines[0].endswith(",suppressed,sites_reported,sites_suppressed,sites_absent")
+        assert lines[-1].endswith(",True,1,1,0")
 
 
 def test_marks_tell_how_many_sites_are_in_a_cell(tmp_path):

@@ -196,8 +196,8 @@ class EventsSettings(Section):
     queue: str | None = Field(
         default=None,
         description="URL of an SQS queue that the bucket of the store tells of created objects; "
-        "`catchment studies process --watch` looks when it does. Key and region are those of "
-        "`[s3]`. Default: only the clock says when to look.",
+        "`catchment serve` and `catchment studies process --watch` look when it does. Key and "
+        "region are those of `[s3]`. Default: only the clock says when to look.",
     )
 
 

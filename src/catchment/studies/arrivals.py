@@ -1,7 +1,9 @@
 """Uploads that have arrived: who processes them, and what their sites are told.
 
 A :class:`Worker` runs in each process that serves. It is told of what arrives in its own process,
-and looks for all else: uploads into a bucket, and what a process that died left behind.
+and looks for all else: uploads into a bucket, and what a process that died left behind. Where the
+bucket tells a queue of what is put there, it listens to the queue, too: what nobody asked for by
+the site API is then taken in as well, without another process.
 """
 
 from __future__ import annotations
@@ -18,10 +20,13 @@ from typing import Any, Self
 
 from catchment.core.errors import CatchmentError, Conflict, Corrupt, Unavailable
 from catchment.core.ledger.uploads import FileState, UploadFile, Uploads
+from catchment.core.store_events import Queue
 from catchment.core.workspace import Workspace
-from catchment.studies import forms, library, subscribe
+from catchment.studies import forms, library, scan, subscribe
+from catchment.studies import watch as watching
 
 INTERVAL = 2.0  # seconds between two looks at what arrived elsewhere
+SCAN = 600.0  # seconds between two looks at all that lies in a bucket, where no event came
 AWAITED = timedelta(days=1)  # that uploads into a bucket are looked for by their keys
 ATTEMPTS = 10  # to process an upload that others get in the way of
 AT_ONCE = 4  # uploads processed at a time by one process
@@ -47,16 +52,21 @@ class Worker:
         self._lock = threading.Lock()
         self._weekly = subscribe.Weekly(workspace)
         self._thread = threading.Thread(target=self._run, name="arrivals", daemon=True)
+        self._listener = threading.Thread(target=self._listen, name="events", daemon=True)
         self._pool = ThreadPoolExecutor(AT_ONCE, "arrival")
 
     def __enter__(self) -> Self:
         self._thread.start()
+        if self._workspace.settings.events.queue is not None:
+            self._listener.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._over.set()
         self._wake.set()
         self._thread.join()
+        if self._listener.is_alive():
+            self._listener.join()
         self._pool.shutdown()
 
     def notify(self) -> None:
@@ -88,6 +98,24 @@ class Worker:
             except Exception as error:  # noqa: BLE001 - it goes on, whatever one look meets
                 log.warning("cannot look for uploads: %s", getattr(error, "kind", type(error)))
                 self._over.wait(self._interval)
+
+    def _listen(self) -> None:
+        """Look at what lies in the bucket when its queue tells of it."""
+        settings = self._workspace.settings
+        while not self._over.is_set():
+            try:
+                queue = Queue(str(settings.events.queue), settings.s3.options())
+                store = self._workspace.store
+                watching.watch(self._told, store, self._over, interval=SCAN, queue=queue)
+            except Exception as error:  # noqa: BLE001 - the message comes again
+                log.warning("cannot look for events: %s", getattr(error, "kind", type(error)))
+                self._over.wait(self._interval)
+
+    def _told(self) -> None:
+        """First what the site API knows of, so that it answers for it; then all else."""
+        self.look()
+        found = scan.scan(library.house(self._workspace))
+        log.info("an event: %d uploads, %d failed", len(found.uploads), len(found.failed))
 
     def _process(self, file: UploadFile) -> None:
         began = time.monotonic()

@@ -13,27 +13,33 @@ the true one is possible too, and by rule 3 there is one that differs in each su
 that do not add up (a person can be in two cells) tell only that a cell is not above its parent;
 where the two are equal, they are taken for known to be equal, which can only hide more.
 
-Where very many hidden cells hang together, rule 3 is not exact: see the decision on disclosure
-control for what is then not proven.
+Where very many hidden cells hang together, more are hidden, until rule 3 can be proven: see
+:mod:`.witness`. Of cubes of more than a million cells that is beyond us: there rule 3 is not exact.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from catchment.core.errors import Invalid
 from catchment.studies.lattice import Codes, Flags, Indices, Ints, Lattice, build, encode
+from catchment.studies.marks import Sites
 from catchment.studies.nullspace import Equations, determined
+from catchment.studies.witness import Witness
 
 MEASURE = "cnt"
 SITE = "site"
 MIN_CELL = 11  # as the Centers for Medicare and Medicaid Services ask
 
+_MANY = 20_000  # hidden cells: of more, a witness is looked for at once
+_PROVEN = 1_000_000  # cells: of more, a witness takes too much memory
+_STEP = 1 << 19  # relations that are looked at at once
 _FEW = 8  # values that may be missing in a relation for one to be worth a look
 
 
@@ -59,12 +65,17 @@ class Release:
 
 
 def release(
-    cube: pa.Table, *, min_cell: int = MIN_CELL, min_sites: int = 1, sites: int | None = None
+    cube: pa.Table | Callable[[], pa.Table],
+    *,
+    min_cell: int = MIN_CELL,
+    min_sites: int = 1,
+    sites: int | None = None,
 ) -> Release:
     """What may be seen of a merged cube.
 
     Args:
         cube: ``cnt``, columns of categories where NULL is rolled up, and ``site`` if there is one.
+            Or what reads it: then it is not in memory while what to hide is looked for.
         min_cell: counts from 1 to below this are not shown; 0 turns suppression off.
         min_sites: cells that fewer sites reported are not shown, nor is each one's part of them.
         sites: how many sites the cube is of; default: as many as it names.
@@ -77,18 +88,22 @@ def release(
             f"expected min_cell and min_sites of 0 or more, got {min_cell} and {min_sites}",
             kind="bad-setting",
         )
-    counts, codes, sizes = encode(cube, MEASURE)
-    site = _site(cube)
+    read = cube if callable(cube) else lambda: cube
+    table = read()
+    counts, codes, sizes = encode(table, MEASURE)
+    site = _site(table)
+    del table
+    pa.default_memory_pool().release_unused()
     # 1 more: a value that is listed nowhere
     held = _Held(build(counts, codes, tuple(size + 1 for size in sizes)))
-    marks = None if site is None else _Sites.of_lattice(held.lattice, site, sites)
+    marks = None if site is None else Sites.of_lattice(held.lattice, site, sites)
     hidden = (counts > 0) & (counts < min_cell)
     if min_sites > 1 and marks is not None:
         hidden |= marks.everywhere() < min_sites
     if hidden.any() or min_cell > 1:
         hidden = close(held, hidden, min_cell, site)
     del held
-    return _shown(cube, codes, hidden, marks)
+    return _shown(read(), codes, hidden, marks)
 
 
 class _Held:
@@ -108,15 +123,15 @@ def close(held: _Held, hidden: Flags, min_cell: int, site: int | None = None) ->
     del held.lattice
     unknown = np.ones(len(lattice.counts), bool)
     unknown[:cells] = hidden
-    independent = lattice.independent()
+    sums = _Sums(lattice)
     fresh = np.flatnonzero(unknown)
     while True:
         _peel(lattice, unknown, fresh, min_cell)
-        fresh, exact = _unfix(lattice, unknown, independent)
+        fresh, known = sums.unfix(unknown)
         unknown[fresh] = True
-        if not exact:  # as good as it gets: the next answer would name as many again
+        if not known:  # as good as it gets: the next answer would name as many again
             _peel(lattice, unknown, fresh, min_cell)
-        if not (len(fresh) and exact):
+        if not (len(fresh) and known):
             return unknown[:cells]
 
 
@@ -125,14 +140,18 @@ def _peel(lattice: Lattice, unknown: Flags, fresh: Ints, min_cell: int) -> None:
     counts, rest, parents = lattice.counts, lattice.rest, lattice.parents
     adds_up = rest >= 0
     many, total = _tally(lattice, unknown)
-    look = np.flatnonzero(((many > 0) | (rest > 0)) & adds_up)
+    look = np.flatnonzero(((many > 0) | (rest > 0)) & adds_up).astype(np.int32)
     while True:
-        open_parts = many[look] + (rest[look] > 0)
-        lone = (open_parts == 1) & ((many[look] == 1) | (rest[look] < min_cell))
-        remains = total[look] + rest[look]
-        thin = ~unknown[parents[look]] & (remains > 0) & (remains < min_cell)
+        weak = [look[:0]]
+        for start in range(0, len(look), _STEP):
+            some = look[start : start + _STEP]
+            open_parts = many[some] + (rest[some] > 0)
+            lone = (open_parts == 1) & ((many[some] == 1) | (rest[some] < min_cell))
+            remains = total[some] + rest[some]
+            thin = ~unknown[parents[some]] & (remains > 0) & (remains < min_cell)
+            weak.append(some[lone | thin])
         new = np.union1d(
-            _smallest(lattice, unknown, look[lone | thin]), _equals(lattice, unknown, fresh)
+            _smallest(lattice, unknown, np.concatenate(weak)), _equals(lattice, unknown, fresh)
         )
         if not len(new):
             return
@@ -142,31 +161,37 @@ def _peel(lattice: Lattice, unknown: Flags, fresh: Ints, min_cell: int) -> None:
         np.add.at(many, touched[touched >= 0], 1)
         child = (touched >= 0) & (lattice.codes[new] > 0)
         amounts = np.broadcast_to(counts[new][:, None], touched.shape)
-        np.add.at(total, touched[child], amounts[child])
+        np.add.at(total, touched[child], amounts[child].astype(total.dtype))
         look = np.unique(touched[touched >= 0])
         look = look[adds_up[look]]
 
 
-def _tally(lattice: Lattice, unknown: Flags) -> tuple[Ints, Ints]:
+def _tally(lattice: Lattice, unknown: Flags) -> tuple[Indices, Ints | Indices]:
     """Of each relation: how many of its cells are unknown, and what its unknown children sum to."""
-    many = unknown[lattice.parents].astype(np.int64)
-    if not len(many):
-        return many, many.copy()
-    mine = unknown[lattice.children]
-    many += np.add.reduceat(mine.astype(np.int64), lattice.starts[:-1])
-    return many, np.add.reduceat(lattice.counts[lattice.children] * mine, lattice.starts[:-1])
+    many = unknown[lattice.parents].astype(np.int32)
+    total = np.zeros(len(many), lattice.rest.dtype)
+    for start in range(0, len(many), _STEP):
+        stop = min(start + _STEP, len(many))
+        first, last = lattice.starts[start], lattice.starts[stop]
+        children, starts = lattice.children[first:last], lattice.starts[start:stop] - first
+        mine = unknown[children]
+        many[start:stop] += np.add.reduceat(mine.astype(np.int32), starts)
+        sums = np.add.reduceat(lattice.counts[children] * mine, starts)
+        total[start:stop] = np.minimum(sums, np.iinfo(total.dtype).max // 2)
+    return many, total
 
 
 def _smallest(lattice: Lattice, unknown: Flags, relations: Ints | Indices) -> Ints:
     """The smallest shown cell of each relation: a child if there is one, or else the parent."""
     owner, children = lattice.members(relations)
-    shown = ~unknown[children]
+    shown = ~unknown[children] & (lattice.counts[children] > 0)
     owner, children = owner[shown], children[shown]
     first = np.flatnonzero(np.diff(owner, prepend=-1))
     without = np.ones(len(relations), bool)
     without[owner[first]] = False
     above = lattice.parents[relations[without]]
-    return np.concatenate([children[first], above[~unknown[above]]])
+    shown = ~unknown[above] & (lattice.counts[above] > 0)
+    return np.concatenate([children[first], above[shown]])
 
 
 def _equals(lattice: Lattice, unknown: Flags, fresh: Ints) -> Ints:
@@ -189,15 +214,34 @@ def _equals(lattice: Lattice, unknown: Flags, fresh: Ints) -> Ints:
     return np.unique(found[~unknown[found]])
 
 
-def _unfix(lattice: Lattice, unknown: Flags, independent: Flags) -> tuple[Ints, bool]:
-    """Rule 3: cells to hide so that sums combined fix less; none, where they fix no cell.
+class _Sums:
+    """Rule 3, for one lattice."""
 
-    And whether that is known exactly: see :func:`determined`.
-    """
-    names = np.flatnonzero(unknown)
-    equations = _equations(lattice, unknown, independent)
-    fixed, exact = determined(equations, lattice.counts[names])
-    return _near(lattice, unknown, names[fixed]), exact
+    def __init__(self, lattice: Lattice) -> None:
+        self._lattice = lattice
+
+    def unfix(self, unknown: Flags) -> tuple[Ints, bool]:
+        """Cells to hide so that sums combined fix less; none, where they fix no cell.
+
+        And whether what they fix is known, not only nearly.
+        """
+        names = np.flatnonzero(unknown)
+        huge = len(unknown) > _PROVEN
+        if huge or len(names) <= _MANY:
+            equations = _equations(self._lattice, unknown, self._independent)
+            told, exact = determined(equations, self._lattice.counts[names])
+            if huge or exact:
+                return _near(self._lattice, unknown, names[told]), exact
+        shown, fixed = self._witness.give_way(unknown)
+        return np.union1d(shown, _near(self._lattice, unknown, fixed)), True
+
+    @cached_property
+    def _independent(self) -> Flags:
+        return self._lattice.independent()
+
+    @cached_property
+    def _witness(self) -> Witness:
+        return Witness(self._lattice)
 
 
 def _equations(lattice: Lattice, unknown: Flags, independent: Flags) -> Equations:
@@ -319,45 +363,7 @@ def _site(cube: pa.Table) -> int | None:
     return names.index(SITE) if SITE in names else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Sites:
-    """Which sites are in which cell.
-
-    Attributes:
-        above: of each cell of a site, the cell over all sites; -1 of those over all sites.
-        reported: of each cell over all sites, how many reported it; 1 of a site's own.
-        of: how many sites there are.
-    """
-
-    above: Indices
-    reported: Ints
-    of: int
-
-    @classmethod
-    def of_lattice(cls, lattice: Lattice, column: int, sites: int | None) -> _Sites:
-        own = lattice.codes[:, column] > 0
-        above = np.full(len(own), -1, np.int32)
-        relations = lattice.relation[:, column]
-        there = own & (relations >= 0)
-        above[there] = lattice.parents[relations[there]]
-        reported = np.bincount(above[there], minlength=len(own))
-        reported[own] = 1
-        return cls(above, reported, lattice.sizes[column] - 1 if sites is None else sites)
-
-    def everywhere(self) -> Ints:
-        """Of each cell, how many sites reported the same over all sites."""
-        return np.where(self.above >= 0, self.reported[self.above], self.reported)
-
-    def marks(self, hidden: Flags, own: Flags) -> dict[str, npt.NDArray[np.int64]]:
-        """The marks of each cell: see :class:`Release`."""
-        parts = self.above[hidden & (self.above >= 0)]
-        withheld = np.bincount(parts, minlength=len(hidden))
-        withheld[own] = hidden[own]
-        absent = np.where(own, 0, np.maximum(self.of - self.reported, 0))
-        return {"reported": self.reported, "withheld": withheld, "absent": absent}
-
-
-def _shown(cube: pa.Table, codes: Codes, hidden: Flags, sites: _Sites | None) -> Release:
+def _shown(cube: pa.Table, codes: Codes, hidden: Flags, sites: Sites | None) -> Release:
     """The table and its marks, the suppressed rows last."""
     shown, gone = np.flatnonzero(~hidden), np.flatnonzero(hidden)
     if len(gone) and codes.shape[1]:  # in order of values, NULL after all

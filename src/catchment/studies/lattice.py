@@ -23,6 +23,7 @@ type Codes = npt.NDArray[np.int16] | npt.NDArray[np.int32]
 type Flags = npt.NDArray[np.bool_]
 
 _FEW = 1 << 14  # values that two bytes can tell apart, those listed nowhere included
+_SHORT = 1 << 30  # counts that four bytes hold, and their differences
 _ROOM = 1 << 62  # keys are 64 bits wide
 
 
@@ -90,9 +91,9 @@ class Lattice:
     keys: Keys
     relation: Indices
     parents: Indices
-    starts: Ints
+    starts: Indices
     children: Indices
-    rest: Ints
+    rest: Ints | Indices
 
     def without_keys(self) -> Lattice:
         """The same, in which no cell can be found any more; it takes less memory."""
@@ -102,8 +103,8 @@ class Lattice:
 
     def members(self, relations: npt.NDArray[np.integer[Any]]) -> tuple[Indices, Indices]:
         """The children of some relations: the place of each one's relation among them, and it."""
-        starts = self.starts[relations].astype(np.int32)
-        lengths = np.diff(self.starts)[relations].astype(np.int32)
+        starts = self.starts[relations]
+        lengths = self.starts[relations + 1] - starts
         owner = np.repeat(np.arange(len(relations), dtype=np.int32), lengths)
         where = np.repeat(starts - np.cumsum(lengths, dtype=np.int32) + lengths, lengths)
         where += np.arange(len(owner), dtype=np.int32)
@@ -241,6 +242,7 @@ def build(
     rising = np.argsort(counts, kind="stable").astype(np.int32)
     parents, lengths, children, rests = [], [], [], []
     made = 0
+    short = np.int32 if counts.max(initial=0) < _SHORT else np.int64
     for column in range(width):
         split = rising[codes[rising, column] > 0]
         found = keys.above(split, column)
@@ -257,10 +259,11 @@ def build(
         relation[split, column] = np.repeat(number, length)
         relation[parent, column] = number
         sums = np.add.reduceat(counts[split], first) if len(first) else counts[:0]
+        sums = np.minimum(sums, counts[parent] + _SHORT)  # by how much above does not matter
         parents.append(parent.astype(np.int32))
-        lengths.append(length)
+        lengths.append(length.astype(np.int32))
         children.append(split.astype(np.int32))
-        rests.append(counts[parent] - sums)
+        rests.append((counts[parent] - sums).astype(short))
         made += len(parent)
     return Lattice(
         counts,
@@ -269,11 +272,11 @@ def build(
         keys,
         relation,
         _joined(parents, np.int32),
-        np.concatenate([[0], np.cumsum(_joined(lengths, np.int64))]),
+        np.concatenate([[0], np.cumsum(_joined(lengths, np.int64))]).astype(np.int32),
         _joined(children, np.int32),
-        _joined(rests, np.int64),
+        _joined(rests, short),
     )
 
 
-def _joined(parts: Sequence[npt.NDArray[Any]], kind: type[np.integer[Any]]) -> npt.NDArray[Any]:
+def _joined(parts: Sequence[npt.NDArray[Any]], kind: type[np.int32 | np.int64]) -> npt.NDArray[Any]:
     return np.concatenate([np.zeros(0, kind), *parts]).astype(kind, copy=False)

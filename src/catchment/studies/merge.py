@@ -185,11 +185,12 @@ def _release(store: Store, name: str, merged: Object, policy: Policy, sites: int
     with local(store, merged.key) as path:
         schema = pq.read_schema(path)
         texts = [name for name in schema.names if pa.types.is_string(schema.field(name).type)]
-        cube = pq.read_table(path, read_dictionary=texts)
-    made = disclosure.release(
-        cube, min_cell=policy.min_cell, min_sites=policy.min_sites, sites=sites
-    )
-    del cube
+        made = disclosure.release(
+            lambda: pq.read_table(path, read_dictionary=texts),
+            min_cell=policy.min_cell,
+            min_sites=policy.min_sites,
+            sites=sites,
+        )
     table = made.table
     released, marks = (
         Object(key, *parquet.write(store, key, one.to_batches(), one.schema))

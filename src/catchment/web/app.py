@@ -34,7 +34,8 @@ def create_app(workspace: Workspace, *, process: bool = True) -> FastAPI:
 
     Args:
         workspace: stays open; it is closed by whoever opened it.
-        process: process uploads here; else ``catchment studies process --watch`` must.
+        process: process uploads here, and listen to the bucket's queue; else
+            ``catchment studies process --watch`` must.
     """
     worker = Worker(workspace)
 

@@ -1,37 +1,65 @@
-"""Published tables as text: CSV, tab-separated or JSON, with no cell that is a formula."""
+"""Published tables as text: CSV, TSV and JSON, with marks where they are asked for."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from contextlib import ExitStack
+from typing import Any, Literal
 
 from catchment.core.textfile import guarded, line
 from catchment.core.workspace import Workspace
 from catchment.studies.check import local
+from catchment.studies.model import Package
 
 Kind = Literal["csv", "tsv", "json"]
+MARKS = ("suppressed", "sites_reported", "sites_suppressed", "sites_absent")  # of a row
 _ROWS = 20_000  # of a table, turned into text at a time
 
 
-def written(workspace: Workspace, key: str, kind: Kind) -> Iterator[str]:
+def written(workspace: Workspace, one: Package, kind: Kind, *, marks: bool) -> Iterator[str]:
     """The table as text, a part at a time; no cell of it is a formula to a spreadsheet."""
     import pyarrow.parquet as pq
 
-    with local(workspace.store, key) as path, pq.ParquetFile(path) as file:
-        names = file.schema_arrow.names
+    with ExitStack() as stack:
+        path = stack.enter_context(local(workspace.store, one.released.key))
+        file = stack.enter_context(pq.ParquetFile(path))
+        names = list(file.schema_arrow.names)
+        told: pq.ParquetFile | None = None
+        if marks:
+            marked = MARKS if one.marks else MARKS[:1]
+            names += [f"{name}_" if name in names else name for name in marked]
+            if one.marks is not None:
+                path = stack.enter_context(local(workspace.store, one.marks.key))
+                told = stack.enter_context(pq.ParquetFile(path))
         yield "[" if kind == "json" else _lines([[guarded(name) for name in names]], kind)
         first = True
-        for batch in file.iter_batches(_ROWS):
+        for rows in _rows(file, told, marks=marks):
             if kind == "json":
-                texts = [json.dumps(row, default=str) for row in batch.to_pylist()]
+                cells = (dict(zip(names, row, strict=False)) for row in rows)
+                texts = [json.dumps(row, default=str) for row in cells]
                 yield ("" if first else ",\n") + ",\n".join(texts)
                 first = False
             else:
-                rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
                 yield _lines([[guarded(cell) for cell in row] for row in rows], kind)
         if kind == "json":
             yield "]"
+
+
+def _rows(file: Any, told: Any, *, marks: bool) -> Iterator[list[tuple[Any, ...]]]:
+    """Rows of a table, some at a time, each with its marks behind it, where they are asked for."""
+    more = (row for batch in told.iter_batches(_ROWS) for row in _cells(batch)) if told else None
+    for batch in file.iter_batches(_ROWS):
+        rows = _cells(batch)
+        if more is not None:
+            rows = [(*row, *mark) for row, mark in zip(rows, more, strict=False)]
+        elif marks:
+            rows = [(*row, False) for row in rows]  # all is shown
+        yield rows
+
+
+def _cells(batch: Any) -> list[tuple[Any, ...]]:
+    return list(zip(*(column.to_pylist() for column in batch.columns), strict=True))
 
 
 def _lines(rows: Iterable[Sequence[object]], kind: Kind) -> str:

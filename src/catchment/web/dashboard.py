@@ -250,6 +250,13 @@ def from_parquet(
     see: Seen,
     s3_path: str,
     type_: Annotated[Kind, Query(alias="type")] = "csv",
+    marks: Annotated[  # noqa: FBT002 - a parameter of the request
+        bool,
+        Query(
+            description="Also say of each row whether its count is suppressed, how many sites "
+            "reported it, of how many of these it is suppressed, and how many are absent."
+        ),
+    ] = False,
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """A published aggregate as text. Whatever else lies in the store is not served."""
@@ -261,12 +268,12 @@ def from_parquet(
     if see.key.sites:
         raise Forbidden("the key is for some sites only, and this is of all of them")
     media = {"csv": "text/csv", "tsv": "text/tab-separated-values", "json": "application/json"}
-    tag = _tag(one.released.digest, type_)
+    tag = _tag(one.released.digest, type_, marks)
     return _tagged(
         tag,
         if_none_match,
         lambda: StreamingResponse(
-            written(see.workspace, one.released.key, type_),
+            written(see.workspace, one, type_, marks=marks),
             media_type=f"{media[type_]}; charset=utf-8",
         ),
     )

@@ -271,9 +271,7 @@ def _square(by: Rows, many: int) -> Floats:
     square = np.zeros(many * many)
     done = np.cumsum(lengths**2)
     cuts = np.searchsorted(done, np.arange(_PAIRS, done[-1], _PAIRS))
-    for part in np.split(np.arange(len(first)), cuts):
-        if not len(part):
-            continue
+    for part in filter(len, np.split(np.arange(len(first)), cuts)):
         length = np.repeat(lengths[part], lengths[part])
         left = np.repeat(np.arange(len(length)) + first[part[0]], length)
         right = np.repeat(np.repeat(first[part], lengths[part]) + length, length)

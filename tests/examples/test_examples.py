@@ -204,7 +204,10 @@ def test_aws_on_a_server_of_s3_and_postgresql(example, call, moto, postgres, mon
     assert done["state"] == "published"
     assert done["store"].startswith(bucket)
     assert call("verify tables/main") == {"tables/main": []}
-    kinds = [json.loads(line)["eventType"] for line in (folder / "lineage.ndjson").open()]
+    kinds = [
+        json.loads(line)["eventType"]
+        for line in (folder / "lineage.ndjson").read_text().splitlines()
+    ]
     assert kinds == ["START", "COMPLETE"]
 
 

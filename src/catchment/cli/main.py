@@ -50,7 +50,7 @@ COMMANDS = {
     "run": "Bring every aggregate of the workspace up to date.",
     "status": "What is published, what runs, and what needs attention.",
     "gc": "Remove what crashed or abandoned runs left behind.",
-    "doctor": "Check the workspace, and mend the ledger from the store.",
+    "doctor": "Check the workspace; mend what follows from the ledger, the store, or a backup.",
     "backup": "Back up ledger and store, while runs go on.",
     "restore": "Make an empty workspace what a backup says, and prove it.",
     "verify": "Check that what is published, and who did what, is as it was written.",

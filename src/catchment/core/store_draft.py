@@ -18,7 +18,7 @@ from catchment.core.store import key_taken
 
 BUFFER = 1 << 18  # bytes; fits a core's cache: larger ones were three times slower to copy through
 SMALL = 1 << 15  # bytes; below it a read into the buffer costs less than a copy by the kernel
-HASHED = 8 << 20  # bytes hashed at once: each time, the interpreter's lock has to be had again
+HASHED = 4 << 20  # bytes hashed at once: each time, the interpreter's lock has to be had again
 STRIDE = 8 << 20  # bytes between signals to the disk and to the digest
 
 _SYNC_FILE_RANGE_WRITE = 2  # <fcntl.h>

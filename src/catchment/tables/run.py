@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain
-from pathlib import Path
 from typing import Any, Literal
 
 from catchment.core.errors import CatchmentError, Conflict, Corrupt, NotFound
 from catchment.core.ledger import Delivery, Lease, Move, Publication, Run, Snapshot
 from catchment.core.provenance import manifest, read_all, seal, seal_all
+from catchment.core.scratch import scratch_folder
 from catchment.core.store import Composed, Store
 from catchment.tables import composition, layout
 from catchment.tables.ahead import Foresight
@@ -42,8 +41,8 @@ class Outcome:
 def plan_only(job: Job, house: House, *, full: bool = False) -> Outcome:
     """What a run would do now. Reads as a run reads; writes nothing but scratch files."""
     with (
-        tempfile.TemporaryDirectory(prefix="catchment-") as scratch,
-        Planner(job, house, Path(scratch), full=full) as planner,
+        scratch_folder() as scratch,
+        Planner(job, house, scratch, full=full) as planner,
     ):
         return Outcome("planned", planner.plan(), planner.memory.snapshot)
 
@@ -71,10 +70,10 @@ def run(job: Job, house: House, *, full: bool = False) -> Outcome:
             taken = set(house.store.folders(job.output))
             prefix = layout.snapshot_prefix(job.output, house.clock(), taken)
             with (
-                tempfile.TemporaryDirectory(prefix="catchment-") as scratch,
+                scratch_folder() as scratch,
                 Foresight(house.store, prefix, constants(job, house)) as foresight,
                 Planner(
-                    job, house, Path(scratch), full=full, later=True, found=foresight.begin
+                    job, house, scratch, full=full, later=True, found=foresight.begin
                 ) as planner,
             ):
                 work = _Run(job, house, planner, record, lease, prefix=prefix, foresight=foresight)

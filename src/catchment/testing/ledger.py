@@ -499,7 +499,7 @@ class LedgerContract(LedgerTrials):
             ),
             ("account-unbalanced", "uds", [changed(1, account=[{**account_of_1[0], "kept": 9}])]),
             ("provenance-malformed", "KeyError", [{"tables": {}}]),
-            ("provenance-malformed", "format 2", [changed(1, format=2)]),
+            ("provenance-malformed", "format 0", [changed(1, format=0)]),
             ("provenance-malformed", None, [changed(1, published_at="2026-01-01T00:00:00")]),
             ("provenance-malformed", None, [changed(1, run={})]),
             ("provenance-malformed", None, [changed(1, contributions=[{}])]),
@@ -510,5 +510,8 @@ class LedgerContract(LedgerTrials):
             with refused(kind, Corrupt, words):
                 empty.restore(provenances)
             assert empty.aggregates() == []
+        with refused("provenance-newer", Invalid, "format 1 or older, got format 2"):
+            empty.restore([changed(1, format=2)])
+        assert empty.aggregates() == []
         empty.restore(told)
         assert everything(empty)[1] == everything(ledger)[1]

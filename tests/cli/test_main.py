@@ -93,7 +93,7 @@ def test_help_names_every_command_with_its_own_words(catchment):
         assert f"  {name} " in text
     apps = [
         workspace.app,
-        *(import_module(f"catchment.cli.{m}").app for m in main.MODULES.values()),
+        *(import_module(f"catchment.cli.{m}").app for m in set(main.MODULES.values())),
     ]
     registered = [command for app in apps for command in app.registered_commands]
     for command in registered:

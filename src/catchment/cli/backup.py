@@ -36,7 +36,10 @@ def backup(
     ] = False,
     name: Name = None,
 ) -> None:
-    """Back up ledger and store while runs go on; what an earlier backup has is not copied again."""
+    """Back up ledger and store, while runs go on.
+
+    What an earlier backup has is not copied again.
+    """
     from catchment.core import backup as making
     from catchment.core import backup_shelf as shelf
     from catchment.core.restore import check as look
@@ -70,7 +73,7 @@ def restore(
     source: Annotated[str, typer.Argument(metavar="URL", help="Store that has the backups.")],
     name: Name = None,
 ) -> None:
-    """Make this workspace, which must be empty, what a backup says; proves that nothing differs."""
+    """Make an empty workspace what a backup says, and prove it."""
     from catchment.core.restore import restore as bring_back
 
     output: Output = ctx.obj

@@ -141,7 +141,9 @@ def lineage(
         bool, typer.Option("--send", help="Send them to where [lineage] says, too.")
     ] = False,
 ) -> None:
-    """Tell what runs read and made, as events of OpenLineage: a line each, the oldest first.
+    """Tell what runs read and made, as events of OpenLineage.
+
+    A line each, the oldest first.
 
     Telling them again does no harm: a run keeps its id.
     """

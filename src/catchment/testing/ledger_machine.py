@@ -99,7 +99,7 @@ class LedgerMachine(RuleBasedStateMachine):
             result, kind = None, error.kind
         else:
             kind = None
-        assert kind == refusal
+        assert kind == refusal, (kind, refusal)
         return result
 
     @rule(

@@ -95,13 +95,8 @@ class Database:
         """The result of work, done in one transaction that sees one state."""
         return self._persist(work, "BEGIN")
 
-    def write[T](
-        self, work: Callable[[sa.Connection], T], *, again: bool = True, lives: bool = False
-    ) -> T:
+    def write[T](self, work: Callable[[sa.Connection], T], *, again: bool = True) -> T:
         """The result of work, all of it committed and durable, or nothing.
-
-        What only matters to processes that live (``lives``) need not outlast the machine: SQLite
-        has no readers elsewhere, so it waits for the disk no sooner than the next write does.
 
         A commit whose answer is lost may have been made, so ``work`` is called again: it must
         first read whether its change is there (by an idempotency key) and only then make it.
@@ -112,25 +107,20 @@ class Database:
         _ = self.engine  # of this process
         # One writer at a time anyway: threads that queue here do not starve each other.
         with self._turn:
-            return self._persist(work, "BEGIN IMMEDIATE", again=again, lives=lives)
+            return self._persist(work, "BEGIN IMMEDIATE", again=again)
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
         self.engine.dispose()
 
     def _persist[T](
-        self,
-        work: Callable[[sa.Connection], T],
-        begin: str,
-        *,
-        again: bool = True,
-        lives: bool = False,
+        self, work: Callable[[sa.Connection], T], begin: str, *, again: bool = True
     ) -> T:
         deadline = time.monotonic() + self.patience
         pause = 0.01
         while True:
             try:
-                return self._lightly(work, begin) if lives else self._once(work, begin)
+                return self._once(work, begin)
             except Again:
                 continue
             except _MAPPED as error:
@@ -148,18 +138,6 @@ class Database:
             if self.sqlite:
                 _ask(c.connection.dbapi_connection, begin, self.patience)
             return work(c)
-
-    def _lightly[T](self, work: Callable[[sa.Connection], T], begin: str) -> T:
-        """The same in SQLite without a wait for the disk."""
-        with self.engine.connect() as c:
-            connection = c.connection.dbapi_connection
-            _ask(connection, "PRAGMA synchronous=NORMAL", self.patience)
-            try:
-                with c.begin():
-                    _ask(connection, begin, self.patience)
-                    return work(c)
-            finally:
-                _ask(connection, "PRAGMA synchronous=FULL", self.patience)
 
     def _connected(self, connection: DBAPIConnection, record: object) -> None:  # noqa: ARG002
         self._answered = True

@@ -268,16 +268,16 @@ class Ledger:
             ours.append(lease.fence)
             return lease
 
-        return self._database.write(work, lives=True)
+        return self._database.write(work)
 
     def renew(self, lease: Lease, ttl: timedelta) -> Lease:
         """The lease, good for ``ttl`` from now. Conflict (kind ``lease-lost``) if it is taken."""
         until = self._now() + ttl
-        return self._database.write(lambda c: leases.renew(c, lease, until), lives=True)
+        return self._database.write(lambda c: leases.renew(c, lease, until))
 
     def release(self, lease: Lease) -> None:
         """Give the lease back; no error if it was taken over."""
-        self._database.write(lambda c: leases.release(c, lease), lives=True)
+        self._database.write(lambda c: leases.release(c, lease))
 
     def lease(self, aggregate: str) -> Lease | None:
         """The lease that somebody holds now; None where it is free."""

@@ -122,7 +122,9 @@ class Place:
         """All promises hold, and what readers see is what it should be."""
         self.observer.all()
         self.observer.verify(aggregate)
-        assert contents(self.workspace, aggregate) == self.grounds.wanted[aggregate]
+        found, wanted = contents(self.workspace, aggregate), self.grounds.wanted[aggregate]
+        differing = {n for n in {*found, *wanted} if found.get(n) != wanted.get(n)}
+        assert not differing, [(n, found.get(n), wanted.get(n)) for n in differing]
 
 
 def grow(folder: Path, template: Path) -> tuple[Path, World]:

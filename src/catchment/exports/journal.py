@@ -44,7 +44,7 @@ _LOCK = "lock"
 _RECORD = ".json"
 _TEMPORARY = ".tmp"
 _TAKEN = "used"
-_REMOVERS = 4  # threads
+_REMOVERS = 2  # threads
 _TICK_NS = 20_000_000  # no file system's clock that is the kernel's stands still for longer
 PATIENCE_SECONDS = 1.0  # for the lock: that of a killed process may outlive it by a moment
 
@@ -144,10 +144,9 @@ class Journal:
     def remove(self, part: str, identity: Identity) -> bool:
         """Remove a part that is used up; False if that cannot be done, and it is stuck."""
         try:
-            if Identity.of(self._parts.stat(part)) == identity:
-                _outlive(identity)
-                self._parts.move(part, self._taken)
-                self._remove_or_put_back(part, {(part, identity)})
+            _outlive(identity)
+            self._parts.move(part, self._taken)
+            self._remove_or_put_back(part, {(part, identity)})
         except FileNotFoundError:
             pass
         except OSError as error:

@@ -78,7 +78,9 @@ class PartFolder:
         return os.stat(part, dir_fd=self._descriptor, follow_symlinks=False)
 
     def move(self, part: str, folder: int) -> None:
-        """Move a part into another folder, under the same name."""
+        """Move a part into another folder, under the same name; FileNotFoundError if none is."""
+        if self._descriptor < 0:
+            raise FileNotFoundError
         os.rename(part, part, src_dir_fd=self._descriptor, dst_dir_fd=folder)
 
     def put(self, part: str, folder: int, name: str = "") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, time
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from catchment.core.account import Line
 from catchment.core.errors import Conflict, Invalid, NotFound, Unavailable
+from catchment.core.ledger import Ledger
 from catchment.imaging import layout, receive
 from catchment.imaging.model import Options, Provider, State
 from catchment.imaging.plan import Came, Claim, Fate, decide, unknown
@@ -27,6 +29,9 @@ def image(number, series=1, study=1, patient="P1", **more):
         f"1.2.{study}.{series}.{number}", series=f"1.2.{study}.{series}", study=f"1.2.{study}",
         patient=patient, InstanceNumber=number, **more,
     )  # fmt: skip
+
+
+LATER = datetime(2030, 1, 1, tzinfo=UTC)  # when every lease of today is over
 
 
 def balance(outcome, site, part="files"):
@@ -362,14 +367,40 @@ def test_a_large_file_is_read_twice_and_never_whole(sites, job, house, monkeypat
     assert opened().verify(sources=True) == []
 
 
+def test_a_receiver_that_wakes_after_a_takeover_records_nothing(
+    sites, job, house, monkeypatch, tmp_path, opened
+):
+    """What it saw as new, the other run has received: a broken file would be listed twice."""
+    sites(alpha={"1": image(1), "2": b"not an image"}, beta={"3": image(1, study=2)})
+    late = Ledger.open(f"sqlite:///{tmp_path}/ledger.db", clock=lambda: LATER)
+    keep = receive._keep
+
+    def asleep(*given):
+        monkeypatch.setattr(receive, "_keep", keep)
+        kept = keep(*given)
+        with ThreadPoolExecutor(2) as executor:
+            run(job, replace(house, ledger=late, executor=executor))
+        return kept
+
+    monkeypatch.setattr(receive, "_keep", asleep)
+    with late:
+        with pytest.raises(Conflict) as raised:
+            run(job, house)
+        assert raised.value.kind == "lease-lost"
+        first = opened().rows()
+        assert (first["files"], first["images"]) == (3, 2)
+        assert run(job, replace(house, ledger=late)).state == "unchanged"
+    assert len(list(house.ledger.contributions(job.aggregate))) == 2  # one for each provider
+    assert opened().rows() == first
+    assert opened().verify(sources=True) == []
+
+
 def test_one_lease_at_a_time(job, house):
     with house.ledger.holding("imaging/ct"), pytest.raises(Conflict, match="holds the lease"):
         run(job, house)
 
 
 def test_a_ledger_that_is_lost_is_learnt_from_the_store(sites, job, house, tmp_path):
-    from catchment.core.ledger import Ledger
-
     sites(alpha={"1": image(1)})
     run(job, house)
     with Ledger.open(f"sqlite:///{tmp_path}/new.db") as ledger:

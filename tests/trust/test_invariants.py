@@ -332,11 +332,8 @@ SOME = [("store", 7, "before"), ("publish", 1, "before")]
 
 @KINDS
 @pytest.mark.parametrize("barrier", BARRIERS)
-def test_barrier(grounds, aggregate, barrier, request):
+def test_barrier(grounds, aggregate, barrier):
     """{commit, commit}, {commit, collection}, {takeover, woken writer}; readers look at each."""
-    if (aggregate, barrier) == ("imaging/ct", "takeover-woken"):
-        known = "a receiver that wakes may list a quarantined file a second time"
-        request.applymarker(pytest.mark.xfail(reason=known, strict=False))
     acts = BARRIERS[barrier](aggregate)
     assert sum(between(grounds, aggregate, point, acts) for point in SOME) >= 1
 

@@ -28,7 +28,7 @@ from catchment.core.errors import (
     Unavailable,
 )
 from catchment.core.finding import Finding, Severity
-from catchment.core.ledger import Contribution
+from catchment.core.ledger import Contribution, Delivery, Lease
 from catchment.core.progress import Event
 from catchment.core.store import Stat, Store
 from catchment.imaging import layout
@@ -64,17 +64,18 @@ class Lost(NamedTuple):
     code: str
 
 
-def receive(job: Job, house: House) -> list[Finding]:
+def receive(job: Job, house: House, lease: Lease) -> list[Finding]:
     """Keep every new file of every provider; the ledger has the deliveries on return.
 
     A provider that cannot be reached does not keep the others' files away: it is a finding, and an
-    error only where no provider can be.
+    error only where no provider can be. Conflict (kind ``lease-lost``) where another run took
+    over: what that one received is not known here, and would be told twice.
     """
     findings: list[Finding] = []
     failed: list[CatchmentError] = []
     for provider in job.providers:
         try:
-            findings += _receive_one(job, provider, house)
+            findings += _receive_one(job, provider, house, lease)
         except _Ours as ours:  # no provider is to blame
             raise ours.error from None
         except (Invalid, NotFound, Unavailable) as error:
@@ -94,7 +95,7 @@ def receive(job: Job, house: House) -> list[Finding]:
     return findings
 
 
-def _receive_one(job: Job, provider: Provider, house: House) -> list[Finding]:
+def _receive_one(job: Job, provider: Provider, house: House, lease: Lease) -> list[Finding]:
     source = source_of(provider, house)
     with _ours():
         seen = Seen(_marks(job, provider, house))
@@ -115,7 +116,7 @@ def _receive_one(job: Job, provider: Provider, house: House) -> list[Finding]:
                 house.progress(Event(work, done=done, unit="files"))
             if rows:
                 with _ours():
-                    _deliver(job, provider, rows, house)
+                    _deliver(job, provider, rows, house, lease)
     house.progress(Event(work, "done", done=done, unit="files"))
     if provider.inbox:
         with _ours():
@@ -251,22 +252,18 @@ def _checked(chunks: Iterable[bytes], digest: str) -> Iterator[bytes]:
         raise _Moved
 
 
-def _deliver(job: Job, provider: Provider, rows: Sequence[Received], house: House) -> None:
+def _deliver(
+    job: Job, provider: Provider, rows: Sequence[Received], house: House, lease: Lease
+) -> None:
     """Write the list of what came, then tell the ledger."""
     data = _written(rows)
     digest = hashlib.sha256(data).hexdigest()
     with suppress(Conflict):  # written by a run that was killed before it told the ledger
         house.store.put(layout.delivery_key(job.name, provider.name, digest), data)
     size = sum(row.size for row in rows)
-    house.ledger.receive(
-        job.aggregate,
-        provider.name,
-        f"delivery/{digest[:16]}",
-        f"sha256:{digest}",
-        size,
-        {"files": len(rows)},
-        Delivered.RECEIVED,
-    )
+    name = f"delivery/{digest[:16]}"
+    one = Delivery(provider.name, name, f"sha256:{digest}", size, {"files": len(rows)})
+    house.ledger.receive_many(job.aggregate, [one], Delivered.RECEIVED, lease=lease)
 
 
 def _written(rows: Sequence[Received]) -> bytes:

@@ -58,7 +58,7 @@ def run(job: Job, house: House, *, sync: bool = True) -> Outcome:
         check_profile(job, latest)
         record = house.ledger.start_run(job.aggregate, job.config)
         try:
-            findings = receive(job, house) if sync else []
+            findings = receive(job, house, lease) if sync else []
             return Work(job, house, record, lease, latest).carry_out(findings)
         except BaseException as error:
             known = error if isinstance(error, CatchmentError) else None
@@ -69,9 +69,9 @@ def run(job: Job, house: House, *, sync: bool = True) -> Outcome:
 
 def sync_only(job: Job, house: House) -> Outcome:
     """Receive, and leave the rest to a later run."""
-    with house.ledger.holding(job.aggregate, ttl=house.lease):
+    with house.ledger.holding(job.aggregate, ttl=house.lease) as lease:
         mend(job, house)
-        findings = receive(job, house)
+        findings = receive(job, house, lease)
         waiting = pending(job, house)
     files = sum(one.meta["files"] for one in waiting)
     return Outcome("planned", house.ledger.latest(job.aggregate), Account(), findings, files)

@@ -284,6 +284,11 @@ class LedgerContract(LedgerTrials):
         new = ledger.acquire(AGGREGATE, "two", MINUTE)
         with refused("lease-lost"):
             ledger.publish(publication("c"), old)
+        late = [Delivery("alpha", "late", "sha256:l", 1)]
+        with refused("lease-lost"):
+            ledger.receive_many(AGGREGATE, late, lease=old)
+        assert not list(ledger.contributions(AGGREGATE, name="late"))
+        assert len(ledger.receive_many(AGGREGATE, late, lease=new)) == 1
         assert ledger.publish(publication("b"), old).number == 2  # it was acknowledged before
         assert ledger.publish(publication("c"), new).number == 3
         ledger.release(new)

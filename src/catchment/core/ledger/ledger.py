@@ -118,11 +118,25 @@ class Ledger:
         return self.receive_many(aggregate, [delivery], state)[0]
 
     def receive_many(
-        self, aggregate: str, deliveries: Iterable[Delivery], state: str = "received"
+        self,
+        aggregate: str,
+        deliveries: Iterable[Delivery],
+        state: str = "received",
+        *,
+        lease: Lease | None = None,
     ) -> list[Contribution]:
-        """Record many deliveries in one transaction; their contributions, in the same order."""
+        """Record many deliveries in one transaction; their contributions, in the same order.
+
+        With a lease that was taken over none is recorded: Conflict (kind ``lease-lost``).
+        """
         many, at = list(deliveries), self._now()
-        return self._database.write(lambda c: contributions.receive(c, aggregate, many, state, at))
+
+        def work(c: sa.Connection) -> list[Contribution]:
+            if lease is not None:
+                leases.check(leases.lock(c, aggregate), lease)
+            return contributions.receive(c, aggregate, many, state, at)
+
+        return self._database.write(work)
 
     def move(self, moves: Sequence[Move], *, run: str = "") -> None:
         """Make every move or none.

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -20,6 +18,7 @@ from catchment.core.ledger.people import People
 from catchment.core.ledger.schema import audit
 from catchment.core.workspace import Workspace
 from catchment.testing.workspaces import make_inputs, make_workspace
+from tests.collecting import collecting
 from tests.studies.studying import STUDY, table
 
 AGGREGATES = ("tables/main", "exports/claims", "imaging/ct", "arrays/eeg", f"studies/{STUDY}")
@@ -155,29 +154,10 @@ def test_nobody_to_send_to_is_told(catchment, tmp_path):
     assert "lineage" in failed.err
 
 
-class Collector(BaseHTTPRequestHandler):
-    def do_POST(self):
-        data = self.rfile.read(int(self.headers["content-length"]))
-        self.server.got.append((self.headers.get("authorization"), json.loads(data)))
-        time.sleep(self.server.pause)
-        self.send_response(self.server.status)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def collector():
-    server = HTTPServer(("127.0.0.1", 0), Collector)
-    server.got, server.status, server.pause = [], 201, 0
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with collecting() as server:
+        yield server
 
 
 def house(tmp_path, url):
@@ -192,14 +172,14 @@ def house(tmp_path, url):
 
 
 def test_a_run_that_fails_or_is_cancelled_is_told_to_the_collector(tmp_path, collector):
-    with house(tmp_path, f"http://127.0.0.1:{collector.server_port}/api/v1/lineage") as space:
+    with house(tmp_path, f"{collector.url}/api/v1/lineage") as space:
         ledger = space.ledger
         bad = ledger.start_run("tables/a", {})
         ledger.finish_run(bad.id, "failed", Invalid("expected a table, got none", kind="no-table"))
         ledger.finish_run(ledger.start_run("tables/a", {}).id, "cancelled")
         ledger.finish_run(ledger.start_run("tables/a", {}).id, "unchanged")
     assert {token for token, _ in collector.got} == {"Bearer a-token"}
-    events = [event for _, event in collector.got]
+    events = [json.loads(event) for _, event in collector.got]
     for event in events:
         check_event(event)
     kinds = [event["eventType"] for event in events]
@@ -216,7 +196,7 @@ def test_a_collector_that_is_away_or_refuses_delays_nothing(tmp_path, collector,
         assert time.monotonic() - began < 1
     assert "the collector is not reached" in caplog.text
     collector.status = 503
-    with house(tmp_path, f"http://127.0.0.1:{collector.server_port}/") as space:
+    with house(tmp_path, f"{collector.url}/") as space:
         space.ledger.start_run("tables/a", {})
     assert "the collector answers 503" in caplog.text
 
@@ -227,7 +207,7 @@ def test_a_collector_that_hangs_is_not_waited_for(tmp_path, collector, caplog, m
     monkeypatch.setattr(lineage, "PATIENCE", 0.2)
     monkeypatch.setattr(lineage, "WAITING", 3)
     collector.pause = 1
-    with house(tmp_path, f"http://127.0.0.1:{collector.server_port}/") as space:
+    with house(tmp_path, f"{collector.url}/") as space:
         began = time.monotonic()
         for _ in range(9):
             space.ledger.start_run("tables/a", {})

@@ -22,6 +22,7 @@ from catchment.core.errors import Conflict, Invalid, Unavailable
 from catchment.core.executor import bounded_map, bounded_unordered, failed_item, open_executor
 from catchment.core.safe import Limits, SafePool
 from catchment.testing.cluster import cluster
+from catchment.testing.web import listening
 
 TASKS = str(Path(__file__).parent)
 sys.path.insert(0, TASKS)  # children take it over
@@ -372,15 +373,11 @@ def test_something_else_at_the_address(monkeypatch):
             pass
 
     monkeypatch.setattr(module, "_CONNECT_SECONDS", 1.0)
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            with pytest.raises(Unavailable) as caught:
-                open_executor(f"tcp://127.0.0.1:{server.server_port}").__enter__()
-        finally:
-            server.shutdown()
-            thread.join()
+    with (
+        listening(HTTPServer(("127.0.0.1", 0), Handler)) as url,
+        pytest.raises(Unavailable) as caught,
+    ):
+        open_executor(url.replace("http", "tcp")).__enter__()
     assert caught.value.kind == "cluster-unreachable"
     assert caught.value.hint
 

@@ -22,6 +22,7 @@ from catchment.core.iceberg import Shelf, follow, open_catalog
 from catchment.core.warehouse import Relation, Source
 from catchment.core.workspace import Workspace
 from catchment.testing.s3 import moto  # noqa: F401 - a fixture
+from catchment.testing.web import listening
 
 pytest.importorskip("pyiceberg", reason="pip install 'catchment[iceberg]'")
 
@@ -423,15 +424,8 @@ def rest(tmp_path):  # noqa: C901 - each request has its answer
         def log_message(self, *args):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with listening(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield url, asked
 
 
 def test_a_rest_catalog(rest, tmp_path):

@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from catchment.core.provenance import NAME, dumps
 from catchment.core.store import Store, open_store
 from catchment.tables import layout
 from catchment.testing.centers import Made, make_centers
+from tests.meanwhile import meanwhile
 from tests.tables.damage_child import AGGREGATE, ALL, work
 
 ROOT = Path(__file__).parents[2]
@@ -190,24 +190,8 @@ class Observer:
     @contextmanager
     def always(self) -> Iterator[None]:
         """Look again and again while the block goes on, and once more at its end."""
-        done, wrong = threading.Event(), []
-
-        def watch() -> None:
-            while not done.wait(0.03) and not wrong:
-                try:
-                    self.look()
-                except BaseException as error:  # noqa: BLE001 - raised below
-                    wrong.append(error)
-
-        thread = threading.Thread(target=watch)
-        thread.start()
-        try:
+        with meanwhile(self.look, 0.03):
             yield
-        finally:
-            done.set()
-            thread.join()
-        if wrong:
-            raise wrong[0]
         self.look()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -23,6 +22,7 @@ from catchment.tables.identifiers_file import FileIdentifiers
 from catchment.tables.model import CriteriaRule, OnDuplicate, Options
 from catchment.tables.sources import MappingSource, TemplateSource
 from catchment.testing.s3 import moto  # noqa: F401 - a fixture
+from catchment.testing.web import listening
 from tests.tables.running import Sites, visits
 
 MAPPING = {
@@ -172,17 +172,11 @@ def test_datasets_in_flywheel(opened, monkeypatch, moto):  # noqa: F811
     pointer = {"type": "s3", "bucket": moto.bucket, "prefix": "fw/zero", "label": "x"}
     server = Flywheel()
     server.projects["zero/ingest"] = {"dataset": pointer}
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
+    with listening(server):
         address = f"127.0.0.1:{server.server_port}:__force_insecure:{KEY}"
         monkeypatch.setenv("CATCHMENT_FLYWHEEL__API_KEY", address)
         workspace = opened(*FLYWHEEL)
         outcome = capability.run(workspace, "nacc")
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
     assert outcome.details["datasets"] == {"zero": "fw/zero/versions/1/"}
     assert outcome.details["skipped"]["alpha"] == "no-project"
     assert KEY not in json.dumps(workspace.ledger.latest("tables/nacc").provenance)

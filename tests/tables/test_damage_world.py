@@ -6,7 +6,6 @@ import json
 import os
 import random
 import subprocess
-import threading
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +18,7 @@ from catchment.tables import sources
 from catchment.tables.identifiers import IdentifiersOptions, open_identifiers
 from catchment.testing.centers import make_centers
 from catchment.testing.faults import Faults, inject
+from catchment.testing.web import listening
 from tests.tables.damage import SAMPLE, Observer, Place, command, undisturbed
 from tests.tables.damage_child import AGGREGATE, ALL, work
 
@@ -271,15 +271,8 @@ def service(answers):
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with listening(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as url:
+        yield f"{url}/"
 
 
 @pytest.mark.parametrize(

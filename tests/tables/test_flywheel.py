@@ -22,6 +22,7 @@ from catchment.tables.sources import Place
 # Read by the SDK when it is first imported, which our module does when it is first used.
 os.environ["FLYWHEEL_SDK_TOTAL_RETRIES"] = "1"
 from catchment.tables.flywheel import FlywheelSource
+from catchment.testing.web import listening
 
 pytest.importorskip("flywheel", reason="the extra 'flywheel' is not installed")
 
@@ -98,13 +99,9 @@ class Handler(BaseHTTPRequestHandler):
 def flywheel():
     server = Flywheel()
     server.projects["alpha/ingest"] = {"dataset": POINTER}
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield server
-    server.stall.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with listening(server):
+        yield server
+        server.stall.set()
 
 
 def connect(server: Flywheel, key: str = KEY, **options) -> FlywheelSource:

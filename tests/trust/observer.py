@@ -7,9 +7,7 @@ nothing of what was done to the workspace. Each line of :class:`Broken` begins w
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from catchment.core.account import Account
@@ -19,6 +17,7 @@ from catchment.core.ledger import Ledger, Snapshot
 from catchment.core.provenance import NAME, dumps, read_all
 from catchment.core.store import Store
 from catchment.core.workspace import Workspace
+from tests.meanwhile import meanwhile
 
 RECENT = 3  # snapshots whose objects are looked at each time; of the others one by one
 
@@ -132,27 +131,14 @@ class Observer:
             found = section["aggregate"], section["number"], section["location"]
             promise(found in known, "I5", f"{found} has a seal and no row")
 
-    @contextmanager
-    def always(self) -> Iterator[None]:
-        """Look again and again while the block goes on, as the readers of a busy day."""
-        done, wrong = threading.Event(), []
+    def always(self) -> AbstractContextManager[None]:
+        """Look again and again while a block goes on, as the readers of a busy day."""
 
-        def watch() -> None:
-            while not done.wait(0.02) and not wrong:
-                try:
-                    self.look()
-                except CatchmentError as error:
-                    if error.exit_code == 6:
-                        wrong.append(error)
-                except BaseException as error:  # noqa: BLE001 - raised below
-                    wrong.append(error)
+        def look() -> None:
+            try:
+                self.look()
+            except CatchmentError as error:
+                if error.exit_code == 6:
+                    raise
 
-        thread = threading.Thread(target=watch)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-        if wrong:
-            raise wrong[0]
+        return meanwhile(look, 0.02)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from starlette.testclient import TestClient
@@ -12,6 +10,7 @@ from starlette.testclient import TestClient
 from catchment.core.errors import Unavailable
 from catchment.testing.web import serving
 from catchment.web.app import create_app
+from tests.collecting import collecting
 from tests.web.serving import make_workspace
 
 
@@ -67,48 +66,30 @@ def test_no_name_of_anybody_is_a_label(workspace, quiet):
     assert b"/uploads/{transaction}" in generate_latest(counted)
 
 
-class Collector(BaseHTTPRequestHandler):
-    def do_POST(self):
-        self.server.got.append(self.rfile.read(int(self.headers["content-length"])))
-        self.server.came.set()
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def collector():
-    server = HTTPServer(("127.0.0.1", 0), Collector)
-    server.got, server.came = [], threading.Event()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with collecting() as server:
+        yield server
 
 
 def test_traces_go_to_the_collector_that_is_named(workspace, collector, monkeypatch):
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http.trace_exporter")
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-    url = f"http://127.0.0.1:{collector.server_port}"
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     with TestClient(create_app(workspace, process=False)) as client:
         parent = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
         client.get("/uploads/secret-transaction", headers=parent)
         assert collector.came.wait(20)
-    told = ExportTraceServiceRequest.FromString(collector.got[0])
+    told = ExportTraceServiceRequest.FromString(collector.got[0][1])
     (span,) = told.resource_spans[0].scope_spans[0].spans
     assert span.name == "GET /uploads/{transaction}"
     assert span.trace_id.hex() == trace
     attributes = {a.key: a.value for a in span.attributes}
     assert attributes["http.response.status_code"].int_value == 401
-    assert b"secret-transaction" not in collector.got[0]
+    assert b"secret-transaction" not in collector.got[0][1]
 
 
 def test_nothing_is_traced_without_a_collector(workspace, monkeypatch):

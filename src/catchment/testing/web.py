@@ -1,7 +1,8 @@
-"""A served workspace for tests and benchmarks: an application behind a real HTTP server."""
+"""Real HTTP servers for tests and benchmarks, each on a free port in a thread."""
 
 from __future__ import annotations
 
+import socketserver
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,19 @@ from typing import Any
 from catchment.core.errors import Unavailable
 
 _PATIENCE = 30.0  # seconds
+
+
+@contextmanager
+def listening(server: socketserver.TCPServer) -> Iterator[str]:
+    """Let a server of the standard library serve on loopback; gives its URL, closes it after."""
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
+from shutil import copyfile
 
 import duckdb
 import pyarrow as pa
@@ -25,6 +26,8 @@ from catchment.testing.fhir import FhirServer
 from catchment.testing.studies import make_uploads, parquet
 
 FOLDER = Path("demo")
+SHARED = Path(__file__).parents[2] / "shared" / "data"  # sample data, where it is
+SAMPLE = SHARED / "studies" / "count_synthea_patient.parquet"
 WHERE = ("--workspace", str(FOLDER))
 SETTINGS = """\
 [workspace]
@@ -88,6 +91,8 @@ def study() -> int:
     for site, path in uploads.items():
         (arrived / site / "000").mkdir(parents=True, exist_ok=True)
         path.rename(arrived / site / "000" / path.name)
+        if SAMPLE.exists():  # a cube as the public system makes it
+            copyfile(SAMPLE, arrived / site / "000" / "core__count_synthea.cube.parquet")
     text = pa.table({"cnt": ["many"], "gender": ["female"]})
     (arrived / "seattle" / "000" / "core__count_text.cube.parquet").write_bytes(parquet(text))
     worst = catchment(*WHERE, "studies", "process")
@@ -138,7 +143,7 @@ def imaging() -> int:
 
 def scans() -> list[Path]:
     """The folders of two providers of DICOM."""
-    shared = Path(__file__).parents[2] / "shared" / "data" / "imaging"
+    shared = SHARED / "imaging"
     folders = [shared / "kaiko-ai_spark-dicom", shared / "neurolabusc_dcm_qa_uih"]
     if all(folder.is_dir() for folder in folders):
         return folders

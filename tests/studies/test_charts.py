@@ -68,6 +68,17 @@ def test_a_stratifier_splits(mock):
     ]
 
 
+@pytest.mark.parametrize("name", ["catchment rollup", "Catchment Rollup", "it's [a] b=1"])
+def test_columns_and_folders_may_be_called_anything(tmp_path, name):
+    (folder := tmp_path / "f=1 [x]* it's").mkdir()
+    table = pa.table({"cnt": [5, 3], name: ["x", None], "site": pa.nulls(2, pa.string())})
+    pq.write_table(table, folder / "cube.parquet")
+    held = Chartable(folder / "cube.parquet")
+    assert held.columns == [name, "site"]
+    answer = held.chart(name, None, parse([]), sites=1)
+    assert answer["data"] == [{"rows": [["x", 5]]}]
+
+
 VALUES = [
     "O'Brien",
     "100%",

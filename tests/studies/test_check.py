@@ -39,6 +39,7 @@ BAD = {
     "cube-columns": refused(cnt=[1]),
     "cube-columns ": refused(n=[1], sex=["f"]),
     "cube-site-column": refused(cnt=[1], site=["b"]),
+    "cube-site-column ": refused(cnt=[1], Site=["b"]),
     "cube-index-column": refused(cnt=[1], sex=["f"], __index_level_0__=[0]),
     "cube-count-type": refused(cnt=["60"], sex=["f"]),
     "cube-count-type ": refused(cnt=[5.9], sex=["f"]),
@@ -48,9 +49,13 @@ BAD = {
     "cube-count-range ": refused(cnt=[10**15 + 1], sex=["f"]),
     "cube-count-range  ": refused(cnt=pa.array([2**64 - 1], pa.uint64()), sex=["f"]),
     "cube-nan": refused(cnt=[1], x=[float("nan")]),
+    "cube-nan ": refused(cnt=[1, 2], x=[None, float("inf")]),
+    "cube-date-range": refused(cnt=[1], x=pa.array([2932897], pa.int32()).cast(pa.date32())),
+    "cube-date-range ": refused(cnt=[1], x=pa.array([-(2**62)]).cast(pa.timestamp("us"))),
     "cube-column-type": refused(cnt=[1], x=[[1, 2]]),
     "cube-column-type ": refused(cnt=[1], x=pa.array([2**64 - 1], pa.uint64())),
     "cube-column-type  ": refused(cnt=[1], x=[b"bytes"]),
+    "cube-column-type   ": refused(cnt=[1], x=pa.array([b"x"]).dictionary_encode()),
     "cube-long-value": refused(cnt=[1], x=["x" * 5000]),
     "cube-duplicate-keys": refused(cnt=[1, 2], sex=["f", "f"]),
     "cube-duplicate-keys ": refused(cnt=[1, 2], x=[0.0, -0.0]),
@@ -137,6 +142,48 @@ def test_periods_are_read_however_dates_are_written(space):
     assert found == dict.fromkeys("abcd", ("2020-01-05", "2021-02-03")) | {"e": ("", "")}
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        *([1], {"a": 1}, 10**12, -(10**7), 1.5, float("nan"), True, b"2020-01-01", "<script>"),
+        *(pa.scalar(2**62, pa.timestamp("us")), pa.scalar(2**31 - 1, pa.date32())),
+    ],
+)
+def test_periods_are_of_dates_only(space, value):
+    scalar = value if isinstance(value, pa.Scalar) else pa.scalar(value)
+    column = pa.array([value.value if scalar is value else value], scalar.type)
+    content = to_parquet(pa.table({"min_date": column, "max_date": column}))
+    done = send(space, "a", content, name="core__meta_date.meta.parquet")
+    assert codes(done) == ["meta-date-values"]
+    assert library.periods(space) == []
+
+
+def test_flat_tables_may_have_columns_of_any_type(space):
+    flat = pa.table({
+        "list": [[1], [1], [2]], "struct": [{"a": 1}, {"a": 2}, None], "none": pa.nulls(3),
+        "text": pa.array(["x", "y", "x"]).dictionary_encode(),
+    })  # fmt: skip
+    done = send(space, "a", to_parquet(flat), name="core__q.flat.parquet")
+    assert codes(done) == []
+    (one,) = library.packages(space)
+    assert {n: c.distinct for n, c in one.columns.items()} == {
+        "list": 2, "struct": 2, "none": 0, "text": 2,
+    }  # fmt: skip
+
+
+def test_numbers_of_a_manifest_that_json_has_not_are_text(space):
+    manifest = study_zip("core", {"count": CUBE}, manifest="a = inf\nb = [nan, -inf]\nc = 1.5")
+    assert codes(send(space, "a", manifest)) == []
+    (one,) = library.manifests(space)
+    assert one.content == {"a": "Infinity", "b": ["NaN", "-Infinity"], "c": 1.5}
+
+
+def test_a_folder_that_is_called_like_a_partition_adds_no_column(tmp_path):
+    with workspace(tmp_path / "sex=f") as space:
+        assert codes(send_cube(space, "a", CUBE)) == []
+        assert published(space) == model({"a": CUBE})
+
+
 def test_the_first_manifest_counts_and_a_conflict_is_told(space):
     def manifest(text):
         return study_zip("core", {"count": CUBE}, manifest=text)
@@ -194,9 +241,6 @@ def test_two_readers_must_see_the_same(tmp_path, monkeypatch):
 
     import duckdb
 
-    monkeypatch.setattr(
-        duckdb.DuckDBPyConnection, "read_parquet", lambda *_: Other(), raising=False
-    )
     real = duckdb.connect
 
     class Connection:
@@ -206,7 +250,7 @@ def test_two_readers_must_see_the_same(tmp_path, monkeypatch):
         def __getattr__(self, name):
             return getattr(self.real, name)
 
-        def read_parquet(self, _):
+        def read_parquet(self, *_, **__):
             return Other()
 
     monkeypatch.setattr(duckdb, "connect", Connection)

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catchment.core.store import open_store
-from catchment.studies import blocks, check, coded
+from catchment.studies import assembly, blocks, capability, check, coded, library, values
+from catchment.studies.marks import NAMES
 from catchment.studies.merge import Merged, Policy, merge, unified
 from catchment.studies.model import Kind, Part
 from catchment.testing.studies import cube, make_people, parquet, wide_cube
@@ -218,8 +219,6 @@ def test_a_package_that_becomes_open_gets_its_text(tmp_path):
     with workspace(tmp_path, **{"studies.core.min_cell": 5}) as space:
         send_cube(space, "a", CUBE)
     with workspace(tmp_path) as space:
-        from catchment.studies import capability
-
         capability.run(space, "core")
         assert published(space) == model({"a": CUBE})
         text = list(csv.reader(io.StringIO(space.store.read(package(space).csv.key).decode())))
@@ -228,9 +227,9 @@ def test_a_package_that_becomes_open_gets_its_text(tmp_path):
 
 def test_counts_near_the_limit_do_not_run_over():
     store = open_store("memory://large")
-    most = table((check.MAX_COUNT, None, None), (1, "f", None))
+    most = table((values.MAX_COUNT, None, None), (1, "f", None))
     made = merge(store, PLACE, [part(store, s, most) for s in ("a", "b", "c")], OPEN)
-    assert made.total == 3 * check.MAX_COUNT
+    assert made.total == 3 * values.MAX_COUNT
     assert coded.order(
         *map(__import__("numpy").array, ([1 << 61, 5, 1 << 61], [1, 0, 0]))
     ).tolist() == [2, 0, 1]
@@ -248,7 +247,7 @@ def test_what_is_below_the_smallest_cell_is_not_released(tmp_path):
     with workspace(tmp_path, **{"studies.core.min_cell": 11}) as space:
         people = make_people(1, 60)
         send_cube(space, "a", cube(people))
-        (one,) = __import__("catchment.studies.library", fromlist=["x"]).packages(space)
+        (one,) = library.packages(space)
         seen = read(space, one.key)
         assert one.min_cell == 11
         assert one.released.key != one.merged.key
@@ -256,7 +255,27 @@ def test_what_is_below_the_smallest_cell_is_not_released(tmp_path):
         assert min(read(space, one.merged.key)["cnt"].to_pylist()) < 11
         text = list(csv.reader(io.StringIO(space.store.read(one.csv.key).decode())))
         assert len(text) == seen.num_rows + 1
-        assert read(space, one.marks.key).num_rows == seen.num_rows
+        marks = read(space, one.marks.key)
+        assert text[0] == [*seen.column_names, *NAMES]
+        assert [row[-4:] for row in text[1:]] == [
+            [str(flag).lower(), *map(str, numbers)]
+            for flag, *numbers in zip(*marks.to_pydict().values(), strict=True)
+        ]
+        assert [row[0] == "" for row in text[1:]] == marks["suppressed"].to_pylist()
+
+
+def test_another_smallest_cell_merges_nothing_again(tmp_path, monkeypatch):
+    for size in (5, 11, 5):
+        with workspace(tmp_path, **{"studies.core.min_cell": size}) as space:
+            if size == 5 and not library.packages(space):
+                send_cube(space, "a", cube(make_people(1, 60)))
+                merged = package(space).merged
+                monkeypatch.setattr(assembly.Work, "read", None)  # it would be called to merge
+            capability.run(space, "core")
+            assert package(space).merged == merged
+            assert package(space).min_cell == size
+            shown = [n for n in read(space, package(space).key)["cnt"].to_pylist() if n is not None]
+            assert min(n for n in shown if n) >= size
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the shared sample data is not here")

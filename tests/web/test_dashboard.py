@@ -16,10 +16,12 @@ from starlette.testclient import TestClient
 
 from catchment.core.errors import Conflict, Invalid, NotFound
 from catchment.core.ledger.keys import Keys, scopes
+from catchment.testing.studies import study_zip
 from catchment.web.app import create_app
 from tests.studies import studying
 
 NAMES = ("sex", "race")
+MARKED = ("suppressed", "suppressed_")  # names that a site may use as well
 CUBE = studying.table(
     (60, None, None),
     (40, "f", None),
@@ -250,6 +252,29 @@ def test_suppressed_cells_are_marked_on_every_way_out(tmp_path):
         lines = client.get("/from-parquet/", params=asked).text.splitlines()
         assert lines[0].endswith(",suppressed,sites_reported,sites_suppressed,sites_absent")
         assert lines[-1].endswith(",True,1,1,0")
+
+
+def test_marks_of_rows_have_names_of_their_own(tmp_path):
+    with studying.workspace(tmp_path) as space:
+        studying.send_cube(
+            space, "ucd", studying.table((5, None, None), (2, "a", "b"), names=MARKED)
+        )
+        Keys(space.ledger).add("every", "t", [], [])
+        client = TestClient(create_app(space, process=False), headers={"x-api-key": "t"})
+        asked = {"s3_path": client.get("/aggregates").json()[0], "marks": True, "type": "json"}
+        rows = client.get("/from-parquet/", params=asked).json()
+        assert [row["suppressed__"] for row in rows] == [False] * 4
+        assert [tuple(row[name] for name in MARKED) for row in rows[2:]] == [("a", "b")] * 2
+
+
+def test_a_manifest_may_hold_numbers_that_json_has_not(tmp_path):
+    with studying.workspace(tmp_path) as space:
+        manifest = study_zip("core", {"count": CUBE}, manifest="a = inf\nb = nan")
+        studying.send(space, "ucd", manifest)
+        Keys(space.ledger).add("every", "t", [], [])
+        client = TestClient(create_app(space, process=False), headers={"x-api-key": "t"})
+        told = client.get("/studies/core/versions/@latest").raise_for_status().json()
+        assert told["manifest"] == {"a": "Infinity", "b": "NaN"}
 
 
 def test_marks_tell_how_many_sites_are_in_a_cell(tmp_path):

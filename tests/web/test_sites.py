@@ -797,6 +797,28 @@ def test_what_another_worker_has_claimed_is_left_to_it(quiet):
     worker._pool.shutdown()
 
 
+def test_what_two_threads_see_at_once_is_processed_once(quiet, monkeypatch):
+    """One looks at intervals, the other when the bucket tells."""
+    arrived(quiet)
+    claim, processed = Uploads.claim, []
+
+    def slow(*arguments):
+        time.sleep(0.2)
+        return claim(*arguments)
+
+    monkeypatch.setattr(Uploads, "claim", slow)
+    monkeypatch.setattr(arrivals, "process", lambda *one: processed.append(one) or time.sleep(1))
+    worker = arrivals.Worker(quiet.workspace)
+    threads = [threading.Thread(target=worker.look) for _ in range(2)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    worker._pool.shutdown()
+    assert len(processed) == 1
+    assert worker._busy == {}
+
+
 # --- S3 -------------------------------------------------------------------------------------
 
 

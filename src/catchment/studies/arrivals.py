@@ -80,11 +80,10 @@ class Worker:
                 forms.look(self._workspace.store, self._uploads, file)
         for file in self._uploads.files(FileState.ARRIVED):
             place = (file.upload, file.key)
-            with self._lock:
+            with self._lock:  # two threads look: at intervals, and when the bucket tells
                 mine = place in self._busy
-            if not self._uploads.claim(file, self._name) or mine:
-                continue
-            with self._lock:
+                if not self._uploads.claim(file, self._name) or mine:
+                    continue
                 self._busy[place] = file
             self._pool.submit(self._process, file)
 

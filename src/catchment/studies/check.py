@@ -12,25 +12,21 @@ import shutil
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from catchment.core.errors import Invalid, NotFound
 from catchment.core.names import shown
 from catchment.core.store import Store
-from catchment.studies import parquet
-from catchment.studies.model import COUNT, NONE, SITE, Kind, Problem
+from catchment.studies import parquet, values
+from catchment.studies.model import COUNT, SITE, Kind, Problem
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMAT = 2  # of parts and facts: another one makes them anew
-MAX_COUNT = 10**15  # so that no sum over sites can leave 64 bits
-CATEGORIES = 1000  # values of a column that the facts remember
-LONGEST = 4096  # bytes of a category
 TOML_BYTES = 4 << 20
 
 
@@ -89,14 +85,6 @@ class Checked:
     problems: tuple[Problem, ...] = ()
 
 
-class Refused(Exception):
-    """The member cannot be accepted."""
-
-    def __init__(self, code: str, message: str, hint: str) -> None:
-        super().__init__(code)
-        self.problem = Problem(code, message, hint)
-
-
 def check(  # noqa: PLR0917 - what a member is; it travels as arguments of a task
     store: Store,
     key: str,
@@ -129,7 +117,7 @@ def check(  # noqa: PLR0917 - what a member is; it travels as arguments of a tas
                     facts = _cube(store, path, f"{name}.parquet", limits, site, text=text)
                 else:
                     facts = _plain(path, package, kind, limits)
-    except Refused as refused:
+    except values.Refused as refused:
         return Checked(None, (refused.problem,))
     data = json.dumps(facts.to_json(), separators=(",", ":")).encode()
     store.put(f"{name}.json", data, mode="overwrite")
@@ -172,23 +160,23 @@ def _cube(store: Store, path: Path, part: str, limits: Limits, site: str, *, tex
     table = _read(path, limits)
     names = [name for name in table.column_names if name != COUNT]
     if COUNT not in table.column_names or not names:
-        raise Refused(
+        raise values.Refused(
             "cube-columns",
             f"expected a column {COUNT} and at least one more, got {_few(table.column_names)}",
             "send the cube as the library writes it",
         )
-    if SITE in table.column_names:
-        raise Refused(
+    if SITE in {name.casefold() for name in names}:  # SQL does not tell the case of names
+        raise values.Refused(
             "cube-site-column",
-            f"expected no column {SITE}: the merge adds it",
+            f"expected no column {SITE}, in no case of letters: the merge adds it",
             "leave the column out, or give it another name",
         )
     if not table.num_rows:
-        raise Refused(
+        raise values.Refused(
             "cube-empty", "expected at least one row, got none", "send the cube when it has rows"
         )
-    counts = _counts(table[COUNT]).to_numpy()
-    columns = {name: _column(name, table[name]) for name in names}
+    counts = values.counts(table[COUNT]).to_numpy()
+    columns = {name: values.column(name, table[name]) for name in names}
     kinds = {name: str(column.type) for name, column in columns.items()}
     stored = coded.plain(kinds)
     encoded = {
@@ -200,7 +188,7 @@ def _cube(store: Store, path: Path, part: str, limits: Limits, site: str, *, tex
     by_key = np.argsort(keys, kind="stable")
     again = int(np.count_nonzero(np.diff(keys[by_key]) == 0))
     if again:
-        raise Refused(
+        raise values.Refused(
             "cube-duplicate-keys",
             f"expected each combination of categories once, got {again:,} of {len(keys):,} rows "
             "again",
@@ -212,7 +200,7 @@ def _cube(store: Store, path: Path, part: str, limits: Limits, site: str, *, tex
         rows=len(counts),
         total=int(counts.max()),
         columns=kinds,
-        categories={name: _categories(values) for name, values in rows.values.items()},
+        categories={n: values.categories(found) for n, found in rows.values.items()},
         part=part,
         part_digest=digest,
         part_size=size,
@@ -225,22 +213,30 @@ def _chunks(column: Any) -> list[Any]:
 
 def _plain(path: Path, package: str, kind: Kind, limits: Limits) -> Facts:
     """A table that is not merged: it must be readable, and a ``meta_date`` must tell its dates."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     table = _read(path, limits)
     columns = {name: str(table.schema.field(name).type) for name in table.column_names}
     content: dict[str, Any] = {}
     if kind is Kind.FLAT:
-        content = {"distinct": {n: pc.count_distinct(table[n]).as_py() for n in columns}}
+        content = {"distinct": {n: values.distinct(table[n]) for n in columns}}
     if kind is Kind.META and package == "meta_date":
         if not {"min_date", "max_date"} <= columns.keys():
-            raise Refused(
+            raise values.Refused(
                 "meta-date-columns",
                 f"expected columns min_date and max_date, got {_few(columns)}",
                 "export the study again with its meta_date table",
             )
-        low, high = pc.min(table["min_date"]).as_py(), pc.max(table["max_date"]).as_py()
-        content = {"earliest_date": _day(low), "latest_date": _day(high)}
+        try:
+            low, high = pc.min(table["min_date"]).as_py(), pc.max(table["max_date"]).as_py()
+            content = {"earliest_date": values.day(low), "latest_date": values.day(high)}
+        except (pa.ArrowException, ValueError, OverflowError):
+            raise values.Refused(
+                "meta-date-values",
+                "expected dates in min_date and max_date, got something else",
+                "write them as dates, times, days since 1970 or text as 2024-01-31",
+            ) from None
     return Facts(rows=table.num_rows, columns=columns, content=content)
 
 
@@ -249,9 +245,10 @@ def _manifest(store: Store, key: str) -> Facts:
     try:
         if len(data) > TOML_BYTES:
             raise ValueError(f"more than {TOML_BYTES:,} bytes")
-        content = json.loads(json.dumps(tomllib.loads(data.decode("utf-8")), default=str))
+        told = json.dumps(tomllib.loads(data.decode("utf-8")), default=str)
+        content = json.loads(told, parse_constant=str)  # JSON has no numbers inf and nan
     except (ValueError, RecursionError) as error:
-        raise Refused(
+        raise values.Refused(
             "manifest-unreadable",
             f"expected TOML, got something else ({type(error).__name__})",
             "look at manifest.toml with a TOML editor",
@@ -263,108 +260,7 @@ def _read(path: Path, limits: Limits) -> pa.Table:
     try:
         return parquet.read(path, limits.rows, limits.columns, limits.decoded)
     except Invalid as error:
-        raise Refused(error.kind, error.message, error.hint) from None
-
-
-def _counts(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if not pa.types.is_integer(column.type):
-        raise Refused(
-            "cube-count-type",
-            f"expected whole numbers in {COUNT}, got {column.type}",
-            f"export {COUNT} as an integer",
-        )
-    if column.null_count:
-        raise Refused(
-            "cube-count-null",
-            f"expected a count in each row, got {column.null_count} without",
-            "leave rows without a count out",
-        )
-    bounds = pc.min_max(column).as_py()
-    if bounds["min"] < 0 or bounds["max"] > MAX_COUNT:
-        raise Refused(
-            "cube-count-range",
-            f"expected counts of 0 to {MAX_COUNT:,}, got others",
-            "look at the query that counts",
-        )
-    return column.cast(pa.int64())
-
-
-def _column(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column with its plain type, or why it has none."""
-    import pyarrow as pa
-
-    if name.startswith("__index_level_"):
-        raise Refused(
-            "cube-index-column",
-            "expected data columns only, got the index of a data frame",
-            "write the file with index=False",
-        )
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return _text(name, column.cast(pa.string()))
-    if pa.types.is_floating(kind):
-        return _floats(name, column.cast(pa.float64()))
-    with suppress(pa.ArrowInvalid):
-        if pa.types.is_integer(kind):
-            return column.cast(pa.int64())
-        if pa.types.is_timestamp(kind):
-            plain = column.cast(pa.timestamp("us", tz=kind.tz))
-            return plain.cast(pa.timestamp("us"))  # in UTC
-        if pa.types.is_date(kind):
-            return column.cast(pa.date32())
-    if pa.types.is_boolean(kind) or pa.types.is_null(kind):
-        return column
-    raise Refused(
-        "cube-column-type",
-        f"column {shown(name)}: expected text, numbers, booleans, dates or times, got {kind}",
-        "convert the column before it is exported",
-    )
-
-
-def _text(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    import pyarrow.compute as pc
-
-    if (pc.max(pc.binary_length(column)).as_py() or 0) > LONGEST:
-        raise Refused(
-            "cube-long-value",
-            f"column {shown(name)}: expected values of at most {LONGEST:,} bytes, got longer ones",
-            "send categories, not free text",
-        )
-    return column
-
-
-def _floats(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    import pyarrow.compute as pc
-
-    if pc.any(pc.is_nan(column)).as_py():
-        raise Refused(
-            "cube-nan",
-            f"column {shown(name)}: expected numbers or NULL, got NaN",
-            f"write missing values as NULL (rolled up) or as {NONE}",
-        )
-    return pc.add(column, 0.0)  # -0.0 is 0.0
-
-
-def _categories(values: pa.Array) -> dict[str, Any]:
-    import pyarrow as pa
-
-    known: dict[str, Any] = {"distinct": len(values)}
-    if len(values) <= CATEGORIES:
-        known["values"] = sorted(values.cast(pa.string()).to_pylist())
-    return known
-
-
-def _day(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, int):  # as some engines write dates
-        return (date(1970, 1, 1) + timedelta(days=value)).isoformat()
-    return value[:10] if isinstance(value, str) else value.isoformat()[:10]
+        raise values.Refused(error.kind, error.message, error.hint) from None
 
 
 def _few(names: Sequence[str] | Mapping[str, Any]) -> str:

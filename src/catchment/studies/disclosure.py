@@ -28,8 +28,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catchment.core.errors import Invalid
-from catchment.studies.lattice import Codes, Flags, Indices, Ints, Lattice, build, encode
+from catchment.studies.lattice import (
+    Codes,
+    Flags,
+    Indices,
+    Ints,
+    Lattice,
+    build,
+    encode,
+    joined,
+    steps,
+)
 from catchment.studies.marks import Sites
+from catchment.studies.memory import give_back
+from catchment.studies.missing import Held, add_missing
 from catchment.studies.nullspace import Equations, determined
 from catchment.studies.witness import Witness
 
@@ -39,8 +51,6 @@ MIN_CELL = 11  # as the Centers for Medicare and Medicaid Services ask
 
 _MANY = 20_000  # hidden cells: of more, a witness is looked for at once
 _PROVEN = 1_000_000  # cells: of more, a witness takes too much memory
-_STEP = 1 << 19  # relations that are looked at at once
-_FEW = 8  # values that may be missing in a relation for one to be worth a look
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,36 +105,36 @@ def release(
     del table
     pa.default_memory_pool().release_unused()
     # 1 more: a value that is listed nowhere
-    held = _Held(build(counts, codes, tuple(size + 1 for size in sizes)))
-    marks = None if site is None else Sites.of_lattice(held.lattice, site, sites)
+    held = Held(build(counts, codes, tuple(size + 1 for size in sizes)))
     hidden = (counts > 0) & (counts < min_cell)
-    if min_sites > 1 and marks is not None:
-        hidden |= marks.everywhere() < min_sites
+    if min_sites > 1 and site is not None:
+        known = Sites.of_lattice(held.lattice, site, sites, len(hidden))
+        hidden |= known.everywhere() < min_sites
+        del known
+    del counts, codes  # the lattice has them
     if hidden.any() or min_cell > 1:
         hidden = close(held, hidden, min_cell, site)
+    lattice = held.lattice
     del held
+    marks = None if site is None else Sites.of_lattice(lattice, site, sites, len(hidden))
+    codes = lattice.codes[: len(hidden)]
+    del lattice
     return _shown(read(), codes, hidden, marks)
 
 
-class _Held:
-    """A lattice that whoever is given this may let go, for it takes much memory."""
-
-    def __init__(self, lattice: Lattice) -> None:
-        self.lattice = lattice
-
-
-def close(held: _Held, hidden: Flags, min_cell: int, site: int | None = None) -> Flags:
+def close(held: Held, hidden: Flags, min_cell: int, site: int | None = None) -> Flags:
     """The cells not to show, so that neither these nor what is missing can be found out."""
     if not len(held.lattice.parents):
         return hidden
     cells = len(held.lattice.counts)
-    _add_missing(held, site)
+    add_missing(held, site)
     lattice = held.lattice.without_keys()
     del held.lattice
     unknown = np.ones(len(lattice.counts), bool)
     unknown[:cells] = hidden
     sums = _Sums(lattice)
     fresh = np.flatnonzero(unknown)
+    held.lattice = lattice
     while True:
         _peel(lattice, unknown, fresh, min_cell)
         fresh, known = sums.unfix(unknown)
@@ -139,79 +149,92 @@ def _peel(lattice: Lattice, unknown: Flags, fresh: Ints, min_cell: int) -> None:
     """Rules 1 and 2: add to the unknown cells until every relation of theirs keeps its secret."""
     counts, rest, parents = lattice.counts, lattice.rest, lattice.parents
     adds_up = rest >= 0
-    many, total = _tally(lattice, unknown)
+    many, total = _many(lattice, unknown), _total(lattice, unknown)
     look = np.flatnonzero(((many > 0) | (rest > 0)) & adds_up).astype(np.int32)
     while True:
-        weak = [look[:0]]
-        for start in range(0, len(look), _STEP):
-            some = look[start : start + _STEP]
+        new = [_equals(lattice, unknown, fresh)]
+        for step in steps(len(look)):
+            some = look[step]
             open_parts = many[some] + (rest[some] > 0)
             lone = (open_parts == 1) & ((many[some] == 1) | (rest[some] < min_cell))
             remains = total[some] + rest[some]
             thin = ~unknown[parents[some]] & (remains > 0) & (remains < min_cell)
-            weak.append(some[lone | thin])
-        new = np.union1d(
-            _smallest(lattice, unknown, np.concatenate(weak)), _equals(lattice, unknown, fresh)
-        )
-        if not len(new):
+            new.append(_smallest(lattice, unknown, some[lone | thin]))
+        fresh = np.unique(np.concatenate(new))
+        if not len(fresh):
             return
-        unknown[new] = True
-        fresh = new
-        touched = lattice.relation[new]
-        np.add.at(many, touched[touched >= 0], 1)
-        child = (touched >= 0) & (lattice.codes[new] > 0)
-        amounts = np.broadcast_to(counts[new][:, None], touched.shape)
-        np.add.at(total, touched[child], amounts[child].astype(total.dtype))
-        look = np.unique(touched[touched >= 0])
+        unknown[fresh] = True
+        looks = [look[:0]]
+        for step in steps(len(fresh)):
+            cells = fresh[step]
+            touched = lattice.relation[cells]
+            np.add.at(many, touched[touched >= 0], 1)
+            child = (touched >= 0) & (lattice.codes[cells] > 0)
+            amounts = np.broadcast_to(counts[cells][:, None], touched.shape)
+            np.add.at(total, touched[child], amounts[child].astype(total.dtype))
+            looks.append(np.unique(touched[touched >= 0]))
+        look = np.unique(np.concatenate(looks))
         look = look[adds_up[look]]
 
 
-def _tally(lattice: Lattice, unknown: Flags) -> tuple[Indices, Ints | Indices]:
-    """Of each relation: how many of its cells are unknown, and what its unknown children sum to."""
+def _many(lattice: Lattice, unknown: Flags) -> Indices:
+    """Of each relation, how many of its cells are unknown."""
     many = unknown[lattice.parents].astype(np.int32)
-    total = np.zeros(len(many), lattice.rest.dtype)
-    for start in range(0, len(many), _STEP):
-        stop = min(start + _STEP, len(many))
-        first, last = lattice.starts[start], lattice.starts[stop]
-        children, starts = lattice.children[first:last], lattice.starts[start:stop] - first
-        mine = unknown[children]
-        many[start:stop] += np.add.reduceat(mine.astype(np.int32), starts)
-        sums = np.add.reduceat(lattice.counts[children] * mine, starts)
-        total[start:stop] = np.minimum(sums, np.iinfo(total.dtype).max // 2)
-    return many, total
+    for some in steps(len(many)):
+        first, last = lattice.starts[some.start], lattice.starts[some.stop]
+        mine = unknown[lattice.children[first:last]].astype(np.int32)
+        many[some] += np.add.reduceat(mine, lattice.starts[some] - first)
+    return many
+
+
+def _total(lattice: Lattice, unknown: Flags) -> Ints | Indices:
+    """Of each relation, what its unknown children sum to."""
+    total = np.empty(len(lattice.parents), lattice.rest.dtype)
+    most = np.iinfo(total.dtype).max // 2
+    for some in steps(len(total)):
+        first, last = lattice.starts[some.start], lattice.starts[some.stop]
+        children = lattice.children[first:last]
+        mine = lattice.counts[children] * unknown[children]
+        total[some] = np.minimum(np.add.reduceat(mine, lattice.starts[some] - first), most)
+    return total
 
 
 def _smallest(lattice: Lattice, unknown: Flags, relations: Ints | Indices) -> Ints:
     """The smallest shown cell of each relation: a child if there is one, or else the parent."""
-    owner, children = lattice.members(relations)
-    shown = ~unknown[children] & (lattice.counts[children] > 0)
-    owner, children = owner[shown], children[shown]
-    first = np.flatnonzero(np.diff(owner, prepend=-1))
-    without = np.ones(len(relations), bool)
-    without[owner[first]] = False
-    above = lattice.parents[relations[without]]
-    shown = ~unknown[above] & (lattice.counts[above] > 0)
-    return np.concatenate([children[first], above[shown]])
+    found = [np.zeros(0, np.int64)]
+    for step in steps(len(relations)):
+        some = relations[step]
+        owner, children = lattice.members(some)
+        shown = ~unknown[children] & (lattice.counts[children] > 0)
+        owner, children = owner[shown], children[shown]
+        first = np.flatnonzero(np.diff(owner, prepend=-1))
+        without = np.ones(len(some), bool)
+        without[owner[first]] = False
+        above = lattice.parents[some[without]]
+        shown = ~unknown[above] & (lattice.counts[above] > 0)
+        found.append(np.concatenate([children[first], above[shown]]).astype(np.int64))
+    return np.concatenate(found)
 
 
 def _equals(lattice: Lattice, unknown: Flags, fresh: Ints) -> Ints:
     """Shown cells that must equal these, where sums do not add up: a parent, or a child."""
-    touched = lattice.relation[fresh]
-    loose = (touched >= 0) & (lattice.rest[touched] < 0)
-    cells, columns = np.nonzero(loose)
-    relations = touched[cells, columns]
-    cells = fresh[cells]
-    below = lattice.codes[cells, columns] > 0
-    above = lattice.parents[relations[below]]
-    owner, children = lattice.members(relations[~below])
-    of = cells[~below][owner]
-    found = np.concatenate(
-        [
+    found = [np.zeros(0, np.int64)]
+    for step in steps(len(fresh)):
+        touched = lattice.relation[fresh[step]]
+        loose = (touched >= 0) & (lattice.rest[touched] < 0)
+        cells, columns = np.nonzero(loose)
+        relations = touched[cells, columns]
+        cells = fresh[step][cells]
+        below = lattice.codes[cells, columns] > 0
+        above = lattice.parents[relations[below]]
+        owner, children = lattice.members(relations[~below])
+        of = cells[~below][owner]
+        found += [
             above[lattice.counts[above] == lattice.counts[cells[below]]],
             children[lattice.counts[children] == lattice.counts[of]],
         ]
-    )
-    return np.unique(found[~unknown[found]])
+    every = np.concatenate(found)
+    return np.unique(every[~unknown[every]])
 
 
 class _Sums:
@@ -225,13 +248,16 @@ class _Sums:
 
         And whether what they fix is known, not only nearly.
         """
-        names = np.flatnonzero(unknown)
+        many = np.count_nonzero(unknown)
         huge = len(unknown) > _PROVEN
-        if huge or len(names) <= _MANY:
-            equations = _equations(self._lattice, unknown, self._independent)
-            told, exact = determined(equations, self._lattice.counts[names])
+        if huge or many <= _MANY:
+            parts, of, names = _equations(self._lattice, unknown, self._independent)
+            give_back()
+            mine, exact = determined(parts, self._lattice.counts[names])
+            give_back()
             if huge or exact:
-                return _near(self._lattice, unknown, names[told]), exact
+                told = np.flatnonzero(unknown)[mine[of]]
+                return _near(self._lattice, unknown, told), exact
         shown, fixed = self._witness.give_way(unknown)
         return np.union1d(shown, _near(self._lattice, unknown, fixed)), True
 
@@ -244,31 +270,54 @@ class _Sums:
         return Witness(self._lattice)
 
 
-def _equations(lattice: Lattice, unknown: Flags, independent: Flags) -> Equations:
-    """What the sums say of the unknown cells, which are numbered in their order."""
-    place = np.cumsum(unknown, dtype=np.int32) - np.int32(1)
-    many, _ = _tally(lattice, unknown)
-    sums = np.flatnonzero(independent & (many > 0))
-    owner, children = lattice.members(sums)
-    open_ = unknown[children]
-    rows, columns = [owner[open_]], [place[children[open_]]]
-    above = lattice.parents[sums]
-    top = np.flatnonzero(unknown[above])
-    rows.append(top.astype(np.int32))
-    columns.append(place[above[top]])
-    signs = [np.ones(len(rows[0]), np.float32), np.full(len(top), -1, np.float32)]
-    loose = np.flatnonzero((lattice.rest < 0) & unknown[lattice.parents])
-    owner, children = lattice.members(loose)
-    above = lattice.parents[loose][owner]
-    tight = unknown[children] & (lattice.counts[children] == lattice.counts[above])
-    ties = np.arange(int(tight.sum()), dtype=np.int32) + np.int32(len(sums))
-    rows += [ties, ties]
-    columns += [place[children[tight]], place[above[tight]]]
-    signs += [np.ones(len(ties), np.float32), np.full(len(ties), -1, np.float32)]
-    del owner, children, open_, above
-    every = np.concatenate(rows)
-    order = np.argsort(every, kind="stable").astype(np.int32)
-    return Equations(every[order], np.concatenate(columns)[order], np.concatenate(signs)[order])
+def _equations(
+    lattice: Lattice, unknown: Flags, independent: Flags
+) -> tuple[list[Equations], Indices, Ints]:
+    """What the sums say of the unknown cells, those that must be equal taken for one.
+
+    The equations, in parts; of each unknown cell, in order, which unknown it is; of each of these,
+    a cell.
+    """
+    many = _many(lattice, unknown)
+    many[~independent] = 0
+    alone = (many == 2) & unknown[lattice.parents]  # all that a cell has of what is unknown
+    same = np.arange(len(unknown), dtype=np.int32)
+    ones, others = [same[:0]], [same[:0]]
+    for relations, tight in ((np.flatnonzero(alone), False), (_loose(lattice, unknown), True)):
+        for step in steps(len(relations)):
+            owner, children = lattice.members(relations[step])
+            above = lattice.parents[relations[step]][owner]
+            equal = unknown[children]
+            if tight:
+                equal &= lattice.counts[children] == lattice.counts[above]
+            ones.append(children[equal])
+            others.append(above[equal])
+    same = joined(same, np.concatenate(ones), np.concatenate(others))
+    del ones, others
+    names = np.flatnonzero(unknown & (same == np.arange(len(same), dtype=np.int32)))
+    place = np.full(len(same), -1, np.int32)
+    place[names] = np.arange(len(names), dtype=np.int32)
+    place = place[same]
+    parts: list[Equations] = []
+    relations, made = np.flatnonzero((many > 0) & ~alone), 0
+    for step in steps(len(relations)):
+        some = relations[step]
+        owner, children = lattice.members(some)
+        open_ = unknown[children]
+        top = np.flatnonzero(unknown[lattice.parents[some]])
+        rows = np.concatenate([owner[open_], top]) + made
+        columns = place[np.concatenate([children[open_], lattice.parents[some[top]]])]
+        signs = np.ones(len(rows))
+        signs[int(open_.sum()) :] = -1
+        parts.append(Equations.summed(rows, columns, signs, len(names)))
+        made += len(some)
+    del same, many, alone
+    return parts, place[unknown], names
+
+
+def _loose(lattice: Lattice, unknown: Flags) -> Ints:
+    """Relations of unknown cells that do not add up."""
+    return np.flatnonzero((lattice.rest < 0) & unknown[lattice.parents])
 
 
 def _near(lattice: Lattice, unknown: Flags, start: Ints) -> Ints:
@@ -285,76 +334,6 @@ def _near(lattice: Lattice, unknown: Flags, start: Ints) -> Ints:
             break
         cells = wider
     return start[:0]
-
-
-def _add_missing(held: _Held, site: int | None) -> None:
-    """Add a cell for each that is not there, but whose count a single sum would tell."""
-    listed = len(held.lattice.counts)
-    while True:
-        lattice = held.lattice
-        codes, counts = _missing(lattice, np.flatnonzero(lattice.rest > 0), site)
-        if not len(counts):
-            return
-        codes = np.asfortranarray(np.concatenate([lattice.codes, codes]))
-        counts = np.concatenate([lattice.counts, counts])
-        sizes = lattice.sizes
-        del lattice, held.lattice
-        held.lattice = build(counts, codes, sizes, listed=listed, site=site)
-
-
-def _missing(lattice: Lattice, relations: Ints, site: int | None) -> tuple[Indices, Ints]:
-    """The only cell that can be missing in a relation, of those where it is one; its count.
-
-    Where none of the values that are listed can be, it is of one that is listed nowhere.
-    What is missing over all sites is what is missing of some of them: only these are looked at.
-    """
-    lengths = np.diff(lattice.starts)[relations]
-    found_codes, found_counts = [lattice.codes[:0]], [lattice.counts[:0]]
-    splits = lattice.codes[lattice.children[lattice.starts[relations]]]
-    above = lattice.codes[lattice.parents[relations]]
-    own = np.ones(len(relations), bool) if site is None else above[:, site] > 0
-    for column, size in enumerate(lattice.sizes):
-        if column == site:
-            continue
-        here = (splits[:, column] > 0) & (above[:, column] == 0) & (size - lengths <= _FEW) & own
-        chosen = relations[here]
-        owner, children = lattice.members(chosen)
-        there = np.zeros((len(chosen), size), bool)
-        there[owner, lattice.codes[children, column] - 1] = True
-        owner, value = (found.astype(np.int32) for found in np.nonzero(~there))
-        codes = lattice.codes[lattice.parents[chosen[owner]]]
-        codes[:, column] = value + 1
-        can = _possible(lattice, codes, site)
-        last = value + 1 == size
-        some = np.bincount(owner[can & ~last], minlength=len(chosen)) > 0
-        can &= ~(last & some[owner])
-        owner, codes = owner[can], codes[can]
-        only = np.bincount(owner, minlength=len(chosen))[owner] == 1
-        found_codes.append(codes[only])
-        found_counts.append(lattice.rest[chosen[owner[only]]])
-    counts = np.concatenate(found_counts)
-    order = np.argsort(counts, kind="stable")
-    codes, first = np.unique(np.concatenate(found_codes)[order], axis=0, return_index=True)
-    return codes.astype(lattice.codes.dtype), counts[order][first]
-
-
-def _possible(lattice: Lattice, codes: Indices, site: int | None) -> Flags:
-    """Of cells that are not there, whether they can be above 0: no sum is complete without."""
-    can = np.ones(len(codes), bool)
-    for column in range(codes.shape[1]):
-        if column == site:  # the sum over all sites is complete without what one held back
-            continue
-        split = np.flatnonzero(can & (codes[:, column] > 0))
-        above = codes[split]
-        above[:, column] = 0
-        parents = lattice.keys.find(above)
-        there = parents >= 0
-        relations = lattice.relation[parents[there], column]
-        complete = (relations >= 0) & (lattice.rest[relations] == 0)
-        can[split[there]] &= ~complete
-        if not there.all():
-            can[split[~there]] &= _possible(lattice, above[~there], site)
-    return can
 
 
 def _site(cube: pa.Table) -> int | None:

@@ -6,7 +6,7 @@ split it by one more column, its children: what one subtraction can be done with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catchment.core.errors import Invalid
+from catchment.studies.memory import give_back
 
 type Ints = npt.NDArray[np.int64]
 type Indices = npt.NDArray[np.int32]
@@ -25,6 +26,7 @@ type Flags = npt.NDArray[np.bool_]
 _FEW = 1 << 14  # values that two bytes can tell apart, those listed nowhere included
 _SHORT = 1 << 30  # counts that four bytes hold, and their differences
 _ROOM = 1 << 62  # keys are 64 bits wide
+STEP = 1 << 19  # cells or relations that are looked at at once, so that memory stays small
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,7 @@ class Keys:
     """Finds cells by their codes."""
 
     strides: npt.NDArray[np.uint64]
-    own: npt.NDArray[np.uint64]  # the key of each cell
-    keys: npt.NDArray[np.uint64]  # the same, sorted
+    keys: npt.NDArray[np.uint64]  # of all cells, sorted
     order: Indices  # the cell of each key
     codes: Codes
     hashed: bool  # two cells that are not there may then share a key
@@ -44,27 +45,23 @@ class Keys:
 
     def find(self, codes: Codes) -> Indices:
         """The cells that have these codes, -1 for those that do not exist."""
-        return self._find(self.of(codes), lambda: codes)
-
-    def above(self, cells: Indices, column: int) -> Indices:
-        """The cells that these become when they are rolled up over a column; -1: not there."""
-        step = self.codes[cells, column].astype(np.uint64) * self.strides[column]
-
-        def codes() -> Codes:
-            wanted = self.codes[cells]
-            wanted[:, column] = 0
-            return wanted
-
-        return self._find(self.own[cells] - step, codes)
-
-    def _find(self, keys: npt.NDArray[np.uint64], codes: Callable[[], Codes]) -> Indices:
+        keys = self.of(codes)
         places = np.searchsorted(self.keys, keys)
         places[places == len(self.keys)] = 0
         found = self.order[places]
         wrong = self.keys[places] != keys
         if self.hashed:
-            wrong |= (self.codes[found] != codes()).any(axis=1)
+            wrong |= (self.codes[found] != codes).any(axis=1)
         found[wrong] = -1
+        return found
+
+    def above(self, cells: Indices, column: int) -> Indices:
+        """The cells that these become when they are rolled up over a column; -1: not there."""
+        found = np.empty(len(cells), np.int32)
+        for some in steps(len(cells)):
+            wanted = self.codes[cells[some]]
+            wanted[:, column] = 0
+            found[some] = self.find(wanted)
         return found
 
 
@@ -98,7 +95,7 @@ class Lattice:
     def without_keys(self) -> Lattice:
         """The same, in which no cell can be found any more; it takes less memory."""
         none = np.zeros(0, np.uint64)
-        keys = Keys(self.keys.strides, none, none, np.zeros(0, np.int32), self.codes[:0], False)
+        keys = Keys(self.keys.strides, none, np.zeros(0, np.int32), self.codes[:0], False)
         return replace(self, keys=keys)
 
     def members(self, relations: npt.NDArray[np.integer[Any]]) -> tuple[Indices, Indices]:
@@ -109,6 +106,15 @@ class Lattice:
         where = np.repeat(starts - np.cumsum(lengths, dtype=np.int32) + lengths, lengths)
         where += np.arange(len(owner), dtype=np.int32)
         return owner, self.children[where]
+
+    def sums(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Of each relation, what its children's values add up to."""
+        found = np.empty(len(self.parents), values.dtype)
+        for some in steps(len(found)):
+            first, last = self.starts[some.start], self.starts[some.stop]
+            mine = values[self.children[first:last]]
+            found[some] = np.add.reduceat(mine, self.starts[some] - first)
+        return found
 
     def independent(self) -> Flags:
         """Of each relation that adds up, whether the deeper ones do not already imply it.
@@ -121,20 +127,26 @@ class Lattice:
         if not len(self.parents):
             return needed
         names = np.random.default_rng(0).integers(0, 2**64, len(self.counts), np.uint64)
-        sums = np.add.reduceat(names[self.children], self.starts[:-1])
-        splits = (self.relation >= 0) & (self.codes == 0) & exact[self.relation]
-        first = splits.argmax(axis=1)
+        sums = self.sums(names)
+        del names
+        splits = np.empty(self.codes.shape, bool, order="F")
+        for column in range(len(self.sizes)):
+            own = self.relation[:, column]
+            splits[:, column] = (own >= 0) & (self.codes[:, column] == 0) & exact[own]
+        first = splits.argmax(axis=1).astype(np.int8)
         for column in range(1, len(self.sizes)):
             cells = np.flatnonzero(splits[:, column] & (first < column))
             for before in range(column):
-                some = cells[first[cells] == before]
-                one, other = self.relation[some, before], self.relation[some, column]
-                ends = [
-                    self._ends(relations, beyond, exact, sums)
-                    for relations, beyond in ((one, column), (other, before))
-                ]
-                same = ends[0][0] & ends[1][0] & (ends[0][1] == ends[1][1])
-                needed[other[same]] = False
+                both = cells[first[cells] == before]
+                for step in steps(len(both)):
+                    some = both[step]
+                    one, other = self.relation[some, before], self.relation[some, column]
+                    ends = [
+                        self._ends(relations, beyond, exact, sums)
+                        for relations, beyond in ((one, column), (other, before))
+                    ]
+                    same = ends[0][0] & ends[1][0] & (ends[0][1] == ends[1][1])
+                    needed[other[same]] = False
         return needed
 
     def _ends(
@@ -201,11 +213,12 @@ def index(codes: Codes, sizes: tuple[int, ...]) -> Keys:
         if total > _ROOM:
             multipliers = random.integers(0, 2**64, len(sizes), np.uint64) | np.uint64(1)
         own = _keys(codes, multipliers)
-        order = np.argsort(own, kind="stable").astype(np.int32)
+        order = np.argsort(own).astype(np.int32)
         keys = own[order]
+        del own
         same = np.flatnonzero(keys[1:] == keys[:-1])
         if not len(same):
-            return Keys(multipliers, own, keys, order, codes, total > _ROOM)
+            return Keys(multipliers, keys, order, codes, total > _ROOM)
         if (codes[order[same]] == codes[order[same + 1]]).all(axis=1).any():
             raise Invalid(
                 "expected each combination of values once, got one twice", kind="bad-cube"
@@ -240,22 +253,27 @@ def build(
     cells, width = codes.shape
     relation = np.full((cells, width), -1, np.int32, order="F")
     rising = np.argsort(counts, kind="stable").astype(np.int32)
+    rank = np.empty(cells, np.int32)
+    rank[rising] = np.arange(cells, dtype=np.int32)
     parents, lengths, children, rests = [], [], [], []
-    made = 0
+    relations = 0
     short = np.int32 if counts.max(initial=0) < _SHORT else np.int64
     for column in range(width):
-        split = rising[codes[rising, column] > 0]
+        split = keys.order[codes[keys.order, column] > 0]  # in order of keys, to find them fast
         found = keys.above(split, column)
         there = found >= 0
         if column == site and listed is not None:
             there &= (split < listed) | (found >= listed)
-        split, found = split[there], found[there]
-        order = np.argsort(found, kind="stable")
-        split, found = split[order], found[order]
+        # By parent, within each by rising count.
+        order = np.sort((found[there].astype(np.int64) << 32) | rank[split[there]])
+        del there
+        split = rising[order & 0xFFFFFFFF]
+        found = (order >> 32).astype(np.int32)
+        del order
         first = np.flatnonzero(np.diff(found, prepend=-1))
         length = np.diff(first, append=len(found))
         parent = found[first]
-        number = np.arange(made, made + len(parent), dtype=np.int32)
+        number = np.arange(relations, relations + len(parent), dtype=np.int32)
         relation[split, column] = np.repeat(number, length)
         relation[parent, column] = number
         sums = np.add.reduceat(counts[split], first) if len(first) else counts[:0]
@@ -264,19 +282,39 @@ def build(
         lengths.append(length.astype(np.int32))
         children.append(split.astype(np.int32))
         rests.append((counts[parent] - sums).astype(short))
-        made += len(parent)
-    return Lattice(
+        relations += len(parent)
+    made = Lattice(
         counts,
         codes,
         sizes,
         keys,
         relation,
-        _joined(parents, np.int32),
-        np.concatenate([[0], np.cumsum(_joined(lengths, np.int64))]).astype(np.int32),
-        _joined(children, np.int32),
-        _joined(rests, short),
+        _row(parents, np.int32),
+        np.concatenate([[0], np.cumsum(_row(lengths, np.int64))]).astype(np.int32),
+        _row(children, np.int32),
+        _row(rests, short),
     )
+    del rising, rank, parents, lengths, children, rests
+    give_back()
+    return made
 
 
-def _joined(parts: Sequence[npt.NDArray[Any]], kind: type[np.int32 | np.int64]) -> npt.NDArray[Any]:
+def steps(many: int) -> Iterator[slice]:
+    """So many things, some at a time."""
+    for start in range(0, many, STEP):
+        yield slice(start, min(start + STEP, many))
+
+
+def joined(same: Indices, ones: Ints | Indices, others: Ints | Indices) -> Indices:
+    """The least number of all that are the same, where these pairs are the same as well."""
+    while True:
+        one, other = same[ones], same[others]
+        if np.array_equal(one, other):
+            return same
+        np.minimum.at(same, np.maximum(one, other), np.minimum(one, other))
+        while not np.array_equal(further := same[same], same):
+            same = further
+
+
+def _row(parts: Sequence[npt.NDArray[Any]], kind: type[np.int32 | np.int64]) -> npt.NDArray[Any]:
     return np.concatenate([np.zeros(0, kind), *parts]).astype(kind, copy=False)

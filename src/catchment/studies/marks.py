@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from catchment.studies.lattice import Flags, Indices, Ints, Lattice
+from catchment.studies.lattice import Flags, Indices, Lattice
+
+# What people read of a row's marks, in the order in which they are stored.
+NAMES = ("suppressed", "sites_reported", "sites_suppressed", "sites_absent")
+
+
+def named(columns: Iterable[str], marks: int) -> list[str]:
+    """Names for so many marks beside these columns: a site may call some of its own so."""
+    taken = [*columns]
+    for name in NAMES[:marks]:
+        while name in taken:
+            name += "_"  # noqa: PLW2901 - until it is free
+        taken.append(name)
+    return taken[len(taken) - marks :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,29 +34,32 @@ class Sites:
     """
 
     above: Indices
-    reported: Ints
+    reported: Indices
     of: int
 
     @classmethod
-    def of_lattice(cls, lattice: Lattice, column: int, sites: int | None) -> Sites:
-        """Of a lattice whose ``column`` is of sites; how many ``sites``, default: those in it."""
-        own = lattice.codes[:, column] > 0
+    def of_lattice(cls, lattice: Lattice, column: int, sites: int | None, cells: int) -> Sites:
+        """Of the first ``cells`` of a lattice, those of the cube.
+
+        Its ``column`` is of sites; how many ``sites`` there are, default: those in it.
+        """
+        own = lattice.codes[:cells, column] > 0
         above = np.full(len(own), -1, np.int32)
-        relations = lattice.relation[:, column]
+        relations = lattice.relation[:cells, column]
         there = own & (relations >= 0)
         above[there] = lattice.parents[relations[there]]
-        reported = np.bincount(above[there], minlength=len(own))
+        reported = np.bincount(above[there], minlength=len(own)).astype(np.int32)
         reported[own] = 1
         return cls(above, reported, lattice.sizes[column] - 1 if sites is None else sites)
 
-    def everywhere(self) -> Ints:
+    def everywhere(self) -> Indices:
         """Of each cell, how many sites reported the same over all sites."""
         return np.where(self.above >= 0, self.reported[self.above], self.reported)
 
-    def marks(self, hidden: Flags, own: Flags) -> dict[str, npt.NDArray[np.int64]]:
+    def marks(self, hidden: Flags, own: Flags) -> dict[str, Indices]:
         """The marks of each cell: see :class:`~catchment.studies.disclosure.Release`."""
         parts = self.above[hidden & (self.above >= 0)]
-        withheld = np.bincount(parts, minlength=len(hidden))
+        withheld = np.bincount(parts, minlength=len(hidden)).astype(np.int32)
         withheld[own] = hidden[own]
         absent = np.where(own, 0, np.maximum(self.of - self.reported, 0))
         return {"reported": self.reported, "withheld": withheld, "absent": absent}

@@ -119,16 +119,22 @@ def merge(
     ordered = tuple(sorted(parts, key=lambda p: p.site))
     print_ = fingerprint(ordered)
     place = layout.merges(*prefix, print_)
-    done = f"{place}entry-{policy.min_cell}-{policy.min_sites}.json"
+    name = f"{place}released-{policy.min_cell}-{policy.min_sites}"
+    done = (
+        f"{place}entry-{policy.min_cell}-{policy.min_sites}{'' if policy.open else '-marked'}.json"
+    )
     there = None if again else _known(store, done)
     if there is not None:
         return replace(there, parts=ordered)  # the same rows may have come in another file
+    stands = before is not None and before.fingerprint == print_ and not again
+    if before is not None and stands and not policy.open:  # the same, under another policy
+        seen = _release(store, name, before.merged, policy, len(ordered))
+        return _written(store, done, print_, policy, ordered, before.merged, before.totals, seen)
     work = assembly.Work(store, place, ordered, unified(ordered))
     known = None
     if before is not None and list(unified(before.parts).items()) == list(work.types.items()):
         known = assembly.Before(before.parts, before.merged.key, before.totals.key)
     work.read(known)
-    name = f"{place}released-{policy.min_cell}-{policy.min_sites}"
     with ThreadPoolExecutor(2) as others:
         text = others.submit(work.csv, f"{name}.csv") if policy.open else None
         summed = others.submit(work.totals)
@@ -139,10 +145,24 @@ def merge(
         else:
             del work
             seen = _release(store, name, merged, policy, len(ordered))
+    return _written(store, done, print_, policy, ordered, merged, totals, seen)
+
+
+def _written(  # noqa: PLR0917 - all that a merge is
+    store: Store,
+    key: str,
+    print_: str,
+    policy: Policy,
+    parts: tuple[Part, ...],
+    merged: Object,
+    totals: Object,
+    seen: _Seen,
+) -> Merged:
+    """The entry by which a merge is found done."""
     result = Merged(
         print_,
         policy,
-        ordered,
+        parts,
         seen.rows,
         seen.total,
         seen.columns,
@@ -152,7 +172,7 @@ def merge(
         seen.csv,
         seen.marks,
     )
-    store.put(done, json.dumps(result.to_json()).encode(), mode="overwrite")
+    store.put(key, json.dumps(result.to_json()).encode(), mode="overwrite")
     return result
 
 
@@ -207,14 +227,21 @@ def _release(store: Store, name: str, merged: Object, policy: Policy, sites: int
         for column in table.column_names
     }
     total = int(pc.max(shown[COUNT]).as_py() or 0)
-    csv = _put(store, f"{name}.csv", _lines(table))
+    csv = _put(store, f"{name}-marked.csv", _lines(table, made.marks))
     return _Seen(table.num_rows, total, described, released, csv, marks)
 
 
-def _lines(table: pa.Table) -> Iterator[bytes]:
-    """A table as CSV, its counts first."""
+def _lines(table: pa.Table, marks: pa.Table) -> Iterator[bytes]:
+    """A table as CSV, its counts first, the marks of each row last."""
     import numpy as np
 
+    from catchment.studies.marks import named
+
+    for name, column in zip(
+        named(table.column_names, marks.num_columns), marks.columns, strict=True
+    ):
+        flag = pa.types.is_boolean(column.type)
+        table = table.append_column(name, column if flag else column.cast(pa.int64()))
     columns = {
         name: (
             table[name]

@@ -7,7 +7,9 @@ exactly there, but for a set of random numbers of measure zero: so one solution 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,7 @@ _LARGE = 600  # unknowns that hang together: up to so many, a decomposition tell
 # Beyond, so many steps come near a solution; what then moves less than this is taken for fixed.
 _STEPS = 200
 _LITTLE = 5e-4
+_ENTRIES = 1 << 20  # of equations that are summed at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +35,51 @@ class Equations:
     columns: Places
     signs: npt.NDArray[np.float32]
 
+    @classmethod
+    def summed(
+        cls, rows: npt.NDArray[Any], columns: Places, signs: npt.NDArray[Any], unknowns: int
+    ) -> Equations:
+        """Of entries in any order, those of one place added up."""
+        keys = rows.astype(np.int64) * max(unknowns, 1) + columns
+        order = np.argsort(keys, kind="stable")
+        rows, columns, signs = rows[order], columns[order], signs[order]
+        first = np.flatnonzero(np.diff(keys[order], prepend=-1))
+        sums = np.add.reduceat(signs, first) if len(first) else signs
+        some = np.abs(sums) > _ZERO
+        first = first[some]
+        return cls(rows[first].astype(np.int32), columns[first], sums[some].astype(np.float32))
+
+    @classmethod
+    def together(cls, parts: Sequence[Equations]) -> Equations:
+        """All of them, the rows of each after those of the one before."""
+        none = np.zeros(0, np.int32)
+        return cls(
+            np.concatenate([none, *(one.rows for one in parts)]),
+            np.concatenate([none, *(one.columns for one in parts)]),
+            np.concatenate([np.zeros(0, np.float32), *(one.signs for one in parts)]),
+        )
+
+    def apart(self, most: int) -> Iterator[Equations]:
+        """All of them, so many entries at a time; entries of one equation stay together."""
+        start = 0
+        while start < len(self.rows):
+            stop = len(self.rows)
+            if start + most < stop:
+                stop = int(np.searchsorted(self.rows, self.rows[start + most]))
+                if stop <= start:  # one long equation
+                    stop = int(np.searchsorted(self.rows, self.rows[start], "right"))
+            yield Equations(self.rows[start:stop], self.columns[start:stop], self.signs[start:stop])
+            start = stop
+
     def at(self, chosen: Ints | Flags) -> Equations:
         """Only some of the entries."""
         return Equations(self.rows[chosen], self.columns[chosen], self.signs[chosen])
 
 
-def determined(equations: Equations, counts: Ints) -> tuple[Flags, bool]:
+def determined(parts: list[Equations], counts: Ints) -> tuple[Flags, bool]:
     """Of each unknown, whether the equations fix it; and whether that is exact.
+
+    The list of parts is emptied: they take much memory.
 
     Where few unknowns hang together, one also counts as fixed unless it can be seen to have room
     for another whole number while none of the others falls below 0.
@@ -47,14 +88,19 @@ def determined(equations: Equations, counts: Ints) -> tuple[Flags, bool]:
     only very many equations together fix may be missed.
     """
     fixed = np.zeros(len(counts), bool)
+    equations = Equations.together(parts)
+    parts.clear()
     small, large = _apart(equations, len(counts))
+    del equations
     for part in small:
         names = np.unique(part.columns)
         fixed[names] = ~_has_room(_solutions(part), counts[names])
     exact = True
     if len(large.rows):
         names = np.unique(large.columns)
-        mine, exact = _move(large, len(counts))
+        parts.append(large)
+        del small, large
+        mine, exact = _move(parts, len(counts))
         fixed[names] = mine[names]
     return fixed, exact
 
@@ -72,12 +118,13 @@ def _has_room(basis: Floats, counts: Ints) -> Flags:
     return np.asarray(room & (own > _ZERO))
 
 
-def _move(equations: Equations, unknowns: int) -> tuple[Flags, bool]:
+def _move(parts: list[Equations], unknowns: int) -> tuple[Flags, bool]:
     """Of each unknown, whether it is 0 in a random solution; and whether that is exact."""
     values = np.random.default_rng(7).normal(size=unknowns)
     little = np.full(unknowns, _ZERO)
-    core, steps = _reduce(equations, unknowns)
+    core, steps = _reduce(parts, unknowns)
     small, large = _apart(core, unknowns)
+    del core
     for part in small:
         names = np.unique(part.columns)
         basis = _solutions(part)
@@ -123,13 +170,14 @@ class _Replaced:
         little[self.names] = little[self.by]
 
 
-def _reduce(equations: Equations, unknowns: int) -> tuple[Equations, list[_Folded | _Replaced]]:
+def _reduce(parts: list[Equations], unknowns: int) -> tuple[Equations, list[_Folded | _Replaced]]:
     """Exactly the same with fewer unknowns, and how to come back.
 
     An equation that has an unknown of its own says nothing of the others; one of two unknowns says
     that one is a multiple of the other; one of a single unknown, that it does not move.
     """
     steps: list[_Folded | _Replaced] = []
+    equations = parts.pop()
     while len(equations.rows):
         rows, columns = equations.rows, equations.columns
         first = np.flatnonzero(np.diff(rows, prepend=-1))
@@ -185,15 +233,14 @@ def _replace(equations: Equations, step: _Replaced, unknowns: int) -> Equations:
     by[step.names] = step.by
     factors = np.ones(unknowns)
     factors[step.names] = step.factors
-    columns = by[equations.columns]
-    signs = equations.signs * factors[equations.columns]
-    order = np.argsort(equations.rows.astype(np.int64) * unknowns + columns, kind="stable")
-    rows, columns, signs = equations.rows[order], columns[order], signs[order]
-    first = np.flatnonzero((np.diff(rows, prepend=-1) != 0) | (np.diff(columns, prepend=-1) != 0))
-    sums = np.add.reduceat(signs, first) if len(first) else signs
-    first = first[np.abs(sums) > _ZERO]
-    sums = sums[np.abs(sums) > _ZERO]
-    return Equations(rows[first], columns[first], sums.astype(np.float32))
+    return Equations.together(
+        [
+            Equations.summed(
+                part.rows, by[part.columns], part.signs * factors[part.columns], unknowns
+            )
+            for part in equations.apart(_ENTRIES)
+        ]
+    )
 
 
 def _apart(equations: Equations, unknowns: int) -> tuple[list[Equations], Equations]:

@@ -48,9 +48,10 @@ def read(path: Path, rows: int, columns: int, decoded: int) -> pa.Table:
         table.validate(full=True)
         connection = duckdb.connect()
         connection.execute("SET threads = 1")
-        listed = connection.read_parquet(literal(path))
+        # A folder's name may look like a partition, whose column is none of the file's.
+        listed = connection.read_parquet(literal(path), hive_partitioning=False)
         told = connection.execute(
-            "SELECT count(*) FROM read_parquet(?)", [literal(path)]
+            "SELECT count(*) FROM read_parquet(?, hive_partitioning = false)", [literal(path)]
         ).fetchone()
         counted = [int(told[0])] if told else []
     except (pa.ArrowException, duckdb.Error, OSError, ValueError) as error:

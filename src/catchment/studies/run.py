@@ -8,7 +8,6 @@ next after a crash finds them done.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,12 +15,11 @@ from datetime import timedelta
 from typing import Any
 
 from catchment.core.errors import CatchmentError, Conflict, Invalid
-from catchment.core.finding import Finding
 from catchment.core.ledger import Contribution, Lease, Ledger, Publication, Run, Snapshot
 from catchment.core.progress import Event
 from catchment.core.provenance import manifest, seal
 from catchment.studies import catalog as catalogs
-from catchment.studies import check, layout, plan, quality, views
+from catchment.studies import check, layout, plan, told, views
 from catchment.studies.catalog import Catalog, Cube, File
 from catchment.studies.check import Checked, Facts
 from catchment.studies.house import House
@@ -262,7 +260,7 @@ class _Run:
             self.study,
             cubes,
             files,
-            _owners(self.before.owners, files, made),
+            told.owners(self.before.owners, files, made),
             catalogs.touched(self.before.times, self._marks(made), self.study, self.at),
         )
 
@@ -317,6 +315,7 @@ class _Run:
             | {"site": file.site, **file.object._asdict()}
             for _, file in sorted(after.files.items())
         ]
+        shown = told.shown(made, merged, self.study, self.known, self.at)
         return Publication(
             aggregate=self.aggregate,
             key=record.id,
@@ -325,93 +324,11 @@ class _Run:
                 "manifest": manifest(),
                 "config": dict(record.config),
                 "objects": objects,
-                "views": self._views(made, merged).to_json(),
+                "views": shown.to_json(),
             },
             account=made.account,
-            findings=self._tell(made),
+            findings=told.results(self.house.store, self.before, made),
             moves=made.moves,
             run=record.id,
             parent=self.before.snapshot,
         )
-
-    def _tell(self, made: Plan) -> list[Finding]:
-        """Write what each site is told of its files, and give the findings of all."""
-        told: dict[int, tuple[Contribution, dict[str, Any], list[Problem]]] = {}
-        for one, problem in [*made.refused, *made.problems]:
-            told.setdefault(one.id, (one, {}, []))[2].append(problem)
-        for (kind, package, version, site), (one, facts) in made.current.items():
-            _, report, problems = told.setdefault(one.id, (one, {}, []))
-            report["rows"] = facts.rows
-            cube = self.before.cubes.get((package, version))
-            old = next((p for p in cube.merged.parts if p.site == site), None) if cube else None
-            if kind == Kind.CUBE and old is not None and old.source != one.digest:
-                where = layout.parts(self.study, package, version, site)
-                known = check.remembered(self.house.store, where, old.source, Kind.CUBE)
-                if known is not None:
-                    report["quality"], more = quality.compare(known, facts)
-                    problems += more
-        findings = []
-        for one, report, problems in told.values():
-            found = [p.finding(one.site, one.meta["file"]) for p in problems]
-            findings += found
-            report["findings"] = [f.to_json() for f in found]
-            key = layout.result(self.study, one.site, one.meta["transaction"], one.meta["file"])
-            self.house.store.put(key, json.dumps(report, indent=1).encode(), mode="overwrite")
-        return findings
-
-    def _views(self, made: Plan, merged: Mapping[plan.Version, Merged]) -> views.Views:
-        seen = views.Views()
-        first: dict[int, State] = {}
-        last: dict[int, State] = {}
-        for move in made.moves:
-            first.setdefault(move.contribution, State(move.expected))
-            last[move.contribution] = State(move.to)
-        problems = {one.id: problem for one, problem in made.refused}
-        for number, was in first.items():
-            one = self.known[number]
-            problem = problems.get(number)
-            told = None
-            if problem is not None:
-                finding = problem.finding(one.site, one.meta["file"]).to_json()
-                told = {
-                    "time": self.at.isoformat(),
-                    "transaction": one.meta["transaction"],
-                    "study": self.study,
-                    "version": one.meta["version"],
-                    "digest": one.digest,
-                    "size": one.size,
-                    "kept": one.meta["key"] is not None,
-                } | finding
-            seen.move(one, was, last[number], self.at, told)
-        for version, parts in made.parts.items():
-            for csv in (False, True):
-                key = layout.released(self.study, *version, csv=csv)
-                if not parts:
-                    seen.hide(key)
-                else:
-                    new = merged[version]
-                    seen.show(key, (new.csv if csv else new.released).key)
-        return seen
-
-
-def _owners(
-    before: Mapping[int, str], files: Mapping[plan.Place, File], made: Plan
-) -> dict[int, str]:
-    """The owner of each version's manifest: who was first, as long as its manifest is there."""
-    sites: dict[int, set[str]] = {}
-    for file in files.values():
-        if file.kind is Kind.MANIFEST:
-            sites.setdefault(file.version, set()).add(file.site)
-    new = {place: one.id for place, (one, _) in made.current.items()}
-
-    def age(version: int, site: str) -> tuple[bool, int, str]:
-        """Those that stood before come first, then by receipt."""
-        received = new.get((Kind.MANIFEST.value, "manifest", version, site))
-        return received is not None, received or 0, site
-
-    return {
-        version: before[version]
-        if before.get(version) in known
-        else min(known, key=lambda site: age(version, site))
-        for version, known in sites.items()
-    }

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from catchment.studies.elimination import Floats, Rows, System
-from catchment.studies.lattice import Flags, Indices, Ints, Lattice
+from catchment.studies.lattice import Flags, Indices, Ints, Lattice, joined
 
 _STEP = 1 << 19  # relations that are looked at at once
 _KEPT = 1e-6  # what is off by less, times the largest change, is as it was
@@ -136,7 +136,7 @@ class Witness:
                 pairs = pairs[found.factors[pairs] == -found.factors[pairs + 1]]
                 if not len(pairs):
                     break
-                same = _joined(same, found.columns[pairs], found.columns[pairs + 1])
+                same = joined(same, found.columns[pairs], found.columns[pairs + 1])
             rows.append(found)
         every = self._split < 0
         own, places = np.unique(same[every], return_inverse=True)
@@ -226,14 +226,3 @@ class Witness:
                 first = np.flatnonzero(np.diff(owner, prepend=-1))
                 values[some] = np.add.reduceat(values[children], first)
         return values
-
-
-def _joined(same: Indices, ones: Ints, others: Ints) -> Indices:
-    """The same, where these pairs move alike as well."""
-    while True:
-        one, other = same[ones], same[others]
-        if np.array_equal(one, other):
-            return same
-        np.minimum.at(same, np.maximum(one, other), np.minimum(one, other))
-        while not np.array_equal(further := same[same], same):
-            same = further

@@ -10,10 +10,10 @@ from typing import Any, Literal
 from catchment.core.textfile import guarded, line
 from catchment.core.workspace import Workspace
 from catchment.studies.check import local
+from catchment.studies.marks import named
 from catchment.studies.model import Package
 
 Kind = Literal["csv", "tsv", "json"]
-MARKS = ("suppressed", "sites_reported", "sites_suppressed", "sites_absent")  # of a row
 _ROWS = 20_000  # of a table, turned into text at a time
 
 
@@ -27,11 +27,10 @@ def written(workspace: Workspace, one: Package, kind: Kind, *, marks: bool) -> I
         names = list(file.schema_arrow.names)
         told: pq.ParquetFile | None = None
         if marks:
-            marked = MARKS if one.marks else MARKS[:1]
-            names += [f"{name}_" if name in names else name for name in marked]
             if one.marks is not None:
                 path = stack.enter_context(local(workspace.store, one.marks.key))
                 told = stack.enter_context(pq.ParquetFile(path))
+            names += named(names, 1 if told is None else told.metadata.num_columns)
         yield "[" if kind == "json" else _lines([[guarded(name) for name in names]], kind)
         first = True
         for rows in _rows(file, told, marks=marks):

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 from catchment.core.errors import Invalid
 from catchment.studies.charts.filters import Group, quoted
 from catchment.studies.model import COUNT, SITE
+from catchment.studies.parquet import literal
 
 if TYPE_CHECKING:
     import duckdb
 
 _WIDTH = 62  # columns that a roll-up's number can tell apart
-_MASK = "catchment rollup"
+_MASK = "catchment rollup"  # a column of ours
 
 
 class Chartable:
@@ -36,10 +37,13 @@ class Chartable:
         self._db = duckdb.connect(
             ":memory:", config={"threads": 2, "allow_community_extensions": False}
         )
-        file = str(path).replace("'", "''")
-        source = f"read_parquet('{file}')"
+        file = literal(path).replace("'", "''")
+        source = f"read_parquet('{file}', hive_partitioning = false)"
         kinds = {row[0]: row[1] for row in self._run(f"DESCRIBE FROM {source}")}
         self.columns = [name for name in kinds if name != COUNT]
+        self._mask = _MASK
+        while self._mask in {name.casefold() for name in kinds}:
+            self._mask += "_"
         if COUNT not in kinds or len(self.columns) > _WIDTH:
             raise Invalid(f"expected {COUNT} and at most {_WIDTH} columns", kind="not-a-cube")
         listed = []
@@ -56,9 +60,9 @@ class Chartable:
             f"({quoted(name)} IS NOT NULL)::BIGINT * {1 << n}"
             for n, name in enumerate(self.columns)
         )
-        select = ", ".join([f"{mask or 0} AS {quoted(_MASK)}", COUNT, *listed])
+        select = ", ".join([f"{mask or 0} AS {quoted(self._mask)}", COUNT, *listed])
         self._run(
-            f"CREATE TABLE cells AS SELECT {select} FROM {source} ORDER BY {quoted(_MASK)}"  # noqa: S608 - quoted
+            f"CREATE TABLE cells AS SELECT {select} FROM {source} ORDER BY {quoted(self._mask)}"  # noqa: S608 - quoted
         )
         self.rows = int(self._run("SELECT count(*) FROM cells")[0][0])
         self._run("SET enable_external_access = false")
@@ -100,7 +104,7 @@ class Chartable:
         names = ", ".join(map(quoted, shown))
         query = (
             f"SELECT {names}, sum({COUNT})::BIGINT, count(*) - count({COUNT}) FROM cells "  # noqa: S608 - quoted
-            f"WHERE {quoted(_MASK)} = ? AND ({condition}) GROUP BY {names}"
+            f"WHERE {quoted(self._mask)} = ? AND ({condition}) GROUP BY {names}"
         )
         rows = self._ask(query, [mask, *values])
         plain = sorted(([*map(_plain, row[:-2]), row[-2], row[-1]] for row in rows), key=_order)
@@ -138,7 +142,7 @@ class Chartable:
         query = (
             f"SELECT {names}, count(DISTINCT {site}), "  # noqa: S608 - quoted
             f"count(DISTINCT {site}) FILTER (WHERE {COUNT} IS NULL) FROM cells "
-            f"WHERE {quoted(_MASK)} = ? AND ({condition}) GROUP BY {names}"
+            f"WHERE {quoted(self._mask)} = ? AND ({condition}) GROUP BY {names}"
         )
         told = self._ask(query, [mask, *values])
         marks = sorted(([*map(_plain, row[:-2]), row[-2], row[-1]] for row in told), key=_order)

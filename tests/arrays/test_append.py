@@ -11,6 +11,7 @@ import xarray as xr
 
 import catchment.arrays
 from catchment.arrays import api, journal, layout, read, rows
+from catchment.arrays import stack as stacks
 from catchment.arrays.content import CLOCK
 from catchment.arrays.document import Document
 from catchment.arrays.look import Facts
@@ -482,6 +483,66 @@ def test_a_late_root_is_mended(store):
     assert plain(store)["session"].values.tolist() == ["a"]
     assert put(Stack(store), make_session("b")).steps[0].decision is Decision.UNCHANGED
     assert plain(store)["session"].values.tolist() == ["a", "b"]
+
+
+def told(entries):
+    return [(e.slot, e.status, e.row.session, e.row.content_hash) for e in entries]
+
+
+def test_what_is_known_follows_the_commits(store, monkeypatch):
+    """A few commits of others are read one by one; the rows only where there are many."""
+    stack, other = Stack(store), Stack(store)
+    put(stack, make_session("a"), make_session("b"))
+    put(other, make_session("c"))
+    withdraw(other, "b")
+    put(other, make_session("a", seed=1), on_conflict="replace")
+    document = stack.published()
+    with monkeypatch.context() as patch:
+        patch.setattr(rows, "read", lambda *_: pytest.fail("the rows were read"))
+        known = stack.known(document)
+    assert told(known.entries) == told(other.replay(document.commit))
+    assert {name: entry.slot for name, entry in known.present.items()} == {"c": 2, "a": 3}
+    for number in range(stacks.FEW + 1):
+        put(other, make_session(f"d{number}"))
+    document = stack.published()
+    read_rows = rows.read
+    looks = []
+    monkeypatch.setattr(rows, "read", lambda *some: looks.append(some) or read_rows(*some))
+    assert told(stack.known(document).entries) == told(other.replay(document.commit))
+    assert len(looks) == 1
+    put(other, make_session("e"))
+    key = layout.log(document.commit + 1)
+    good = store.read(key)
+    store.put(key, b"{", mode="overwrite")  # damaged: the rows say the same
+    assert "e" in stack.known(stack.published()).present
+    store.put(key, good, mode="overwrite")
+    put(stack, make_session("f"))
+    assert verify(Stack(store)).wrong == []
+
+
+def test_rows_of_many_chunks(store, monkeypatch):
+    """Whoever appends, withdraws or replaces: rows are what the commits say."""
+    monkeypatch.setattr(layout, "ROWS", 4)
+    one, two = Stack(store), Stack(store)
+    for number in range(11):
+        put((one, two)[number % 2], make_session(f"s{number}", windows=number + 1))
+        if number % 4 == 3:
+            withdraw((two, one)[number % 2], f"s{number - 2}")
+        if number == 6:
+            put(one, make_session("s5", seed=1), make_session("t"), on_conflict="replace")
+    document, found = read.entries(store)
+    assert told(found) == told(one.replay(document.commit))
+    assert len(found) == 13
+    assert verify(Stack(store)).wrong == []
+
+
+def test_an_append_converts_its_own_rows_only(store, monkeypatch):
+    stack, value, counts = Stack(store), rows.value, []
+    monkeypatch.setattr(rows, "value", lambda *some: counts.append(some) or value(*some))
+    for number in range(12):
+        counts.clear()
+        put(stack, make_session(f"s{number}"))
+        assert len(counts) == len(stack.published().rows())
 
 
 def test_damaged_rows_are_found_and_restored(store):

@@ -15,9 +15,9 @@ import pytest
 import xarray as xr
 
 import catchment.arrays
-from catchment.arrays import browse, catalog, read
+from catchment.arrays import browse, catalog, journal, read
 from catchment.arrays.stack import Stack
-from catchment.arrays.transform import signals
+from catchment.arrays.transform import signals, sinks
 from catchment.arrays.transform.base import BaseTransform
 from catchment.arrays.transform.discovery import Choice, Naming, discover, pseudonym_key
 from catchment.arrays.transform.job import House, Job
@@ -296,6 +296,16 @@ def test_a_transform_by_hand(folder, tmp_path):
         BaseTransform(source, target)
     with pytest.raises(Invalid):
         transform.read_recording(replace(session, key="x.txt"))
+
+
+def test_a_worker_learns_what_stands_in_a_store_once_in_a_run(tmp_path):
+    store = open_store(tmp_path.as_uri())
+    with journal.holding() as run, journal.holding() as another:
+        first = sinks._seen.stack(run, store)
+        assert sinks._seen.stack(run, store) is first
+        with ThreadPoolExecutor(1) as thread:
+            assert thread.submit(sinks._seen.stack, run, store).result() is not first
+        assert sinks._seen.stack(another, store) is not first
 
 
 def test_names_of_sessions_and_sites(tmp_path):

@@ -228,6 +228,35 @@ def test_sweep_removes_old_drafts_only(root, store):
     assert local(root / "none").sweep(timedelta(0)) == 0
 
 
+@pytest.mark.parametrize("mode", ["create", "overwrite"])
+def test_a_draft_that_is_swept_away_is_no_missing_object(store, mode):
+    """A caller that reads one store and writes another must not take it for the source's."""
+
+    def pieces():
+        yield b"1"
+        store.sweep(timedelta(0))
+        yield b"2"
+
+    with pytest.raises(Unavailable) as caught:
+        store.put("k", pieces(), mode=mode)
+    assert caught.value.kind == "draft-removed"
+    assert list(store.list()) == []
+
+
+def test_a_second_name_that_is_swept_away_is_no_missing_object(store, monkeypatch):
+    store.put("k", b"1")
+    link = os.link
+
+    def swept(*arguments, **more):
+        link(*arguments, **more)
+        store.sweep(timedelta(0))
+
+    monkeypatch.setattr("os.link", swept)
+    with pytest.raises(Unavailable) as caught:
+        store.copy("k", "l", mode="overwrite")
+    assert caught.value.kind == "draft-removed"
+
+
 @pytest.mark.parametrize(
     ("code", "error", "kind"),
     [

@@ -222,6 +222,18 @@ def test_an_upload_that_fails_for_good_leaves_nothing(line, store, straight, req
         assert straight.sweep(timedelta(0)) == 0
 
 
+def test_an_upload_that_is_swept_away_is_no_missing_object(store, straight):
+    def pieces():
+        yield DATA + DATA  # two parts, so it is begun
+        assert straight.sweep(timedelta(0)) == 1
+        yield DATA
+
+    with pytest.raises(Unavailable) as caught:
+        store.put("k", pieces())
+    assert caught.value.kind == "draft-removed"
+    assert list(straight.list()) == []
+
+
 def test_an_abort_that_fails_hides_nothing(line, store, straight):
     line.faults.append(Fault("POST", "uploadId", forward=False, answer=(403, "X"), times=9))
     line.faults.append(Fault("DELETE", "uploadId", forward=False, answer=(403, "X"), times=9))

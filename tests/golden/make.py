@@ -1,12 +1,14 @@
 """Makes a golden workspace with the version of Catchment that is on the path: an archive of it.
 
-``PYTHONPATH=<src of that version> python tests/golden/make.py OUT.tar.xz``. It uses only what each
-version has had: the command line, and the makers of samples. What comes later is left out.
+``PYTHONPATH=<src of that version> python tests/golden/make.py OUT.tar.xz [arrays|imaging]``. It
+uses only what each version has had: the command line, and the makers of samples. What comes later
+is left out.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import shutil
@@ -34,16 +36,141 @@ contract = "Z1"
 files = "claims"
 """
 STUDIES = "\n[studies.core]\nmin_cell = 0\n"
+ARRAYS = """
+[workspace]
+store = "data"
+
+[executor]
+kind = "threads"
+
+[arrays.windows]
+recordings = "recordings"
+"""
+IMAGING = """
+[workspace]
+store = "data"
+
+[executor]
+kind = "threads"
+
+[imaging.ct]
+key = "golden"
+previews = "first"
+
+[imaging.ct.providers]
+alpha = "sites/alpha"
+beta = "sites/beta"
+"""
 
 
-def main(target: str) -> None:
+def main(target: str, kind: str = "ledger") -> None:
     """Make it, run it, pack it."""
-    from catchment.cli.main import run
-    from catchment.testing.centers import make_centers
-
     shutil.rmtree(PLACE, ignore_errors=True)
     PLACE.mkdir()
     os.chdir(PLACE)
+    {"ledger": tables, "arrays": arrays, "imaging": imaging}[kind]()
+    with tarfile.open(target, "w:xz", preset=9) as archive:
+        for path in sorted(PLACE.rglob("*")):
+            if ".catchment/tmp" in path.as_posix():
+                continue
+            info = archive.gettarinfo(path, path.relative_to(PLACE).as_posix())
+            info.uid = info.gid = 0
+            info.uname = info.gname = ""
+            archive.addfile(info, io.BytesIO(path.read_bytes()) if path.is_file() else None)
+    shutil.rmtree(PLACE)
+
+
+def unpacked(archive: Path, folder: Path) -> Path:
+    """A golden workspace, somewhere else than where it was made."""
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder, filter="data")
+    return folder
+
+
+def called(*words: str) -> None:
+    """A command that must succeed."""
+    from catchment.cli.main import run
+
+    if code := run([*words, "-q"]):
+        sys.exit(code)
+
+
+def arrays() -> None:
+    """Recordings in a common store; by hand a session that was replaced, and one withdrawn.
+
+    Where the version can do it, that store has other chunks than it was made with, and another one
+    grows by positions.
+    """
+    import catchment.arrays
+    from catchment.testing.arrays import make_session
+
+    (PLACE / "catchment.toml").write_text(ARRAYS)
+    (PLACE / "recordings").mkdir()
+    for number in range(3):
+        recording(PLACE / "recordings" / f"r{number}.h5", number)
+    for _ in range(2):  # the second run changes nothing
+        called("arrays", "transform", "windows")
+    own = PLACE / "own.zarr"
+    for name, seed in (("a", 0), ("b", 0), ("c", 0), ("a", 1)):
+        dataset = make_session(name, seed=seed, windows=12, samples=4)
+        catchment.arrays.append(dataset, str(own), on_conflict="replace")
+    called("arrays", "withdraw", str(own), "b")
+    if not hasattr(catchment.arrays, "rechunk"):
+        return
+    catchment.arrays.rechunk(str(own), {"time": 5})
+    for name in ("a", "b"):
+        dataset = make_session(name, windows=12, samples=4)[["fnirs"]].drop_vars("time")
+        catchment.arrays.append(
+            dataset, str(PLACE / "along.zarr"), append_dim="time", chunks={"time": 8}
+        )
+
+
+def recording(path: Path, seed: int) -> None:
+    """A recording in the first system's layout: numbers without chance, so that they pack well."""
+    import h5py
+    import numpy as np
+
+    clock = 1_772_352_000_000.0 + np.arange(60) * 70.0
+    wave = np.round(20 * np.sin(np.arange(60 * 2 * 15) / (5 + seed)), 1)
+    with h5py.File(path, "w") as file:
+        device = file.create_group("devices/eeg")
+        device["frames_data"] = wave.reshape(60, 2, 15)
+        device["timestamps"] = np.stack([clock * 0, clock, clock * 0], axis=1)
+        device = file.create_group("devices/fnirs")
+        device["frames_data"] = np.arange(20 * 2).reshape(20, 2, 1) + 1.0
+        clock = clock[::3]
+        device["timestamps"] = np.stack([clock * 0, clock, clock * 0], axis=1)
+
+
+def imaging() -> None:
+    """Two providers: images, a duplicate, a conflict that a person decided, one open, junk."""
+    from catchment.testing.dicom import make_file
+
+    (PLACE / "catchment.toml").write_text(IMAGING)
+    first = make_file("1.2.3.1.1.1")
+    files = {
+        "alpha/1": first,
+        "alpha/2": make_file("1.2.3.1.1.2"),
+        "alpha/3": first,
+        "alpha/4": make_file("1.2.3.1.1.4"),
+        "beta/1": make_file("1.2.3.1.1.2", SeriesDescription="other"),
+        "beta/2": first[:-50],
+        "beta/4": make_file("1.2.3.1.1.4", SeriesDescription="the right one"),
+    }
+    for name, data in files.items():
+        path = PLACE / "sites" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    for _ in range(2):  # the second run changes nothing
+        called("imaging", "run")
+    right = hashlib.sha256(files["beta/4"]).hexdigest()
+    called("imaging", "resolve", "1.2.3.1.1.4", "--keep", right)
+
+
+def tables() -> None:
+    """Tables, exports, and studies where the version has them."""
+    from catchment.testing.centers import make_centers
+
     make_centers(PLACE / "sites", centers=3, columns=5, rows=(6, 9), drift_columns=1, broken=0)
     (PLACE / "claims").mkdir()
     for member in range(3):
@@ -57,17 +184,8 @@ def main(target: str) -> None:
     if studies:
         _upload()
     for _ in range(2):  # the second run changes nothing
-        if code := run(["run", "tables/main", "-q"]):
-            sys.exit(code)
-    if code := run(["exports", "run", "claims", "-q"]):
-        sys.exit(code)
-    with tarfile.open(target, "w:xz", preset=9) as archive:
-        for path in sorted(PLACE.rglob("*")):
-            info = archive.gettarinfo(path, path.relative_to(PLACE).as_posix())
-            info.uid = info.gid = 0
-            info.uname = info.gname = ""
-            archive.addfile(info, io.BytesIO(path.read_bytes()) if path.is_file() else None)
-    shutil.rmtree(PLACE)
+        called("run", "tables/main")
+    called("exports", "run", "claims")
 
 
 def _has_studies() -> bool:
@@ -97,4 +215,4 @@ def _upload() -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 import sqlite3
-import tarfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,28 +15,9 @@ from catchment.core.errors import Invalid
 from catchment.core.ledger import migrate
 from catchment.core.ledger import provenance as provenances
 from catchment.core.workspace import Workspace
+from tests.golden.make import unpacked
 
 ARCHIVES = sorted(Path(__file__).parent.glob("ledger-*.tar.xz"))
-
-
-def unpacked(archive: Path, folder: Path) -> Path:
-    with tarfile.open(archive) as packed:
-        packed.extractall(folder, filter="data")
-    return folder
-
-
-@pytest.fixture
-def call(capsys):
-    from catchment.cli.main import run
-
-    def call(folder, *words):
-        capsys.readouterr()
-        code = run([*words, "-w", str(folder), "--json"])
-        out, err = capsys.readouterr()
-        assert code == 0, out + err
-        return json.loads(out)
-
-    return call
 
 
 def rows(workspace):

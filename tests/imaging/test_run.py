@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from catchment.core.account import Line
 from catchment.core.errors import Conflict, Invalid, NotFound, Unavailable
 from catchment.core.ledger import Ledger
+from catchment.core.store_local import LocalStore
 from catchment.imaging import layout, receive
 from catchment.imaging.model import Options, Provider, State
 from catchment.imaging.plan import Came, Claim, Fate, decide, unknown
@@ -358,6 +359,79 @@ def test_a_file_that_goes_away_or_keeps_changing_is_told_and_looked_at_again(
     assert balance(run(job, house), "alpha").kept == 1
     assert opened()["files"]["name"].to_pylist() == ["3", "2"]
     assert opened().verify() == []
+
+
+@pytest.mark.parametrize("whole", [receive.WHOLE, 100], ids=["small", "large"])
+@pytest.mark.parametrize("error", [NotFound("no object"), Invalid("no permission", kind="denied")])
+def test_a_fault_of_our_own_store_is_no_file_that_vanished(
+    sites, job, house, opened, monkeypatch, whole, error
+):
+    """Else the provider would be told of it, and the run would go on without the file."""
+    monkeypatch.setattr(receive, "WHOLE", whole)
+    sites(alpha={"1": image(1)}, beta={"1": image(2)})
+    put = LocalStore.put
+
+    def lost(self, key, data, **more):
+        if key.startswith(layout.objects("ct")):
+            assert data if isinstance(data, bytes) else list(data)
+            raise error
+        return put(self, key, data, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "put", lost)
+        with pytest.raises(type(error)):
+            run(job, house)
+    assert house.ledger.findings(aggregate="imaging/ct") == []
+    assert run(job, house).findings == []
+    assert opened().rows()["images"] == 2
+
+
+def test_a_draft_that_a_collection_removed_is_told_as_ours(sites, job, house, opened, monkeypatch):
+    monkeypatch.setattr(receive, "WHOLE", 100)
+    sites(alpha={"1": image(1)})
+    checked = receive._checked
+
+    def swept(chunks, digest):
+        yield from checked(chunks, digest)
+        house.store.sweep(timedelta(0))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(receive, "_checked", swept)
+        with pytest.raises(Unavailable) as caught:
+            run(job, house)
+    assert caught.value.kind == "draft-removed"
+    assert run(job, house).findings == []
+    assert opened().rows()["images"] == 1
+
+
+def test_a_large_file_that_vanishes_while_it_is_read_again(sites, job, house, opened, monkeypatch):
+    monkeypatch.setattr(receive, "WHOLE", 100)
+    sites(alpha={"1": image(1)})
+    stream, count = LocalStore.stream, 0
+
+    def vanishing(self, key, **more):
+        nonlocal count
+        count += 1
+        return broken() if count == 2 else stream(self, key, **more)
+
+    def broken():
+        yield b"DICM"
+        raise NotFound("no object '1'")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "stream", vanishing)
+        assert [f.code for f in run(job, house).findings] == ["file-vanished"]
+    assert run(job, house).findings == []
+    assert opened().rows()["images"] == 1
+
+
+def test_a_list_of_ours_that_is_gone_is_not_the_providers_fault(sites, job, house):
+    sites(alpha={"1": image(1)}, beta={"1": image(2)})
+    run(job, house)
+    (key,) = (stat.key for stat in house.store.list(layout.deliveries("ct", "alpha")))
+    house.store.delete(key)
+    with pytest.raises(NotFound):
+        run(job, house)
 
 
 def test_a_large_file_is_read_twice_and_never_whole(sites, job, house, monkeypatch, opened):

@@ -32,20 +32,21 @@ class Asked:
 
 
 def planned(
-    url: str, document: Document | None, entries: Sequence[Entry], asked: Asked
+    url: str, document: Document | None, present: Mapping[str, Entry], asked: Asked
 ) -> tuple[Outcome, list[tuple[Prepared, Step]]]:
-    """What an append comes to, and the sessions that it puts into the store."""
+    """What an append comes to, and the sessions that it puts into the store.
+
+    ``present`` are the sessions that the store shows, by id.
+    """
     findings, sessions = list(asked.findings), asked.sessions
-    known: dict[str, Entry] = {}
     if document is None and sessions:
         documenting.first(sessions[0], asked.chunks)  # says what is wrong with the chunks
         findings += plan.check_schema(sessions[0].schema, sessions[1:])
     elif document is not None:
         documenting.check_chunks(document, asked.chunks)
         findings += plan.check_schema(document.schema, sessions)
-        known = plan.present(entries)
     refused = any(f.severity is Severity.ERROR for f in findings)
-    made = plan.steps(sessions, known, document.size if document else 0, asked.on_conflict)
+    made = plan.steps(sessions, present, document.size if document else 0, asked.on_conflict)
     if refused:
         made = [replace(step, decision=Decision.REFUSE, slot=None) for step in made]
     outcome = Outcome(url, document.commit if document else None, made, findings, dry_run=True)

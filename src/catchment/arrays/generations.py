@@ -108,7 +108,7 @@ def drop_former(stack: Stack, *, dry_run: bool = False) -> int:
 def _told(
     stack: Stack, document: Document, state: Any, chunks: Mapping[str, int], **more: int
 ) -> Rechunked:
-    entries = [e for e in stack.known(document) if e.status is Status.PRESENT]
+    entries = [e for e in stack.known(document).entries if e.status is Status.PRESENT]
     return Rechunked(
         stack.store.url, state, document.commit, document.chunks, dict(chunks), len(entries),
         sum(e.row.n_windows for e in entries), **more,
@@ -211,7 +211,7 @@ class _Copy:
         target = document.grown(
             commit=document.commit, size=document.size, ragged={}, rechunked=self.rechunked
         )
-        entries = [e for e in self.stack.known(document) if e.status is Status.PRESENT]
+        entries = [e for e in self.stack.known(document).entries if e.status is Status.PRESENT]
         for number, entry in enumerate(entries):
             if entry.slot not in self.done:
                 self._session(document, target, entry)

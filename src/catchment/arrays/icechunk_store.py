@@ -137,7 +137,7 @@ class IcechunkStore:
         """Append the sessions: all of them are visible afterwards, or none."""
         if asked.dry_run:
             document, _ = self.look()
-            known = list(self.part().entries) if document else []
+            known = plan.present(self.part().entries) if document else {}
             return planned(self.store.url, document, known, asked)[0]
         with self.writing():
             for _ in range(ATTEMPTS):
@@ -145,7 +145,7 @@ class IcechunkStore:
                 assert repository is not None  # noqa: S101 - it was made
                 session = repository.writable_session(BRANCH)
                 document = _document(session.store)
-                known = _entries(session.store, document) if document else []
+                known = plan.present(_entries(session.store, document)) if document else {}
                 outcome, todo = planned(self.store.url, document, known, asked)
                 if outcome.refused:
                     return outcome

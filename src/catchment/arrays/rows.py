@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +14,9 @@ from catchment.arrays.document import FACTS, Document, corrupt
 from catchment.arrays.model import Entry, Row, Status
 from catchment.core.errors import CatchmentError, NotFound
 from catchment.core.store import Store
+
+if TYPE_CHECKING:
+    from catchment.arrays.known import Known
 
 Put = Callable[[str, bytes], None]
 _FIELDS = tuple(name for name in FACTS if name != "status")
@@ -77,12 +79,11 @@ def changes(record: Mapping[str, Any]) -> dict[int, Entry]:
     return made
 
 
-def write(put: Put, document: Document, entries: Sequence[Entry], changed: Iterable[int]) -> None:
+def write(put: Put, document: Document, known: Known, changed: Iterable[int]) -> None:
     """Write the chunks of rows that hold the slots, which no reader sees yet; others share them."""
-    chunks = sorted({slot // layout.ROWS for slot in changed})
-    for name, meta in _metas(document):
-        for number in chunks:
-            data = _encoded(name, meta, document, entries, number)
+    for number in sorted({slot // layout.ROWS for slot in changed}):
+        for name, values in known.columns(document, number):
+            data = encode(values, document.arrays[name], (layout.ROWS,))
             if data is not None:
                 put(layout.row_key(name, number, document.family), data)
 
@@ -91,7 +92,8 @@ def write_all(
     put: Put, delete: Callable[[str], None], document: Document, entries: Sequence[Entry]
 ) -> None:
     """Write all rows anew, under the keys of the document's family, which nobody reads yet."""
-    for name, meta in _metas(document):
+    for name in document.rows():
+        meta = document.arrays[name]
         for number in range(-(-len(entries) // layout.ROWS)):
             key = layout.row_key(name, number, document.family)
             data = _encoded(name, meta, document, entries, number)
@@ -99,11 +101,6 @@ def write_all(
                 delete(key)
             else:
                 put(key, data)
-
-
-def _metas(document: Document) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for name in document.rows():
-        yield name, document.arrays[name]
 
 
 def _encoded(
@@ -134,15 +131,18 @@ def value(name: str, entry: Entry, document: Document) -> Any:
     """What stands in one array's row."""
     if name == "status":
         return int(entry.status)
-    if entry.status is not Status.PRESENT and name not in ("session", "n_windows"):
-        return document.arrays[name]["fill_value"]
-    if name in FACTS:
-        return getattr(entry.row, name)
-    return entry.row.values.get(name, document.arrays[name]["fill_value"])
+    found: Any = None
+    if entry.status is Status.PRESENT or name in ("session", "n_windows"):
+        found = getattr(entry.row, name) if name in FACTS else entry.row.values.get(name)
+    return fill_of(document.arrays[name]) if found is None else found
+
+
+def empty(meta: Mapping[str, Any]) -> np.ndarray:
+    """A chunk of rows of no session."""
+    dtype = object if meta["data_type"] == "string" else meta["data_type"]
+    return np.full(layout.ROWS, fill_of(meta), dtype=dtype)
 
 
 def typed(values: list[Any], meta: Mapping[str, Any]) -> np.ndarray:
     """Values of rows in the type of their array."""
-    if meta["data_type"] == "string":
-        return np.array(values, dtype=object)
-    return np.array([math.nan if v == "NaN" else v for v in values], dtype=meta["data_type"])
+    return np.array(values, dtype=object if meta["data_type"] == "string" else meta["data_type"])

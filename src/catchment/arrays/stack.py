@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 from catchment.arrays import chunks as chunking
@@ -17,6 +18,7 @@ from catchment.arrays.chunks import Written
 from catchment.arrays.decide import Asked, planned
 from catchment.arrays.document import Document
 from catchment.arrays.journal import Claim, Holder
+from catchment.arrays.known import Known
 from catchment.arrays.model import Entry, Outcome, Row, Status, Step
 from catchment.arrays.prepare import Prepared
 from catchment.core.errors import Conflict, Corrupt, NotFound
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 LEASE = timedelta(seconds=60)
 PATIENCE = 120.0  # seconds to wait for another writer
 ATTEMPTS = 20  # commits lost to writers that our ledger does not know
+FEW = 8  # commits that are read one by one: a look at all rows costs about as much
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +82,7 @@ class Stack:
         self._ttl = lease
         self.patience = patience
         self._held: Lease | None = None
-        self._entries: list[Entry] = []
-        self._entries_at: int | None = None  # the commit that they are of
+        self._known = Known()
 
     @property
     def queues(self) -> bool:
@@ -104,13 +106,29 @@ class Stack:
             document = journal.after(document, record)
         return document, behind
 
-    def entries(self, document: Document) -> list[Entry]:
-        """What stands in every slot of a document that is published."""
-        if self._entries_at != document.commit:
-            # Rows of slots change with tombstones only, which this process learns from records.
-            self._entries = rows.read(self.store, document)
-            self._entries_at = document.commit
-        return self._entries
+    def known(self, document: Document) -> Known:
+        """What stands in every slot of a published document.
+
+        It is told by the commits since we last looked, if they are few, else by the rows; and by
+        all commits where the rows are not right.
+        """
+        if self._known.commit != document.commit and not self._follow(document):
+            try:
+                entries = rows.read(self.store, document)
+            except Corrupt:
+                entries = self.replay(document.commit)
+            self._known = Known(document.commit, entries)
+        return self._known
+
+    def _follow(self, document: Document) -> bool:
+        """Whether the commits since we last looked told all."""
+        behind = document.commit - self._known.commit
+        if not 0 < behind <= FEW:
+            return False
+        with suppress(Corrupt):
+            for record in islice(journal.since(self.store, self._known.commit), behind):
+                self._known.apply(record)
+        return self._known.commit == document.commit
 
     def part(self) -> Part:
         """What readers see now. NotFound (kind ``no-store``) where there is no store."""
@@ -262,8 +280,9 @@ class Stack:
         record["number"] = document.commit + 1
         done = self._show(document, record)
         # A writer that slept since may have put an older root over ours, or we over a newer one.
+        latest = done
         for later in journal.since(self.store, done.commit):
-            self._show(done, later)
+            latest = self._show(latest, later)
         return done
 
     def _show(self, document: Document | None, record: Mapping[str, Any]) -> Document:
@@ -274,26 +293,15 @@ class Stack:
                 self.store.put(key, data, mode="overwrite")
             return made
         assert document is not None  # noqa: S101 - after() looked
-        changed = rows.changes(record)
-        entries = self.known(document)
-        entries += [changed[slot] for slot in range(document.size, made.size)]
+        known = self.known(document)
+        changed = known.apply(record)
         with chunking.puts(self.store) as (put, delete):
             if record.get("family") is None:
-                rows.write(put, made, entries, changed)
+                rows.write(put, made, known, changed)
             else:
-                for slot, entry in changed.items():
-                    entries[slot] = entry
-                rows.write_all(put, delete, made, entries)
+                rows.write_all(put, delete, made, known.entries)
         self.store.put(layout.ROOT, made.dumps(), mode="overwrite")
-        self._entries, self._entries_at = entries, made.commit
         return made
-
-    def known(self, document: Document) -> list[Entry]:
-        """What stands in every slot, from the rows; where they are not right, from the commits."""
-        try:
-            return list(self.entries(document))
-        except Corrupt:
-            return self.replay(document.commit)
 
     def restore(self) -> Document:
         """Write all rows and the root anew, from the records of all commits. Hold the lease."""
@@ -309,27 +317,22 @@ class Stack:
         with chunking.puts(self.store) as (put, delete):
             rows.write_all(put, delete, document, entries)
         self.store.put(layout.ROOT, document.dumps(), mode="overwrite")
-        self._entries, self._entries_at = entries, document.commit
+        self._known = Known(document.commit, entries)
         return document
 
     def replay(self, until: int) -> list[Entry]:
         """The rows after a commit, from the records of all commits up to it."""
-        entries: list[Entry] = []
-        for record in journal.since(self.store, -1):
-            changed = rows.changes(record)
-            entries += [changed[slot] for slot in range(len(entries), record["size"])]
-            for slot, entry in changed.items():
-                entries[slot] = entry
-            if record["number"] == until:
-                break
-        return entries
+        known = Known()
+        for record in islice(journal.since(self.store, -1), until + 1):
+            known.apply(record)
+        return known.entries
 
     def planned(
         self, document: Document | None, asked: Asked
     ) -> tuple[Outcome, list[tuple[Prepared, Step]]]:
         """What an append comes to, and the sessions that it puts into the store."""
-        known = self.known(document) if document is not None and document.commit else []
-        return planned(self.store.url, document, known, asked)
+        present = {} if document is None else self.known(document).present
+        return planned(self.store.url, document, present, asked)
 
 
 def withdraw(stack: Stack, session: str) -> tuple[Entry, int]:
@@ -341,10 +344,10 @@ def withdraw(stack: Stack, session: str) -> tuple[Entry, int]:
     with stack.writing():
         for _ in range(ATTEMPTS):
             document = stack.heal()
-            entries = stack.entries(document) if document and document.commit else []
-            entry = plan.present(entries).get(session)
+            known = stack.known(document) if document else Known()
+            entry = known.present.get(session)
             if entry is None or document is None:
-                if (left := _left(stack, document, entries, session)) is not None:
+                if (left := _left(stack, document, known.entries, session)) is not None:
                     return left
                 raise plan.no_session(stack.store.url, session)
             gone = sorted({entry.slot, *_earlier(stack, session)})

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from catchment.core.errors import Conflict, Invalid
+from catchment.core.errors import Conflict, Invalid, Unavailable
 
 Mode = Literal["create", "overwrite"]
 
@@ -207,6 +207,15 @@ def check_prefix(prefix: str) -> str:
 def key_taken(key: str) -> Conflict:
     """The error of a create that came second."""
     return Conflict(f"the key {key!r} is taken", kind="key-taken")
+
+
+def draft_removed(key: str) -> Unavailable:
+    """The error of a put whose draft a collection took for one that was left: nothing was put."""
+    return Unavailable(
+        f"what was being written to {key!r} was removed before it was whole",
+        kind="draft-removed",
+        hint="run the same command again; let catchment gc have a longer --grace",
+    )
 
 
 def _problem(key: str) -> str | None:

@@ -30,6 +30,7 @@ from catchment.core.store import (
     Store,
     check_key,
     check_prefix,
+    draft_removed,
     key_taken,
     open_store,
 )
@@ -240,8 +241,7 @@ class LocalStore(Store):
                     raise
             try:
                 with os_errors(target):
-                    move = os.link if mode == "create" else os.rename
-                    move(temporary, name, src_dir_fd=drafts, dst_dir_fd=place)
+                    _place(target, mode, drafts, temporary, place, name)
                     os.fsync(place)
             finally:
                 with suppress(FileNotFoundError):  # of two names of one file, none is moved
@@ -278,12 +278,13 @@ class LocalStore(Store):
             draft = Draft(file, key, digest=digest)
             try:
                 yield file, draft
-                with self._folder(key, parents, make=True, durable=durable) as folder:
-                    place = os.link if mode == "create" else os.rename
-                    with os_errors(key):
-                        place(temporary, name, src_dir_fd=drafts, dst_dir_fd=folder)
-                        if durable:
-                            os.fsync(folder)
+                with (
+                    self._folder(key, parents, make=True, durable=durable) as folder,
+                    os_errors(key),
+                ):
+                    _place(key, mode, drafts, temporary, folder, name)
+                    if durable:
+                        os.fsync(folder)
             finally:
                 draft.close()
                 os.close(file)
@@ -370,6 +371,15 @@ class _Sources:
             file = store.open_file(key)
             found = self._open[store.root, key] = (file, os.fstat(file).st_size)
         return found
+
+
+def _place(key: str, mode: Mode, drafts: int, draft: str, folder: int, name: str) -> None:  # noqa: PLR0917 - from where, to where
+    """Give a draft its name."""
+    place = os.link if mode == "create" else os.rename
+    try:
+        place(draft, name, src_dir_fd=drafts, dst_dir_fd=folder)
+    except FileNotFoundError:
+        raise draft_removed(key) from None
 
 
 def _enter(folder: int, part: str, key: str, *, make: bool) -> int:

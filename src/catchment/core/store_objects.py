@@ -25,6 +25,7 @@ from catchment.core.store import (
     Store,
     check_key,
     check_prefix,
+    draft_removed,
     key_taken,
 )
 
@@ -274,6 +275,8 @@ def refusal(key: str, status: int, code: str) -> CatchmentError:
             kind="no-bucket",
             hint="create the bucket, or check the store's URL and endpoint",
         )
+    if code == "NoSuchUpload":
+        return draft_removed(key)
     told = f"{status} {code}" if status else code
     match status:
         case 401 | 403:

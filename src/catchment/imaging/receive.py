@@ -45,6 +45,8 @@ TRIES = 3  # of a file that changes while it is read
 THREADS = 8  # transfers at a time
 MARK = 16  # bytes
 
+_FAULTS = (Invalid, NotFound, Unavailable)  # of a store; whose it is decides what they mean
+
 
 class Received(NamedTuple):
     """One file of a delivery. Without a digest it could not be read at all, for the reason."""
@@ -78,7 +80,7 @@ def receive(job: Job, house: House, lease: Lease) -> list[Finding]:
             findings += _receive_one(job, provider, house, lease)
         except _Ours as ours:  # no provider is to blame
             raise ours.error from None
-        except (Invalid, NotFound, Unavailable) as error:
+        except _FAULTS as error:
             failed.append(error)
             findings.append(
                 Finding(
@@ -221,22 +223,22 @@ class _Moved(Exception):
 
 
 class _Ours(Exception):
-    """Our own store is away, not the provider's."""
+    """Our own store or ledger failed, and not the provider's store."""
 
-    def __init__(self, error: Unavailable) -> None:
+    def __init__(self, error: CatchmentError) -> None:
         super().__init__()
         self.error = error
 
 
 class _Theirs(_Ours):
-    """The provider's store went away while ours was written."""
+    """The provider's store failed while ours was written."""
 
 
 @contextmanager
 def _ours() -> Iterator[None]:
     try:
         yield
-    except Unavailable as error:
+    except _FAULTS as error:
         raise _Ours(error) from None
 
 
@@ -246,7 +248,7 @@ def _checked(chunks: Iterable[bytes], digest: str) -> Iterator[bytes]:
         for chunk in chunks:
             made.update(chunk)
             yield chunk
-    except Unavailable as error:
+    except _FAULTS as error:
         raise _Theirs(error) from None
     if made.hexdigest() != digest:
         raise _Moved

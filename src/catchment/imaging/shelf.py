@@ -86,9 +86,9 @@ class Shelf:
         names = None if columns is None else list(columns)
         if path is not None:
             with path.open("rb") as file:
-                return pq.ParquetFile(file).read(names)
+                return as_now(part.table, pq.ParquetFile(file).read(names), names)
         with StoreFile(self._store, part.key, part.size) as opened:
-            return pq.ParquetFile(opened).read(names)
+            return as_now(part.table, pq.ParquetFile(opened).read(names), names)
 
     def compact(self) -> None:
         """Make one part of many small ones of the same table and month."""
@@ -125,6 +125,25 @@ class Shelf:
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         self._store.put(key, data)
         return Part(table, month, key, len(data), digest, rows.num_rows)
+
+
+def as_now(table: str, rows: pa.Table, columns: Sequence[str] | None) -> pa.Table:
+    """Rows of an earlier version with the columns of today: what it did not have is null."""
+    import pyarrow as pa
+
+    from catchment.imaging.schemas import schema_of
+
+    schema = schema_of(table)
+    names = schema.names if columns is None else columns
+    if rows.column_names == list(names):
+        return rows
+    made = [
+        rows[name]
+        if name in rows.column_names
+        else pa.nulls(rows.num_rows, schema.field(name).type)
+        for name in names
+    ]
+    return pa.table(made, names=list(names))
 
 
 def parts_of(provenance: Mapping[str, Any]) -> Iterator[Part]:

@@ -100,7 +100,8 @@ class ImagingSnapshot(Mapping[str, "pa.Table"]):
             if parts and all(paths):
                 names = ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths)
                 connection.execute(
-                    f'CREATE VIEW "{table}" AS SELECT * FROM read_parquet([{names}])'  # noqa: S608
+                    f'CREATE VIEW "{table}" AS '  # noqa: S608 - our own names
+                    f"SELECT * FROM read_parquet([{names}], union_by_name = true)"
                 )
             else:
                 connection.register(table, self[table])

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from catchment.arrays.transform import readers
-from catchment.arrays.transform.model import Recording, Session, TransformResult
+from catchment.arrays.transform.model import Piece, Recording, Session, TransformResult
 from catchment.core.errors import Invalid
 from catchment.core.safe import SafePool
 from catchment.core.store import Store
@@ -28,15 +28,8 @@ if TYPE_CHECKING:
 class Sink(Protocol):
     """Where the datasets of a transform go."""
 
-    def append(
-        self,
-        dataset: xr.Dataset,
-        store_key: str,
-        append_dim: str,
-        chunks: Mapping[str, int] | None,
-        session: Session | None,
-    ) -> str:
-        """Put a dataset into the store at a key of the destination; the URL of that store."""
+    def append(self, piece: Piece) -> str:
+        """Put a dataset into the store at its key of the destination; the URL of that store."""
         ...
 
 
@@ -148,13 +141,15 @@ class BaseTransform(ABC):
         append dimension gets it, with the session's id as its label. Committed sessions are never
         touched: readers see the store with the session or without it.
         """
-        return self._out().append(new_dataset, store_key, append_dim, chunks, self._session)
+        piece = Piece(new_dataset, store_key, append_dim, chunks, self._session)
+        return self._out().append(piece)
 
     def save_dataset_to_s3_zarr(
         self, dataset: xr.Dataset, store_key: str, chunks: Mapping[str, int] | None = None
     ) -> str:
         """Put a dataset into a store of its own; its URL. The same again changes nothing."""
-        return self._out().append(dataset, store_key, "session", chunks, self._session)
+        piece = Piece(dataset, store_key, chunks=chunks, session=self._session)
+        return self._out().append(piece)
 
     def open_dataset_from_s3_zarr(self, store_key: str) -> xr.Dataset:
         """What is in the store at a key of the destination, lazily."""

@@ -12,6 +12,7 @@ from catchment.core.finding import Finding
 
 if TYPE_CHECKING:
     import numpy as np
+    import xarray as xr
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,24 @@ class Recording:
     start: float = math.nan
     attributes: Mapping[str, Any] = field(default_factory=dict)
     findings: Sequence[tuple[str, str, str, str]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A dataset on its way into a store: what a transform hands to its sink.
+
+    Attributes:
+        store_key: of the store, below the destination.
+        append_dim: the dimension that grows.
+        chunks: of a new store, by dimension; one that is there keeps its own.
+        session: what the dataset was made of; None where a transform is called by hand.
+    """
+
+    dataset: xr.Dataset
+    store_key: str
+    append_dim: str = "session"
+    chunks: Mapping[str, int] | None = None
+    session: Session | None = None
 
 
 class Copied(NamedTuple):

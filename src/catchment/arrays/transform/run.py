@@ -281,10 +281,9 @@ class _Work:
                     stack.withdraw(done.session.id)
                 continue
             document = stack.heal()
-            known = stack.known(document) if document is not None else []
-            slots = [entry.slot for entry in known if entry.row.session == done.session.id]
-            if document is not None and slots:
-                stack.tombstone(document, slots, "moved")
+            entry = None if document is None else stack.known(document).present.get(done.session.id)
+            if document is not None and entry is not None:
+                stack.tombstone(document, [entry.slot], "moved")
 
     def _remember(self, row: Contribution) -> None:
         """The newest record of each session; those of other code do not count as done."""

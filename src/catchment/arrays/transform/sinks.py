@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from catchment.arrays import journal, plan
-from catchment.arrays.document import check_chunks
+from catchment.arrays.document import Document, check_chunks
 from catchment.arrays.journal import Holder
 from catchment.arrays.look import Facts
 from catchment.arrays.model import Decision, OnConflict, Step
 from catchment.arrays.prepare import Prepared, prepare
 from catchment.arrays.schema import differences
 from catchment.arrays.stack import Stack, Staged
-from catchment.arrays.transform.model import Session
+from catchment.arrays.transform.model import Piece
 from catchment.core.errors import Invalid
 from catchment.core.finding import Finding, Severity
 from catchment.core.store import Store, open_store
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 SUFFIX = ".zarr"
 
@@ -88,6 +86,23 @@ class Sent:
     raw_bytes: int
 
 
+class _Seen(threading.local):
+    """Stores that this thread saw within one run: what stands in them need not be learnt again."""
+
+    def __init__(self) -> None:
+        self._run = ""
+        self._stacks: dict[str, Stack] = {}
+
+    def stack(self, holder: Holder, store: Store) -> Stack:
+        """The one of that store; another run may find another store at the same place."""
+        if self._run != holder.token:
+            self._run, self._stacks = holder.token, {}
+        return self._stacks.setdefault(store.url, Stack(store))
+
+
+_seen = _Seen()
+
+
 @dataclass
 class StagingSink:
     """Stages datasets in a worker; the coordinator holds the lease and commits."""
@@ -101,65 +116,52 @@ class StagingSink:
     sent: list[Sent] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
-    def append(
-        self,
-        dataset: xr.Dataset,
-        store_key: str,
-        append_dim: str,
-        chunks: Mapping[str, int] | None,
-        session: Session | None,
-    ) -> str:
+    def append(self, piece: Piece) -> str:
         """Stage every session of the dataset; Refused if one cannot be kept."""
-        facts = Facts(transform=self.transform)
+        facts, session = Facts(transform=self.transform), piece.session
+        url = f"{self.destination.url}/{piece.store_key}"
         if session is not None:
             facts = replace(facts, session=session.id, site=session.site, source=session.id)
-        if self._by_positions(dataset, store_key, append_dim, chunks, facts):
-            return f"{self.destination.url}/{store_key}"
-        sessions, found = prepare(dataset, append_dim=append_dim, facts=facts)
+        if self._by_positions(piece, facts):
+            return url
+        sessions, found = prepare(piece.dataset, append_dim=piece.append_dim, facts=facts)
         if session is not None:
             found = [replace(f, where=f"{session.id}: {f.where}") for f in found]
         if any(f.severity is Severity.ERROR for f in found):
             raise Refused(found)
         self.findings += found
         for one in sessions:
-            self._send(one, self.partitioning.key(store_key, one.row.start), chunks)
-        return f"{self.destination.url}/{store_key}"
+            self._send(one, self.partitioning.key(piece.store_key, one.row.start), piece.chunks)
+        return url
 
-    def _by_positions(
-        self,
-        dataset: xr.Dataset,
-        store_key: str,
-        append_dim: str,
-        chunks: Mapping[str, int] | None,
-        facts: Facts,
-    ) -> bool:
+    def _by_positions(self, piece: Piece, facts: Facts) -> bool:
         """Append to a store that grows by positions, at once: there slots cannot be staged."""
         from catchment.arrays import api
         from catchment.arrays.flat import Flat
 
-        store = below(self.destination, store_key)
-        if not api.by_positions(store, dataset, append_dim):
+        store = below(self.destination, piece.store_key)
+        if not api.by_positions(store, piece.dataset, piece.append_dim):
             return False
         outcome = Flat(Stack(store)).append(
-            dataset, append_dim, chunks=chunks, on_conflict=self.on_conflict,
+            piece.dataset, piece.append_dim, chunks=piece.chunks, on_conflict=self.on_conflict,
             dry_run=self.dry_run, facts=facts,
         )  # fmt: skip
         if outcome.refused:
             raise Refused(outcome.findings)
         self.findings += outcome.findings
         self.sent += [
-            Sent(store_key, step, None, step.windows, step.raw_bytes) for step in outcome.steps
+            Sent(piece.store_key, step, None, step.windows, step.raw_bytes)
+            for step in outcome.steps
         ]
         return True
 
     def _send(self, one: Prepared, key: str, chunks: Mapping[str, int] | None) -> None:
-        key, stack = self._place(one, key)
-        document, _ = stack.look()
+        key, stack, document = self._place(one, key)
         if document is None and not self.dry_run:
             document = stack.make(one, chunks)
         if document is not None:
             check_chunks(document, chunks)
-        known = plan.present(stack.known(document)) if document and document.commit else {}
+        known = stack.known(document).present if document else {}
         size = document.size if document else 0
         (step,) = plan.steps([one], known, size, self.on_conflict)
         if (error := plan.conflict([step])) is not None:
@@ -171,9 +173,9 @@ class StagingSink:
             step = replace(step, slot=staged.claim.slot)
         self.sent.append(Sent(key, step, staged, one.row.n_windows, one.raw_bytes))
 
-    def _place(self, one: Prepared, key: str) -> tuple[str, Stack]:
+    def _place(self, one: Prepared, key: str) -> tuple[str, Stack, Document | None]:
         """The store for a session: that of the key, of its schema, or the next when it is full."""
-        stack = Stack(below(self.destination, key))
+        stack = self._stack(key)
         document, _ = stack.look()
         if document is not None and document.schema.fingerprint != one.schema.fingerprint:
             reasons = list(differences(document.schema, one.schema))
@@ -192,7 +194,7 @@ class StagingSink:
                     "bring channels, rates and units into line, if it shall join the others",
                 )
             )
-            stack = Stack(below(self.destination, key))
+            stack = self._stack(key)
             document, _ = stack.look()
         number = 1
         first = key
@@ -200,13 +202,16 @@ class StagingSink:
             self.partitioning.max_sessions
             and document is not None
             and journal.next_slot(stack.store, document) >= self.partitioning.max_sessions
-            and one.row.session not in plan.present(stack.known(document))
+            and one.row.session not in stack.known(document).present
         ):
             number += 1
             key = with_part(first, f"{number:04}")
-            stack = Stack(below(self.destination, key))
+            stack = self._stack(key)
             document, _ = stack.look()
-        return key, stack
+        return key, stack, document
+
+    def _stack(self, key: str) -> Stack:
+        return _seen.stack(self.holder, below(self.destination, key))
 
 
 @dataclass
@@ -217,24 +222,17 @@ class DirectSink:
     transform: str
     on_conflict: OnConflict = "error"
 
-    def append(
-        self,
-        dataset: xr.Dataset,
-        store_key: str,
-        append_dim: str,
-        chunks: Mapping[str, int] | None,
-        session: Session | None,
-    ) -> str:
+    def append(self, piece: Piece) -> str:
         """Append the dataset; Refused if it cannot be kept."""
         from catchment.arrays import api
 
-        store = below(self.destination, store_key)
+        store = below(self.destination, piece.store_key)
         facts: dict[str, Any] = {}
-        if session is not None:
-            facts = {"session": session.id, "site": session.site}
+        if piece.session is not None:
+            facts = {"session": piece.session.id, "site": piece.session.site}
         outcome = api.append(
-            dataset, store, append_dim=append_dim, chunks=chunks, on_conflict=self.on_conflict,
-            transform=self.transform, **facts,
+            piece.dataset, store, append_dim=piece.append_dim, chunks=piece.chunks,
+            on_conflict=self.on_conflict, transform=self.transform, **facts,
         )  # fmt: skip
         if outcome.refused:
             raise Refused(outcome.findings)

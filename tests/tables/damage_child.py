@@ -143,6 +143,7 @@ def tell(answer: dict[str, Any]) -> None:
 
 def warm() -> None:
     """Import here what every child would import late; no thread may be started for it."""
+    import duckdb  # noqa: F401
     import pandas as pd  # noqa: F401
     import pyarrow.csv  # noqa: F401
 

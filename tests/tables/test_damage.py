@@ -46,9 +46,9 @@ def kill_at_random(grounds, nursery, kills, seed):
         with grounds.fresh(chance.choice(["first", "second"])) as place:
             observer = Observer(place)
             for _ in range(min(10, kills - died)):
-                changes = chance.sample(CHANGES, len(CHANGES))
+                changes = chance.sample(CHANGES, 2)  # the first may be what is there already
                 with observer.always():
-                    ended = nursery.ask(place, *changes, kill_after=chance.uniform(0, 0.7 * span))
+                    ended = nursery.ask(place, *changes, kill_after=chance.uniform(0, 0.5 * span))
                 died += ended["status"] == -signal.SIGKILL
                 if chance.random() < 0.3:
                     collected += place.collect()
@@ -64,8 +64,8 @@ def kill_at_random(grounds, nursery, kills, seed):
 
 
 def test_a_run_killed_at_random_instants(two, nursery):
-    died, collected = kill_at_random(two, nursery, 24, seed=1)
-    assert died >= 24
+    died, collected = kill_at_random(two, nursery, 20, seed=1)
+    assert died >= 20
     assert collected, "no kill met a run at work: the test shows nothing"
 
 

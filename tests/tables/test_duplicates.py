@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from catchment.core.errors import Invalid, Unavailable
 from catchment.core.finding import Finding, Severity
 from catchment.core.store import open_store
-from catchment.tables import duplicates, keys
+from catchment.tables import duplicates, keys, repeated
 from catchment.tables.criteria import check_criteria, read_criteria
 from catchment.tables.duplicates import Candidates, Decision, decide, find, is_naccid
 from catchment.tables.keys import scan
@@ -470,11 +470,11 @@ def test_repeated_hashes_are_found_in_parts(runs, part, shift, spool):
     counts = Counter(value for run in runs for value in run)
     arrays = [np.sort(np.array(run, np.uint64) << np.uint64(shift)) for run in runs]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duplicates, "PART", part)
-        patch.setattr(duplicates, "SPOOL_BYTES", spool)
-        repeated = duplicates._repeated(iter(arrays))
+        patch.setattr(repeated, "PART", part)
+        patch.setattr(repeated, "SPOOL_BYTES", spool)
+        found = repeated.repeated(iter(arrays))
     totals = Counter(value << shift for value in counts.elements())
-    assert repeated.tolist() == sorted(value for value, count in totals.items() if count > 1)
+    assert found.tolist() == sorted(value for value, count in totals.items() if count > 1)
 
 
 # --- limits ----------------------------------------------------------------------------------------------
@@ -482,7 +482,7 @@ def test_repeated_hashes_are_found_in_parts(runs, part, shift, spool):
 
 def test_no_room_for_the_temporary_file(monkeypatch, tmp_path):
     blob = blob_of(pa.table({"naccid": [ANNA]}), TransferRule())
-    monkeypatch.setattr(duplicates, "SPOOL_BYTES", 1)
+    monkeypatch.setattr(repeated, "SPOOL_BYTES", 1)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     with pytest.raises(Unavailable) as caught:
         find("uds", TransferRule(), [ALPHA], lambda _: blob)

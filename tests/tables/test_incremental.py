@@ -14,9 +14,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from catchment.core.errors import Corrupt
+from catchment.core.errors import Conflict, Corrupt
 from catchment.core.store import open_store
 from catchment.tables import composition
+from catchment.tables import run as runs
 from catchment.tables.model import CriteriaRule, OnDuplicate
 from tests.tables.running import (
     TODAY,
@@ -445,6 +446,28 @@ def test_a_damaged_snapshot_is_not_copied_from_and_a_full_run_mends_it(
     same_as_afresh(work)
     assert work.run().state == "unchanged"
     assert [s.number for s in work.ledger.snapshots("tables/nacc")] == [2, 1]
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_ledger_of_another_store_is_told(sites, work, tmp_path, monkeypatch, sealed):
+    """Two stores with one ledger: the second one gets nothing, not even what a crash left out."""
+    changed_beta(sites)
+    if not sealed:
+        monkeypatch.setattr(runs, "seal", lambda *_: None)
+    work.run()
+    monkeypatch.undo()
+    work.now += timedelta(hours=1)
+    other = Work(tmp_path / "other", sites, People(), now=work.now)
+    vars(other)["ledger"] = work.ledger
+    for call in (other.run, other.plan):
+        with pytest.raises(Conflict) as caught:
+            call()
+        assert caught.value.kind == "ledger-of-another-store"
+    assert other.keys() == []
+    assert [s.number for s in work.ledger.snapshots("tables/nacc")] == [2, 1]
+    assert len(work.ledger.unsealed("tables/nacc")) == (not sealed)
+    assert work.run().state == "unchanged"
+    assert not work.ledger.unsealed("tables/nacc")
 
 
 def test_kept_keys_that_cannot_be_read_are_an_error_of_ours(sites, work, tmp_path):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -82,27 +83,13 @@ class Target(NamedTuple):
     columns: Columns
 
     def compose(
-        self,
-        store: Store,
-        key: str,
-        blocks: Iterable[Block],
-        groups: list[Group],
-        begun: Callable[[Iterator[Segment]], Composed] | None = None,
+        self, store: Store, key: str, blocks: Iterable[Block], groups: list[Group]
     ) -> Composed:
-        """Write the file as its blocks come; ``groups`` gets each row group once it has a place.
-
-        ``begun`` writes it, if given, who may have begun with it.
-        """
-        segments = self._segments(blocks, groups)
-        return store.compose(key, segments, digest=True) if begun is None else begun(segments)
+        """Write the file as its blocks come; ``groups`` gets each row group once it has a place."""
+        return store.compose(key, self._segments(blocks, groups), digest=True)
 
     def _segments(self, blocks: Iterable[Block], groups: list[Group]) -> Iterator[Segment]:
         """The bytes of the file; its row groups are told on the way."""
-        yield from self.body(blocks, groups)
-        yield assemble(self.columns, groups, self.schema)
-
-    def body(self, blocks: Iterable[Block], groups: list[Group]) -> Iterator[Segment]:
-        """The bytes before the footer."""
         yield MAGIC
         position = len(MAGIC)
         for block in blocks:
@@ -112,14 +99,21 @@ class Target(NamedTuple):
                 chunks.append(group)
             groups.append(join(chunks)._replace(rows=block.rows).moved(position))
             position += int(groups[-1].length.sum())
+        yield assemble(self.columns, groups, self.schema)
 
 
 def stored(schema: pa.Schema) -> Columns:
     """How our own files store a schema; of each column, whatever the others are."""
-    if not len(schema):
+    return _stored(schema.serialize().to_pybytes())
+
+
+@lru_cache(maxsize=8)
+def _stored(schema: bytes) -> Columns:
+    kept = pa.ipc.read_schema(pa.BufferReader(schema))
+    if not len(kept):
         return Columns()
     sink = pa.BufferOutputStream()
-    empty = pa.Table.from_arrays([pa.nulls(0, kind) for kind in schema.types], schema=schema)
+    empty = pa.Table.from_arrays([pa.nulls(0, kind) for kind in kept.types], schema=kept)
     pq.write_table(empty, sink, store_schema=False)
     data = sink.getvalue()
     leaves = leaves_of(pq.ParquetFile(pa.BufferReader(data)).schema)

@@ -20,16 +20,17 @@ from catchment.core.ledger import Snapshot
 from catchment.core.progress import Event, Progress
 from catchment.core.store import Store
 from catchment.tables import composition, layout
-from catchment.tables.composition import Composition, Entry, Keys
+from catchment.tables.blocks import stored
+from catchment.tables.composition import Composition, Keys
 from catchment.tables.keys import FORMAT, key_columns, scan
 from catchment.tables.model import CriteriaRule, Dataset, Rule, SourceFile, TransferRule
 from catchment.tables.parquet import vouch
 from catchment.tables.plan import Input, Listed, Refused
 from catchment.tables.reading import read
+from catchment.tables.sources import at_once
 from catchment.tables.unify import Unified
 
 Failure = Invalid | NotFound
-WORKERS = 16  # questions to stores at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +57,8 @@ class Memory:
             except NotFound:
                 size, data = -1, b""
             same = not composed or item["digest"] == f"sha256:{hashlib.sha256(data).hexdigest()}"
-            if size < 0 and snapshot and next(store.list(snapshot.location), None) is None:
-                raise Conflict(
-                    f"the ledger knows {snapshot.location}, and the store has nothing there",
-                    kind="ledger-of-another-store",
-                    hint="give each store a ledger of its own (workspace.ledger); if the snapshot "
-                    "was deleted by hand, catchment tables run --full",
-                )
+            if size < 0 and snapshot:
+                check_store(store, snapshot)
             if size != item["size"] or not same:
                 raise Corrupt(
                     f"{key} is not what was published",
@@ -124,13 +120,15 @@ class Reader:
         A file that stands as the previous snapshot saw it is not read.
         """
         known = {
-            (table, *_place(e)): e
+            (table, e.center, e.url, e.key, e.size, e.etag): e
             for table, composed in self._memory.tables.items()
             for e in composed.entries
         }
         files: list[Listed | Input] = []
-        for listed in listed_files(datasets):
-            entry = known.get((listed.table, *_place_of(listed)))
+        for listed in _listed(datasets):
+            file = listed.file
+            place = (listed.center.id, file.store.url, file.key, file.size, file.etag)
+            entry = known.get((listed.table, *place))
             files.append(Input(listed, entry.digest, entry.rows, entry.schema) if entry else listed)
         new = iter(self.read([f for f in files if isinstance(f, Listed)], progress))
         checked = [next(new) if isinstance(f, Listed) else f for f in files]
@@ -152,6 +150,10 @@ class Reader:
             for f, unseen in zip(files, later, strict=True)
         ]
         results = attempt(self._executor, tasks)
+        for table in {f.table for f in files} & self._memory.tables.keys():
+            stored(
+                self._memory.tables[table].schema
+            )  # while workers read: most often kept as it is
         for listed, unseen, result in zip(files, later, results, strict=True):
             if isinstance(result, Failure):
                 found.append(Refused(listed, result))
@@ -178,9 +180,20 @@ class Reader:
             future.cancel()
 
 
+def check_store(store: Store, snapshot: Snapshot) -> None:
+    """Conflict (kind ``ledger-of-another-store``) if nothing of the snapshot is in the store."""
+    if next(store.list(snapshot.location), None) is None:
+        raise Conflict(
+            f"the ledger knows {snapshot.location}, and the store has nothing there",
+            kind="ledger-of-another-store",
+            hint="give each store a ledger of its own (workspace.ledger); if the snapshot "
+            "was deleted by hand, catchment tables run --full",
+        )
+
+
 def check_unmoved(files: Sequence[SourceFile]) -> Iterator[Failure | None]:
     """For each file None if it is as it was listed; else NotFound, or Invalid ``file-changed``."""
-    with ThreadPoolExecutor(WORKERS) as threads:
+    with ThreadPoolExecutor(at_once(file.store for file in files)) as threads:
         yield from attempt(threads, [partial(_check_unmoved, file) for file in files])
 
 
@@ -276,6 +289,10 @@ def key_types(rule: Rule, unified: Unified) -> dict[str, str]:
 def attempt[T](executor: Executor, tasks: Sequence[partial[T]]) -> Iterator[T | Invalid | NotFound]:
     """The result of each task in order, or why its input is not usable; other errors are raised."""
     futures = deque(executor.submit(task.func, *task.args, **task.keywords) for task in tasks)
+    return _results(futures)
+
+
+def _results[T](futures: deque[Future[T]]) -> Iterator[T | Invalid | NotFound]:
     try:
         while futures:
             try:
@@ -287,22 +304,7 @@ def attempt[T](executor: Executor, tasks: Sequence[partial[T]]) -> Iterator[T | 
             future.cancel()
 
 
-def same_place(entry: Entry, listed: Listed) -> bool:
-    """Whether a file stands as it stood when the entry was made: then nothing of it moved."""
-    return _place(entry) == _place_of(listed)
-
-
-def _place(entry: Entry) -> tuple[str, str, str, int, str]:
-    return entry.center, entry.url, entry.key, entry.size, entry.etag
-
-
-def _place_of(listed: Listed) -> tuple[str, str, str, int, str]:
-    file = listed.file
-    return listed.center.id, file.store.url, file.key, file.size, file.etag
-
-
-def listed_files(datasets: Sequence[Dataset]) -> Iterator[Listed]:
-    """The files of all datasets in order of table, ADCID and key."""
+def _listed(datasets: Sequence[Dataset]) -> Iterator[Listed]:
     for table in sorted({name for d in datasets for name in d.tables}):
         for dataset in sorted(datasets, key=lambda d: d.center.adcid):
             for file in dataset.tables.get(table, ()):

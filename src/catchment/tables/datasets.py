@@ -22,7 +22,7 @@ from catchment.core.progress import Event, Progress, silent
 from catchment.core.store import Stat
 from catchment.core.strictjson import Repeated, described, loads
 from catchment.tables.model import Center, Dataset, SourceFile
-from catchment.tables.sources import Place, Source, check_one_bucket
+from catchment.tables.sources import REMOTE, Place, Source, at_once, check_one_bucket
 
 DESCRIPTION = "provenance/dataset_description.json"
 MAX_DESCRIPTION = 4 * 1024 * 1024  # bytes
@@ -60,10 +60,10 @@ def find_datasets(
     source: Source,
     *,
     fall_back: bool = False,
-    workers: int = 16,
+    workers: int | None = None,
     progress: Progress = silent,
 ) -> Found:
-    """The latest dataset of each center, ``workers`` centers and descriptions at a time.
+    """The latest dataset of each center; ``workers`` centers and descriptions at a time, if given.
 
     A center whose place or dataset cannot be had is skipped and reported; so are centers that share
     a place, because their rows would be counted twice.
@@ -75,14 +75,16 @@ def find_datasets(
     skipped: dict[str, Finding] = {}
     findings: list[Finding] = []
     progress(Event(WORK, "start", 0, len(centers), "centers"))
-    with ThreadPoolExecutor(workers) as outer, ThreadPoolExecutor(workers) as inner:
+    with ThreadPoolExecutor(workers or REMOTE) as pool:
         places: dict[str, Place | Finding] = dict(
-            zip((c.id for c in centers), outer.map(partial(_located, source), centers), strict=True)
+            zip((c.id for c in centers), pool.map(partial(_located, source), centers), strict=True)
         )
-        sound = {id_: place for id_, place in places.items() if isinstance(place, Place)}
-        if source.one_bucket:
-            check_one_bucket(sound)
-        places |= _shared(sound)
+    sound = {id_: place for id_, place in places.items() if isinstance(place, Place)}
+    if source.one_bucket:
+        check_one_bucket(sound)
+    places |= _shared(sound)
+    most = workers or at_once(place.store for place in sound.values())
+    with ThreadPoolExecutor(most) as outer, ThreadPoolExecutor(most) as inner:
         # Two pools, for a task that waits for others of its own pool can wait forever.
         results = outer.map(
             lambda c: _dataset(c, places[c.id], fall_back=fall_back, pool=inner), centers

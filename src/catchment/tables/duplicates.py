@@ -13,20 +13,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Buffer, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Buffer, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from tempfile import SpooledTemporaryFile
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from catchment.core.errors import Invalid, Unavailable
+from catchment.core.errors import Invalid
 from catchment.core.finding import Finding, Severity
 from catchment.tables import fill
-from catchment.tables.keys import Hashes, Pairs, read_hashes, read_pairs, read_rows
+from catchment.tables.keys import Pairs, read_hashes, read_pairs, read_rows
 from catchment.tables.model import (
     Center,
     CriteriaRule,
@@ -36,12 +35,9 @@ from catchment.tables.model import (
     Rule,
     TransferRule,
 )
+from catchment.tables.repeated import places, repeated
 
 PREFIXES = {"prod": "NACC", "dev": "TEST"}  # of a NACCID, by mode of the identifiers service
-
-SLICE_BITS = 10  # the range of hashes is cut into 2**10 slices, so that it is compared in parts
-PART = 1 << 20  # hashes compared at a time (8 MiB)
-SPOOL_BYTES = 1 << 23  # kept in memory before they go to a temporary file
 
 
 class Reason(NamedTuple):
@@ -318,12 +314,12 @@ def _find_transferred(
     centers: Sequence[Center], blob: Callable[[int], Buffer]
 ) -> tuple[Rows, list[str | None]]:
     files = range(len(centers))
-    if not len(shared := _repeated(read_hashes(blob(i)) for i in files)):
+    if not len(shared := repeated(read_hashes(blob(i)) for i in files)):
         return Rows(*[_NONE] * 5), []
     chosen, numbers, texts = [], [], []
     for i in files:
         pairs = read_pairs(blob(i))
-        at = _places(pairs.hashes, shared)
+        at = places(pairs.hashes, shared)
         chosen.append(at)
         numbers.append(_center_numbers(pairs, at, centers[i]))
         texts.append(pairs.participants.take(fill.numbers(at)))
@@ -350,11 +346,11 @@ def _find_repeated(
     centers: Sequence[Center], blob: Callable[[int], Buffer]
 ) -> tuple[Rows, list[str | None]]:
     files = range(len(centers))
-    shared = _repeated(read_rows(blob(i), "low") for i in files)
+    shared = repeated(read_rows(blob(i), "low") for i in files)
     parts, texts = [], []
     for i in files:
         kept = blob(i)
-        at = _places(read_rows(kept, "low"), shared)
+        at = places(read_rows(kept, "low"), shared)
         low, high, row, pair = (read_rows(kept, n)[at] for n in ("low", "high", "row", "pair"))
         pairs = read_pairs(kept)
         center = _center_numbers(pairs, pair, centers[i])
@@ -374,47 +370,3 @@ def _center_numbers(pairs: Pairs, at: NDArray[Any], sender: Center) -> NDArray[n
     """ADCIDs of some pairs; the sender's where a row gives none."""
     (own,) = fill.numbers(np.array([sender.adcid], np.int64))
     return fill.values(pairs.centers.take(fill.numbers(at)).fill_null(own))
-
-
-def _places(values: Hashes, wanted: Hashes) -> NDArray[np.int64]:
-    """Where the wanted are among the values, both ascending."""
-    start = np.searchsorted(values, wanted, "left")
-    count = np.searchsorted(values, wanted, "right") - start
-    offset: NDArray[np.int64] = np.repeat(start - np.cumsum(count) + count, count)
-    return np.arange(len(offset)) + offset
-
-
-def _repeated(runs: Iterable[Hashes]) -> Hashes:
-    """Hashes that occur more than once in all runs together, ascending; each run is ascending.
-
-    The runs go to a temporary file and are compared in slices of the hashes' range: memory holds
-    little more than ``PART`` of them.
-    """
-    slices = 1 << SLICE_BITS
-    edges = np.arange(1, slices, dtype=np.uint64) << np.uint64(64 - SLICE_BITS)
-    try:
-        with SpooledTemporaryFile(SPOOL_BYTES) as scratch:
-            bounds, end = [], 0  # of each run's slices in the file
-            for run in runs:
-                bounds.append(np.concatenate(([0], np.searchsorted(run, edges), [len(run)])) + end)
-                end += len(run)
-                scratch.write(run.data)
-            ends = np.cumsum(np.diff(bounds).sum(axis=0))
-            firsts = np.unique(ends // PART, return_index=True)[1]
-            found = []
-            for first, last in zip(firsts, [*firsts[1:], slices], strict=True):
-                part = np.empty(sum(b[last] - b[first] for b in bounds), np.uint64)
-                rest = part.view(np.uint8).data
-                for b in bounds:
-                    scratch.seek(b[first] * 8)
-                    rest = rest[scratch.readinto(rest[: (b[last] - b[first]) * 8]) :]
-                part.sort(kind="stable")  # which merges runs, and these are some
-                same = np.pad(part[1:] == part[:-1], (1, 0))
-                found.append(part[:-1][same[1:] & ~same[:-1]])
-            return np.concatenate(found)
-    except OSError as error:
-        raise Unavailable(
-            f"no room to compare keys in a temporary file: {error.strerror}",
-            kind="no-scratch-space",
-            hint="set TMPDIR to a folder with more room: 8 bytes for each row of the table",
-        ) from error

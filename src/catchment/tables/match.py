@@ -39,7 +39,8 @@ class Matcher:
     """Matches inputs with the columns of a table."""
 
     def __init__(self, unified: pa.Schema, stored: Columns) -> None:
-        self._unified = unified
+        self._unified = list(unified)
+        self._at = {name: number for number, name in enumerate(unified.names)}
         self._stored = stored
         self._known: dict[object, Match] = {}
 
@@ -71,11 +72,11 @@ class Matcher:
         """
         if placed not in self._known:
             schema = pa.ipc.read_schema(pa.BufferReader(placed))
-            targets = [self._unified.get_field_index(field.name) for field in schema]
+            targets = [self._at.get(name, -1) for name in schema.names]
             column = np.full(len(self._unified), -1)
             column[targets] = np.arange(len(targets))
             for target, field in zip(targets, schema, strict=True):
-                if target < 0 or not self._unified.field(target).equals(field):
+                if target < 0 or not self._unified[target].equals(field):
                     raise Corrupt(
                         "an input that was to be copied has columns of another type in the table",
                         kind="placed-mismatch",
@@ -86,5 +87,5 @@ class Matcher:
         return self._known[placed]
 
     def _match(self, columns: Columns, column: Ints, same: NDArray[np.bool_]) -> Match:
-        present = pa.schema([self._unified.field(int(n)) for n in np.flatnonzero(column >= 0)])
+        present = pa.schema([self._unified[n] for n in np.flatnonzero(column >= 0)])
         return Match(columns, column, same, present.serialize().to_pybytes())

@@ -31,7 +31,7 @@ import pyarrow as pa
 from catchment.core.errors import CatchmentError, Invalid, NotFound
 from catchment.core.parquet.footer import Columns, Group
 from catchment.core.progress import Event, Progress, silent
-from catchment.core.store import Composed, Segment, Store
+from catchment.core.store import Composed, Store
 from catchment.tables import fill
 from catchment.tables.blocks import Block, Source, Target, stored
 from catchment.tables.decode import Part
@@ -43,7 +43,6 @@ from catchment.tables.rewrite import Task, rewrite, write_groups
 from catchment.tables.unify import Unified
 
 Beside = Callable[[Sequence[Placed], Future[Composed]], object]
-Begun = Callable[[Iterator[Segment]], Composed]
 
 __all__ = ["ENGINE", "Fresh", "InputFailed", "Kept", "Merged", "Placed", "merge_table"]
 
@@ -60,7 +59,6 @@ def merge_table(
     executor: Executor,
     progress: Progress = silent,
     beside: Beside | None = None,
-    begun: Begun | None = None,
 ) -> Merged:
     """Compose a table, and the file of rows that left it.
 
@@ -81,7 +79,6 @@ def merge_table(
         beside: called once it is known where all inputs stand (``Merged.placed``), in a thread,
             while the table becomes durable; nothing may get a name below its folder before the
             table has its own (the future; it fails where the table does).
-        begun: writes the table, of which it may have written a part already; else the store does.
 
     Raises:
         InputFailed: an input cannot be read, or has values that its unified type cannot hold.
@@ -92,15 +89,7 @@ def merge_table(
         raise Invalid("expected a table with columns, got none", kind="no-columns")
     merge = _Merge(inputs, unified.schema, constants, store, staging)
     with merge.rewriting(executor, progress):
-        return merge.compose(table, removed, beside, begun)
-
-
-def foresee(
-    inputs: Sequence[Kept], unified: pa.Schema, constants: Mapping[str, str], *, store: Store
-) -> Iterator[Segment]:
-    """What a table begins with whose first inputs are these: the segments that a merge writes."""
-    merge = _Merge(inputs, unified, constants, store, "")
-    return merge.table.body(merge.begin(inputs), [])
+        return merge.compose(table, removed, beside)
 
 
 class _Gap(NamedTuple):
@@ -221,7 +210,10 @@ class _Merge:
     def _kept(self, item: Kept) -> _Rows:
         """Plan an input that is copied from an earlier table."""
         match = self._matcher.kept(item.placed.schema)
-        rows = _Rows(match, stay=self._kept_blocks(match, item))
+        rows = _Rows(match)
+        for group in item.placed.groups:
+            source = Source((item.store, item.table), match.columns, group)
+            rows.stay.append(self._stay(match, source, group.rows))
         went = sum(group.rows for group in item.placed.removed)
         total = sum(group.rows for group in item.placed.groups) + went
         leaving = Leaving.of(item.removals, total, expected=went)
@@ -230,22 +222,6 @@ class _Merge:
             source = Source((item.store, item.removed or ""), match.columns, group)
             rows.leave.append(self._leave(match, source, item, gone))
         return rows
-
-    def _kept_blocks(self, match: Match, item: Kept) -> list[Block]:
-        return [
-            self._stay(match, Source((item.store, item.table), match.columns, group), group.rows)
-            for group in item.placed.groups
-        ]
-
-    def begin(self, inputs: Sequence[Kept]) -> list[Block]:
-        """The row groups of inputs that the table begins with."""
-        found = [
-            block
-            for item in inputs
-            for block in self._kept_blocks(self._matcher.kept(item.placed.schema), item)
-        ]
-        self._fill(leaves=False)
-        return found
 
     @contextmanager
     def rewriting(self, executor: Executor, progress: Progress) -> Iterator[None]:
@@ -297,9 +273,7 @@ class _Merge:
                 columns = Columns(self.table.columns[column] for column in job.columns)
                 block.put(Source((self.store, key), columns, group), job.columns)
 
-    def compose(
-        self, table: str, removed: str, beside: Beside | None, begun: Begun | None
-    ) -> Merged:
+    def compose(self, table: str, removed: str, beside: Beside | None) -> Merged:
         """Write both files at once; an input that stands in them is noted while others are copied.
 
         The table is the first to get its name: who wrote it has the folder.
@@ -336,7 +310,7 @@ class _Merge:
             else:
                 left = threads.submit(lambda: deque(leaving(), 0).clear())
             try:
-                composed = self.table.compose(self.store, table, staying(), groups, begun)
+                composed = self.table.compose(self.store, table, staying(), groups)
             except BaseException as error:
                 named.set_exception(error)
                 stands.put(None)

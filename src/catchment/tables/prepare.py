@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC
@@ -15,7 +15,7 @@ from typing import Self
 
 from catchment.core.errors import CatchmentError, Invalid
 from catchment.core.finding import Severity
-from catchment.tables.check import KeyReader, Memory, Reader, key_types, listed_files
+from catchment.tables.check import KeyReader, Memory, Reader, key_types
 from catchment.tables.criteria import check_criteria, check_tables
 from catchment.tables.datasets import find_datasets
 from catchment.tables.duplicates import Candidates, decide, find
@@ -24,7 +24,6 @@ from catchment.tables.model import CONSTANTS, CriteriaRule, Removal, Rule, Trans
 from catchment.tables.plan import (
     CENTER_QUARANTINED,
     Input,
-    Listed,
     Plan,
     Refused,
     TablePlan,
@@ -37,19 +36,12 @@ from catchment.tables.snapshot import TableSnapshot
 from catchment.tables.unify import Unified, unify
 
 
-def constants(job: Job, house: House) -> dict[str, str]:
-    """The columns that a run of now writes itself."""
-    today = house.clock().astimezone(UTC).strftime("%Y%m%d")
-    return dict(zip(CONSTANTS, (job.options.freeze_date or today, today), strict=True))
-
-
 class Planner:
     """Plans a job; plans again without a center whose file turns out bad later.
 
     Args:
         full: remember nothing of the latest snapshot.
         later: digests that decide nothing may be missing in a plan; :meth:`settled` has them.
-        found: told which files there are, before they are looked at.
 
     Attributes:
         memory: what the latest snapshot remembers.
@@ -58,14 +50,7 @@ class Planner:
     """
 
     def __init__(
-        self,
-        job: Job,
-        house: House,
-        scratch: Path,
-        *,
-        full: bool,
-        later: bool = False,
-        found: Callable[[Memory, Iterator[Listed]], object] = lambda *_: None,
+        self, job: Job, house: House, scratch: Path, *, full: bool, later: bool = False
     ) -> None:
         self.job = job
         self.house = house
@@ -78,7 +63,6 @@ class Planner:
             fall_back=job.options.fall_back,
             progress=house.progress,
         )
-        found(self.memory, listed_files(self.found.datasets))
         self._current: dict[str, frozenset[int]] = {}  # of all participants asked for
         self._keys = KeyReader(self.memory, house.executor, scratch)
         self._reader = Reader(
@@ -254,6 +238,8 @@ class Planner:
         datasets = {d.center.id: d for d in self.found.datasets if d.center.id in entered}
         digest = fingerprint(self.job.options, datasets, plans)
         latest = self.memory.snapshot
+        today = self.house.clock().astimezone(UTC).strftime("%Y%m%d")
+        dates = (self.job.options.freeze_date or today, today)
         return Plan(
             tables=tuple(plans),
             datasets=datasets,
@@ -265,7 +251,7 @@ class Planner:
             changed=latest is None
             or latest.provenance["fingerprint"] != digest
             or bool(self._damaged),
-            constants=constants(self.job, self.house),
+            constants=dict(zip(CONSTANTS, dates, strict=True)),
         )
 
     def _ask(self, candidates: Mapping[str, Candidates]) -> None:

@@ -17,14 +17,13 @@ from catchment.core.provenance import manifest, read_all, seal, seal_all
 from catchment.core.scratch import scratch_folder
 from catchment.core.store import Composed, Store
 from catchment.tables import composition, layout
-from catchment.tables.ahead import Foresight
-from catchment.tables.check import check_unmoved
+from catchment.tables.check import check_store, check_unmoved
 from catchment.tables.composition import Composition, Entry
 from catchment.tables.job import House, Job
 from catchment.tables.merge import Fresh, InputFailed, Kept, Placed, merge_table
 from catchment.tables.model import State
 from catchment.tables.plan import Plan, TablePlan
-from catchment.tables.prepare import Planner, constants
+from catchment.tables.prepare import Planner
 
 LEASE = timedelta(seconds=60)
 
@@ -64,20 +63,16 @@ def run(job: Job, house: House, *, full: bool = False) -> Outcome:
         Corrupt: kind ``account-unbalanced``; nothing was published.
     """
     with house.ledger.holding(job.aggregate, ttl=LEASE) as lease:
-        _mend(job, house)
+        _mend(job, house, full=full)
         record = house.ledger.start_run(job.aggregate, job.config)
         try:
             taken = set(house.store.folders(job.output))
             prefix = layout.snapshot_prefix(job.output, house.clock(), taken)
             with (
                 scratch_folder() as scratch,
-                Foresight(house.store, prefix, constants(job, house)) as foresight,
-                Planner(
-                    job, house, scratch, full=full, later=True, found=foresight.begin
-                ) as planner,
+                Planner(job, house, scratch, full=full, later=True) as planner,
             ):
-                work = _Run(job, house, planner, record, lease, prefix=prefix, foresight=foresight)
-                return work.carry_out()
+                return _Run(job, house, planner, record, lease, prefix=prefix).carry_out()
         except BaseException as error:
             known = error if isinstance(error, CatchmentError) else None
             with suppress(CatchmentError):  # the first error is the one to tell
@@ -88,11 +83,13 @@ def run(job: Job, house: House, *, full: bool = False) -> Outcome:
                 clear(house.store, layout.staging_prefix(job.aggregate, record.id))
 
 
-def _mend(job: Job, house: House) -> None:
+def _mend(job: Job, house: House, *, full: bool) -> None:
     """Under the lease: finish what a crash left, and learn what another ledger published."""
     ledger, store = house.ledger, house.store
     for dead in ledger.runs(job.aggregate, state="running"):
         ledger.finish_run(dead.id, "cancelled")
+    for snapshot in [] if full else ledger.unsealed(job.aggregate):
+        check_store(store, snapshot)  # or another store would get its provenance
     seal_all(store, ledger, job.aggregate)
     known = {s.location for s in ledger.snapshots(job.aggregate)}
     unknown = [p for p in layout.snapshot_prefixes(store, job.output) if p not in known]
@@ -119,7 +116,6 @@ class _Run:
         lease: Lease,
         *,
         prefix: str,
-        foresight: Foresight,
     ) -> None:
         self.job = job
         self.house = house
@@ -127,7 +123,6 @@ class _Run:
         self.record = record
         self.lease = lease
         self.prefix = prefix
-        self.foresight = foresight
 
     def carry_out(self) -> Outcome:
         ledger, store = self.house.ledger, self.house.store
@@ -174,7 +169,6 @@ class _Run:
         """Compose one table and write what stands beside it; the objects it is made of."""
         table = plan.table
         beside: list[dict[str, Any]] = []
-        ahead = self.foresight.take(table)
         try:
             merged = merge_table(
                 self._inputs(plan),
@@ -187,14 +181,10 @@ class _Run:
                 executor=self.house.executor,
                 progress=self.house.progress,
                 beside=lambda where, named: beside.extend(self._remember(plan, where, named)),
-                begun=None if ahead is None else ahead.complete,
             )
         except (NotFound, Corrupt, InputFailed):
             self._check_unmoved(plan)  # a site's file that has gone is that site's matter
             raise
-        finally:
-            if ahead is not None:
-                ahead.close()
         self._check_unmoved(plan)
         objects = [{"role": "table", "rows": merged.rows, **_facts(merged.table)}]
         if merged.removed:

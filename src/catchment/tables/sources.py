@@ -18,6 +18,14 @@ from catchment.tables.model import Center
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
+REMOTE, LOCAL = 16, 4  # questions to stores at a time
+
+
+def at_once(stores: Iterable[Store]) -> int:
+    """How many questions to ask at a time: a disk answers sooner than many threads take turns."""
+    return LOCAL if all(store.url.startswith("file:") for store in stores) else REMOTE
+
+
 class Place(NamedTuple):
     """A dataset's place: the prefix is empty or ends in ``/``; below it are ``versions/...``."""
 

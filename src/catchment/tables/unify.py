@@ -132,7 +132,9 @@ def unify(
     usual: dict[str, _Column] = {}  # the spelling that most files use
     for column in columns.values():
         folded = column.name.casefold()
-        usual[folded] = max(usual.get(folded, column), column, key=_Column.count)
+        twin = usual.get(folded)
+        if twin is None or column.count() > twin.count():
+            usual[folded] = column
     fields: list[pa.Field] = []
     drift: list[Mapping[str, Any]] = []
     for column in columns.values():
@@ -170,6 +172,9 @@ class _File:
 
     def bounds(self, name: str) -> Sequence[Bound]:
         """The bounds of a column's leaves; empty where none are known."""
+        if len(self._bounds) == len(self.schema):  # no column has several leaves
+            at = self.schema.get_field_index(name)
+            return self._bounds[at : at + 1]
         return self._bounds[self.places.of[name]]
 
     @cached_property
@@ -194,10 +199,10 @@ class _Column:
         """The column of the table, and what was done for it."""
         actions = []
         kind = self.variants[0][0].type
-        by_type: defaultdict[pa.DataType, list[_File]] = defaultdict(list)
-        for field, files in self.variants:
-            by_type[field.type] += files
-        if len(by_type) > 1:
+        if not all(field.type.equals(kind) for field, _ in self.variants[1:]):
+            by_type: defaultdict[pa.DataType, list[_File]] = defaultdict(list)
+            for field, files in self.variants:
+                by_type[field.type] += files
             common = CommonType([Kind(k, self._spans(some)) for k, some in by_type.items()])
             if common.zones:
                 raise self._refusal("zone-conflict", "timestamps of one zone")

@@ -6,7 +6,9 @@ import hashlib
 import os
 import secrets
 import socket
-from collections.abc import Collection
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cache
@@ -15,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from catchment.core import process
-from catchment.core.errors import Conflict
+from catchment.core.errors import CatchmentError, Conflict, Unavailable
 from catchment.core.ledger.contributions import declare
 from catchment.core.ledger.model import Lease
 from catchment.core.ledger.schema import aggregates
@@ -38,6 +40,29 @@ def is_dead(holder: str) -> bool:
 @cache
 def _table() -> str:
     return process.table() and hashlib.sha256(process.table().encode()).hexdigest()[:12]
+
+
+@contextmanager
+def renewing(renew: Callable[[], object], aggregate: str, every: timedelta) -> Iterator[None]:
+    """Renew a lease from a thread while the block runs, unless it is lost."""
+    done = threading.Event()
+
+    def keep() -> None:
+        while not done.wait(every.total_seconds()):
+            try:
+                renew()
+            except Unavailable:
+                continue
+            except CatchmentError:
+                return  # whoever publishes meets it too, and can say so
+
+    thread = threading.Thread(target=keep, name=f"lease of {aggregate}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def lock(c: sa.Connection, aggregate: str) -> Any:

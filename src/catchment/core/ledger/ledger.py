@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -312,26 +311,11 @@ class Ledger:
         refused. After a kill -9 the next one on this machine has it at once, on another one after
         ``ttl`` at most.
         """
-        name = holder or leases.this_process()
-        lease = self.acquire(aggregate, name, ttl)
-        done = threading.Event()
-
-        def keep() -> None:
-            while not done.wait(ttl.total_seconds() / 3):
-                try:
-                    self.renew(lease, ttl)
-                except Unavailable:
-                    continue
-                except CatchmentError:
-                    return  # whoever publishes meets it too, and can say so
-
-        thread = threading.Thread(target=keep, name=f"lease of {aggregate}", daemon=True)
-        thread.start()
+        lease = self.acquire(aggregate, holder or leases.this_process(), ttl)
         try:
-            yield lease
+            with leases.renewing(lambda: self.renew(lease, ttl), aggregate, ttl / 3):
+                yield lease
         finally:
-            done.set()
-            thread.join()
             with suppress(Unavailable):  # it expires by itself
                 self.release(lease)
 

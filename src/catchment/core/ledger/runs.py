@@ -91,9 +91,10 @@ def newest(
     return [to_run(r) for r in c.execute(query)]
 
 
-def set_account(c: sa.Connection, run: str, account: Account) -> None:
-    """Make this the account of the run."""
-    c.execute(sa.delete(accounts).where(accounts.c.run == run))
+def set_account(c: sa.Connection, run: str, account: Account, *, anew: bool = False) -> None:
+    """Make this the account of the run; one that is made ``anew`` has none yet."""
+    if not anew:
+        c.execute(sa.delete(accounts).where(accounts.c.run == run))
     rows = [{"run": run, **line} for line in account.to_json()]
     if rows:
         c.execute(sa.insert(accounts), rows)

@@ -29,9 +29,11 @@ def publish(
     """
     aggregate, key = publication.aggregate, publication.key
     run = runs.get(c, publication.run) if publication.run else new
-    earlier, _ = _standing(c, aggregate, key)
+    earlier, head = _standing(c, aggregate, key)
     if earlier is not None:
         return get(c, aggregate, earlier)
+    if not head:  # else it is known: each question to a server is a way there and back
+        contributions.declare(c, aggregate)
     told = _parts(c, publication, run, at)
 
     row = leases.lock(c, aggregate)
@@ -66,19 +68,18 @@ def _parts(c: sa.Connection, publication: Publication, run: Run, at: datetime) -
     aggregate, moves = publication.aggregate, publication.moves
     if run.aggregate != aggregate:
         raise NotFound(f"run {run.id} is not of {aggregate}", kind="no-run")
-    contributions.declare(c, aggregate)
     run = replace(runs.running(run), state="published", finished_at=at)
     runs.put(c, run)
-    runs.set_account(c, run.id, publication.account)
+    runs.set_account(c, run.id, publication.account, anew=not publication.run)
     runs.add_findings(c, run.id, publication.findings)
     if moves:
         contributions.move(c, moves, run=run.id, at=at, batch=run.id, aggregate=aggregate)
     moved = contributions.by_id(c, {m.contribution for m in moves})
     lines = contributions.history(c, [m.id for m in moved])
-    findings = runs.listed(c, run=run.id)
+    own = list(dict.fromkeys(publication.findings))
     return {
         "run": run,
-        "findings": findings,
+        "findings": runs.listed(c, run=run.id) if publication.run else own,
         "contributions": [(one, lines[one.id]) for one in moved],
     }
 

@@ -75,7 +75,8 @@ def test_a_worker_that_dies_in_the_middle_changes_nothing(
             assert run(workspace, aggregate) == "unchanged"
 
 
-def test_a_scheduler_that_is_not_there_is_told(inputs, tmp_path):
+def test_a_scheduler_that_is_not_there_is_told(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(executors, "_CONNECT_SECONDS", 0.5)
     more = {"executor.kind": "tcp://127.0.0.1:9"}
     with Workspace.open(make_workspace(tmp_path, inputs), more) as workspace:
         for aggregate in AGGREGATES:

@@ -48,8 +48,12 @@ def kill_at_random(grounds, nursery, kills, seed):
             for _ in range(min(10, kills - died)):
                 changes = chance.sample(CHANGES, 2)  # the first may be what is there already
                 with observer.always():
+                    begun = time.monotonic()
                     ended = nursery.ask(place, *changes, kill_after=chance.uniform(0, 0.5 * span))
+                    took = time.monotonic() - begun
                 died += ended["status"] == -signal.SIGKILL
+                if ended["status"] == 0:  # two runs of three: the machine has become quicker
+                    span = min(span, 1.5 * took)
                 if chance.random() < 0.3:
                     collected += place.collect()
                     observer.look()

@@ -29,6 +29,7 @@ import pyarrow.compute as pc
 
 from catchment.core.errors import Invalid
 from catchment.studies.lattice import (
+    STEP,
     Codes,
     Flags,
     Indices,
@@ -40,7 +41,7 @@ from catchment.studies.lattice import (
     steps,
 )
 from catchment.studies.marks import Sites
-from catchment.studies.memory import give_back
+from catchment.studies.memory import lean
 from catchment.studies.missing import Held, add_missing
 from catchment.studies.nullspace import Equations, determined
 from catchment.studies.witness import Witness
@@ -98,7 +99,13 @@ def release(
             f"expected min_cell and min_sites of 0 or more, got {min_cell} and {min_sites}",
             kind="bad-setting",
         )
-    read = cube if callable(cube) else lambda: cube
+    with lean():
+        return _released(cube if callable(cube) else lambda: cube, min_cell, min_sites, sites)
+
+
+def _released(
+    read: Callable[[], pa.Table], min_cell: int, min_sites: int, sites: int | None
+) -> Release:
     table = read()
     counts, codes, sizes = encode(table, MEASURE)
     site = _site(table)
@@ -252,9 +259,7 @@ class _Sums:
         huge = len(unknown) > _PROVEN
         if huge or many <= _MANY:
             parts, of, names = _equations(self._lattice, unknown, self._independent)
-            give_back()
             mine, exact = determined(parts, self._lattice.counts[names])
-            give_back()
             if huge or exact:
                 told = np.flatnonzero(unknown)[mine[of]]
                 return _near(self._lattice, unknown, told), exact
@@ -293,14 +298,14 @@ def _equations(
             ones.append(children[equal])
             others.append(above[equal])
     same = joined(same, np.concatenate(ones), np.concatenate(others))
-    del ones, others
+    del ones, others, relations
     names = np.flatnonzero(unknown & (same == np.arange(len(same), dtype=np.int32)))
     place = np.full(len(same), -1, np.int32)
     place[names] = np.arange(len(names), dtype=np.int32)
     place = place[same]
     parts: list[Equations] = []
     relations, made = np.flatnonzero((many > 0) & ~alone), 0
-    for step in steps(len(relations)):
+    for step in steps(len(relations), STEP >> 3):  # each is of many entries
         some = relations[step]
         owner, children = lattice.members(some)
         open_ = unknown[children]

@@ -6,7 +6,7 @@ split it by one more column, its children: what one subtraction can be done with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catchment.core.errors import Invalid
-from catchment.studies.memory import give_back
 
 type Ints = npt.NDArray[np.int64]
 type Indices = npt.NDArray[np.int32]
@@ -283,26 +282,26 @@ def build(
         children.append(split.astype(np.int32))
         rests.append((counts[parent] - sums).astype(short))
         relations += len(parent)
-    made = Lattice(
+    del rising, rank
+    starts = np.zeros(relations + 1, np.int32)
+    np.cumsum(_row(lengths, np.int32), out=starts[1:])
+    return Lattice(
         counts,
         codes,
         sizes,
         keys,
         relation,
         _row(parents, np.int32),
-        np.concatenate([[0], np.cumsum(_row(lengths, np.int64))]).astype(np.int32),
+        starts,
         _row(children, np.int32),
         _row(rests, short),
     )
-    del rising, rank, parents, lengths, children, rests
-    give_back()
-    return made
 
 
-def steps(many: int) -> Iterator[slice]:
+def steps(many: int, most: int = STEP) -> Iterator[slice]:
     """So many things, some at a time."""
-    for start in range(0, many, STEP):
-        yield slice(start, min(start + STEP, many))
+    for start in range(0, many, most):
+        yield slice(start, min(start + most, many))
 
 
 def joined(same: Indices, ones: Ints | Indices, others: Ints | Indices) -> Indices:
@@ -316,5 +315,8 @@ def joined(same: Indices, ones: Ints | Indices, others: Ints | Indices) -> Indic
             same = further
 
 
-def _row(parts: Sequence[npt.NDArray[Any]], kind: type[np.int32 | np.int64]) -> npt.NDArray[Any]:
-    return np.concatenate([np.zeros(0, kind), *parts]).astype(kind, copy=False)
+def _row(parts: list[npt.NDArray[Any]], kind: type[np.int32 | np.int64]) -> npt.NDArray[Any]:
+    """The parts as one; the list of them is emptied."""
+    made = np.concatenate([np.zeros(0, kind), *parts], dtype=kind)
+    parts.clear()
+    return made

@@ -138,10 +138,14 @@ def test_a_ledger_of_the_first_version_is_upgraded_with_all_it_holds(any_url, mo
         database = Database(any_url, 1)
         migrate.migrate(database)
     assert "uploads" not in database.read(lambda c: sa.inspect(c).get_table_names())
-    old = Ledger(database, lambda: datetime(2026, 1, 1, tzinfo=UTC))
-    old.receive(AGGREGATE, "alpha", "uds/1", "sha256:a", 7)
-    old.close()
+    known = [(schema.aggregates, {"name": AGGREGATE})]
+    known += [(schema.contributions, {"aggregate": AGGREGATE, "site": "alpha", "name": "uds/1",
+                "digest": "sha256:a", "size": 7, "state": "received", "meta": {},
+                "received_at": datetime(2026, 1, 1, tzinfo=UTC)})]  # fmt: skip
+    database.write(lambda c: [c.execute(sa.insert(table), row) for table, row in known])
+    database.close()
     with Ledger.open(any_url) as ledger:
+        assert ledger.counts() == [(AGGREGATE, "alpha", "received", 1)]
         assert [one.name for one in ledger.contributions(AGGREGATE)] == ["uds/1"]
         assert "uploads" in ledger._database.read(lambda c: sa.inspect(c).get_table_names())
 
@@ -265,8 +269,11 @@ def test_a_pool_without_a_free_connection_is_locked(url):
 @pytest.mark.parametrize(
     ("verb", "plan"),
     [
-        (lambda ledger: ledger.counts(), "COVERING INDEX contributions_aggregate_state_site_id_ix"),
-        (lambda ledger: ledger.counts("a"), "COVERING INDEX contributions_aggregate_state_site_"),
+        (lambda ledger: ledger.counts(), "SCAN contribution_counts"),
+        (
+            lambda ledger: ledger.counts("a"),
+            "contribution_counts USING INDEX sqlite_autoindex_contribution_counts_1 (aggregate=?)",
+        ),
         (lambda ledger: list(ledger.contributions("a")), "contributions_aggregate_site_id_ix (agg"),
         (
             lambda ledger: list(ledger.contributions("a", state="x")),

@@ -221,6 +221,8 @@ def test_sweep_removes_old_drafts_only(root, store):
     for draft in (old, new):
         draft.write_bytes(b"half")
     os.utime(old, (0, 0))
+    assert store.sweep(timedelta(hours=1), dry_run=True) == 1
+    assert sorted(drafts(root)) == [new, old]
     assert store.sweep(timedelta(hours=1)) == 1
     assert drafts(root) == [new]
     assert store.sweep(timedelta(0)) == 1

@@ -308,6 +308,7 @@ def test_sweep_aborts_old_uploads_below_the_prefix(ministack):  # noqa: F811
     for store in (mine, others):
         s3.create_multipart_upload(Bucket=store.bucket, Key=f"{store.prefix}folder/half")
     assert mine.sweep(timedelta(hours=1)) == 0
+    assert mine.sweep(timedelta(0), dry_run=True) == 1
     assert mine.sweep(timedelta(0)) == 1
     assert mine.sweep(timedelta(0)) == 0
     assert others.sweep(timedelta(0)) == 1

@@ -6,13 +6,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 import pytest
 
 from catchment.core import store_s3_config
+from catchment.core.doctor_clocks import of_store
 from catchment.core.errors import CatchmentError, Conflict, Invalid, NotFound, Unavailable
 from catchment.core.store import Range, open_store
 from catchment.testing.s3 import S3Server, moto  # noqa: F401 - a fixture
@@ -49,6 +51,8 @@ class Line(ThreadingHTTPServer):
 
     daemon_threads = True
     block_on_close = False
+
+    off = timedelta(0)  # of the clock that it tells
 
     def __init__(self, server):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -88,8 +92,11 @@ class Handler(BaseHTTPRequestHandler):
             headers = [("Content-Length", str(len(content))), ("Content-Type", "application/xml")]
         self.send_response_only(status)
         for name, value in headers:
-            if name.lower() not in {"connection", "server"}:
+            if name.lower() not in {"connection", "server", "date"}:
                 self.send_header(name, value)
+        if line.off is not None:
+            told = (datetime.now(UTC) + line.off).timestamp()
+            self.send_header("Date", formatdate(told, usegmt=True))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content[: len(content) // 2] if fault and fault.half else content)
@@ -314,6 +321,40 @@ def test_bad_answers_become_our_errors(line, store, answer, error, kind):
         told = f"{caught.value!r} {caught.value.hint}"
         assert "test" not in told, "the key id and the secret are 'test'"
         assert "AWSAccessKeyId" not in told
+
+
+@pytest.mark.parametrize(
+    ("off", "answer", "found"),
+    [
+        (timedelta(seconds=30), None, "it agrees with this machine's"),
+        (timedelta(minutes=5), None, " s ahead of this machine's: links and forms"),
+        (timedelta(minutes=-5), None, " s behind this machine's: links and forms"),
+        (timedelta(hours=-1), (403, "RequestTimeTooSkewed"), "S3 refuses all that is signed here"),
+        (None, None, None),
+    ],
+)
+def test_the_clock_of_the_storage(line, store, off, answer, found):
+    line.off = off
+    if answer:
+        for method in ("GET", "HEAD", "PUT"):
+            line.faults.append(Fault(method, forward=False, answer=answer, times=999))
+        with pytest.raises(Invalid) as caught:
+            store.read("k")
+        assert caught.value.kind == "clock-skew"
+    checks = list(of_store(store))
+    if found is None:
+        assert checks == []
+        return
+    (check,) = checks
+    assert found in check.found
+    assert check.well == (off == timedelta(seconds=30))
+
+
+def test_the_clock_of_a_storage_that_is_away(line, store):
+    line.faults.append(Fault("GET", forward=False, times=999))
+    (check,) = of_store(store)
+    assert check.well
+    assert check.found.startswith("it cannot be asked: ")
 
 
 def test_nobody_there(monkeypatch, moto):  # noqa: F811

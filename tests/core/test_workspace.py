@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import os
 import shutil
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from catchment.core.account import Account, Line
-from catchment.core.doctor import examine
+from catchment.core.doctor import examine, mend
 from catchment.core.errors import Invalid, NotFound
 from catchment.core.finding import Finding, Severity
 from catchment.core.ledger import Move, Publication
+from catchment.core.ledger.uploads import FileState, Uploads, Wanted
 from catchment.core.provenance import read_all, seal
 from catchment.core.status import status
 from catchment.core.workspace import Workspace
@@ -194,7 +197,8 @@ def test_doctor_finds_what_is_wrong(folder):
     workspace.ledger.start_run("tables/none", {})
     snapshot = publish(workspace, "tables/nacc")
     told = found(workspace)
-    assert all(told.pop(name)[0] for name in ("clocks", "ledger and store", "runs of tables/none"))
+    well = ("clocks", "ledger and store", "runs of tables/none", "counts", "interrupted writes")
+    assert all(told.pop(name)[0] for name in well)
     assert told == {
         "objects of tables/nacc": (True, "0 are there, with their sizes"),
         "store": (True, f"{(folder / 'data').as_uri()} can be read"),
@@ -209,6 +213,89 @@ def test_doctor_finds_what_is_wrong(folder):
     assert found(workspace)["tables/nacc"][0] is False
     file.unlink()
     assert found(workspace)["tables/nacc"][0] is False
+
+
+def test_doctor_finds_counts_that_an_older_version_left_behind(folder):
+    workspace = Workspace.open(folder)
+    publish(workspace, "tables/nacc")
+    counts = workspace.ledger.counts()
+    assert found(workspace)["counts"] == (True, "they are those of the contributions")
+    with sqlite3.connect(folder / ".catchment" / "ledger.db") as db:  # it knows of no counts
+        (state,) = db.execute("SELECT state FROM contributions").fetchone()
+        db.execute("UPDATE contributions SET state = 'elsewhere'")
+    db.close()
+    assert found(workspace)["counts"] == (
+        False,
+        "2 are not those of the contributions: elsewhere of alpha in tables/nacc, for one",
+    )
+    (told,) = [line for line in mend(list(examine(workspace))) if line.startswith("counts")]
+    assert told == "counts: they are counted again"
+    assert found(workspace)["counts"][0] is True
+    assert workspace.ledger.counts() == [c._replace(state="elsewhere") for c in counts]
+    assert state != "elsewhere"
+
+
+def test_doctor_clears_away_old_interrupted_writes(folder):
+    workspace = Workspace.open(folder)
+    workspace.store.put("a/b", b"1")
+    drafts = folder / "data/.catchment/tmp"
+    drafts.mkdir(parents=True, exist_ok=True)
+    for name in ("old", "new"):
+        (drafts / name).write_bytes(b"half")
+    os.utime(drafts / "old", (0, 0))
+    (check,) = [c for c in examine(workspace) if c.what == "interrupted writes"]
+    assert (check.well, check.found.split()[:2]) == (True, ["1", "that"])
+    assert {path.name for path in drafts.iterdir()} == {"old", "new"}
+    assert mend([check]) == ["interrupted writes: 1 are cleared away"]
+    assert {path.name for path in drafts.iterdir()} == {"new"}
+
+
+def test_doctor_closes_half_uploads_and_tells_those_that_wait(folder):
+    workspace = Workspace.open(folder)
+    uploads = Uploads(workspace.ledger)
+    forms = {"young": "form", "old": "form", "there": "", "came": "form", "begun": "form"}
+    for name, form in forms.items():
+        uploads.open(name, site=f"site-{name}", user="anna", study="flu")
+        key = f"upload_staging/flu/{name}/f"
+        uploads.offer(name, Wanted(key, "f", 1), form, datetime.now(UTC))
+    with sqlite3.connect(folder / ".catchment" / "ledger.db") as db:
+        db.execute("UPDATE upload_files SET expires_at = '2026-01-01 00:00:00.000000'")
+        db.execute(
+            "UPDATE upload_files SET touched_at = '2026-01-01 00:00:00.000000' "
+            "WHERE upload != 'young'"
+        )
+        db.execute("UPDATE upload_files SET state = 'arrived' WHERE upload = 'came'")
+        db.execute("UPDATE upload_files SET state = 'sending' WHERE upload = 'begun'")
+    db.close()
+    workspace.store.put("upload_staging/flu/there/f", b"1")
+    checks = {c.what: c for c in examine(workspace)}
+    waits, half = checks["uploads that wait"], checks["half uploads"]
+    assert (waits.well, waits.remedy, waits.found[:9]) == (False, None, "2 arrived")
+    assert half.well
+    assert half.found.startswith("2 were begun")
+    assert half.found.endswith(": site-begun, site-old")
+    (begun,) = uploads.files(FileState.SENDING)
+    uploads.touch(begun, "")  # it goes on after all
+    assert mend([half]) == ["half uploads: 1 are closed"]
+    _, (old,) = uploads.get("old", "site-old")
+    assert (old.state, old.error["kind"]) == ("failed", "upload-abandoned")
+    assert [file.upload for file in uploads.files(FileState.SENDING)] == ["begun"]
+    assert {c.what for c in examine(workspace)}.isdisjoint({"half uploads"})
+    assert uploads.abandon(old, NotFound("never")) is False
+
+
+def test_doctor_tells_what_it_cannot_look_for(folder, monkeypatch):
+    workspace = Workspace.open(folder)
+    for kind, well in (("missing-extra", True), ("permission-denied", False)):
+
+        def refuse(*_, kind=kind, **__):
+            raise Invalid("no", kind=kind, hint="do it")
+
+        monkeypatch.setattr(type(workspace.store), "sweep", refuse)
+        monkeypatch.setattr(type(workspace.store), "clock", refuse)
+        told = found(workspace)
+        assert told["interrupted writes"] == (well, "not known: no")
+        assert told["clock of the store"] == (True, "it cannot be asked: no")
 
 
 def test_doctor_stops_at_a_ledger_that_cannot_be_read(folder):

@@ -12,7 +12,7 @@ from catchment.core.workspace import Workspace
 from catchment.testing import workspaces
 from catchment.testing.postgres import postgres  # noqa: F401 - a fixture
 from catchment.testing.s3 import moto  # noqa: F401 - a fixture
-from tests.trust.soak import AGGREGATES, STUDIES
+from tests.trust.soak import AGGREGATES, STUDIES, Mother
 from tests.trust.world import World, make_template
 
 SETTINGS = {"executor.workers": 1, "exports.claims.threshold": 1.0}
@@ -22,6 +22,13 @@ SETTINGS = {"executor.workers": 1, "exports.claims.threshold": 1.0}
 def template(tmp_path_factory):
     """What the sites have."""
     return make_template(tmp_path_factory.mktemp("trust") / "template")
+
+
+@pytest.fixture(scope="session")
+def mother(tmp_path_factory):
+    """One for all tests: what she imports takes seconds."""
+    with Mother(tmp_path_factory.mktemp("children")) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

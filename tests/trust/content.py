@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from catchment.core.workspace import Workspace
 from catchment.testing import workspaces
@@ -60,19 +61,33 @@ def _images(workspace: Workspace, name: str) -> Iterator[tuple[str, str]]:
 
     shown = open_snapshot(workspace.store, workspace.ledger, name)
     for table in ALL:
-        rows = [
-            json.dumps(
-                {k: v for k, v in row.items() if k not in _OF_THE_RUN | _FIRST.get(table, set())},
-                sort_keys=True,
-                default=str,
-            )
-            for row in shown[table].to_pylist()
-        ]
+        rows = _rows(shown[table], table)
         yield f"rows of {table}", hashlib.sha256("\n".join(sorted(rows)).encode()).hexdigest()
     files = shown["files"].to_pylist()
     yield "files", json.dumps(sorted([f["site"], f["name"], f["sha256"]] for f in files))
     states = Counter((f["sha256"] or "", f["state"], f["reason"] or "") for f in files)
     yield "states", json.dumps(sorted([*key, count] for key, count in states.items()))
+
+
+def _rows(shown: Any, table: str) -> list[str]:
+    left = _OF_THE_RUN | _FIRST.get(table, set())
+    rows = ({k: v for k, v in row.items() if k not in left} for row in shown.to_pylist())
+    return [json.dumps(row, sort_keys=True, default=str) for row in rows]
+
+
+def differences(one: Workspace, other: Workspace, aggregate: str) -> list[str]:
+    """Rows that only one of two workspaces has, for whoever has to find out why."""
+    if not aggregate.startswith("imaging/"):
+        return []
+    from catchment.imaging.snapshot import ALL, open_snapshot
+
+    name, told = aggregate.partition("/")[2], []
+    tables = [open_snapshot(w.store, w.ledger, name) for w in (one, other)]
+    for table in ALL:
+        here, there = (Counter(_rows(shown[table], table)) for shown in tables)
+        told += [f"{table} has {row}" for row in here - there]
+        told += [f"{table} lacks {row}" for row in there - here]
+    return told
 
 
 def _arrays(workspace: Workspace, aggregate: str) -> Iterator[tuple[str, str]]:

@@ -31,7 +31,7 @@ from catchment.core.workspace import Workspace
 from catchment.testing import workspaces
 from catchment.testing.postgres import Postgres
 from catchment.testing.s3 import S3Server
-from tests.trust.content import contents
+from tests.trust.content import contents, differences
 from tests.trust.observer import Broken, Observer, promise
 from tests.trust.proxy import BadLine
 from tests.trust.world import SITES, STUDY, World, staged
@@ -175,6 +175,7 @@ class Tally:
     changes: Counter[str] = field(default_factory=Counter)
     looks: int = 0
     snapshots: int = 0
+    again: int = 0  # objects that a worker which woke replaced by the same bytes
     seconds: float = 0.0
 
     @property
@@ -188,7 +189,7 @@ class Tally:
             "hurts": dict(sorted(self.hurts.items())),
             "outcomes": dict(sorted(self.outcomes.items())),
             "changes_of_sites": dict(sorted(self.changes.items())),
-            "looks": self.looks, "snapshots": self.snapshots, "seconds": round(self.seconds, 1),
+            "looks": self.looks, "snapshots": self.snapshots, "again": self.again, "seconds": round(self.seconds, 1),
         }  # fmt: skip
 
 
@@ -545,6 +546,7 @@ class Soak:
         self._wait([self._order("gc")])
         self.observer.all()
         self.tally.looks = self.observer.looks
+        self.tally.again = self.observer.again
         self.tally.snapshots = sum(len(s.provenances) for s in self.observer.seen.values())
         self.tally.changes.update(self.world.changes)
         calm = workspaces.make_workspace(self.folder / "calm", self.folder / "in", more=STUDIES)
@@ -569,10 +571,10 @@ class Soak:
                 differing = sorted(
                     name for name in {*found, *wanted} if found.get(name) != wanted.get(name)
                 )
-                promise(
-                    not differing, "the same in the end",
-                    f"{aggregate}: {[(n, found.get(n), wanted.get(n)) for n in differing][:3]}"[:3000],
-                )  # fmt: skip
+                told = [(n, found.get(n), wanted.get(n)) for n in differing][:3]
+                rows = differences(self.space, fresh, aggregate)[:6] if differing else []
+                what = "\n".join([f"{aggregate}: {told}"[:3000], *rows])
+                promise(not differing, "the same in the end", what)
         shutil.rmtree(self.folder / "in", ignore_errors=True)
 
     def _finish(self, aggregate: str) -> None:

@@ -24,7 +24,7 @@ from catchment.testing.ledger_faults import Fault, faulty
 from tests.trust.content import contents
 from tests.trust.hurting import SETTINGS, Grounds, grow
 from tests.trust.observer import Broken, Observer
-from tests.trust.soak import AGGREGATES, Mother
+from tests.trust.soak import AGGREGATES
 from tests.trust.world import ILL
 
 KINDS = pytest.mark.parametrize("aggregate", AGGREGATES)
@@ -33,13 +33,11 @@ FEW = {"store": (9,), "ledger": (5,), "disk": (20,)}  # of the normal suite
 
 
 @pytest.fixture(scope="module")
-def grounds(template, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("grounds")
-    home, _ = grow(folder, template)
-    with Mother(folder / "children") as mother:
-        made = Grounds(home, mother)
-        made.learn()
-        yield made
+def grounds(template, mother, tmp_path_factory):
+    home, _ = grow(tmp_path_factory.mktemp("grounds"), template)
+    made = Grounds(home, mother)
+    made.learn()
+    return made
 
 
 def hurt_everywhere(grounds, aggregate, kind, points) -> int:
@@ -401,6 +399,9 @@ def test_the_observer_finds_what_is_broken(grounds):
         key = latest.provenance["objects"][0]["key"]
         data = space.store.read(key)
         space.store.put(key, data, mode="overwrite")
+        observer.look()
+        assert observer.again == 1
+        space.store.put(key, data[:-1] + b"?", mode="overwrite")
         with pytest.raises(Broken, match="I2"):
             observer.look()
         space.store.delete(key)

@@ -31,11 +31,10 @@ def servers(parts, tmp_path, request):
 
 
 @PARTS
-def test_a_cut_of_the_soak(parts, servers, template, tmp_path):
+def test_a_cut_of_the_soak(parts, servers, template, mother, tmp_path):
     """A few steps of one seed."""
     steps = 25 if parts == "embedded" else 12
-    with Mother(tmp_path / "children") as mother:
-        tally = Soak(7, mother, template, tmp_path / "seed", servers).run(steps)
+    tally = Soak(7, mother, template, tmp_path / "seed", servers).run(steps)
     assert tally.steps == steps
     assert tally.damage >= steps // 2
     assert tally.outcomes["published"] >= 5

@@ -44,7 +44,7 @@ def make_template(folder: Path) -> Path:
         where = folder / "later/claims" if number >= 4 else folder / "claims"
         (where / f"m{number:03}.ndjson.gz").write_bytes(data)
         for site, provider in enumerate(("north", "south")):
-            data = make_file(f"1.2.3.{site}.1.{number}", patient=f"{provider}{number % 3}")
+            data = image(site, number)
             where = folder / "later" / provider if number >= 3 else folder / provider
             (where / f"{number:05}.dcm").write_bytes(data)
     make_recordings(folder / "made", 8, 4)
@@ -52,6 +52,15 @@ def make_template(folder: Path) -> Path:
         first = path.name in {"site_s0.edf", "site_s1.edf"}
         path.rename(folder / ("recordings" if first else "later/recordings") / path.name)
     return folder
+
+
+def image(site: int, number: int, **more: str) -> bytes:
+    """One of a provider's; those of each patient are a study of their own, as everywhere."""
+    study = f"1.2.{10 * site + number % 3 + 1}"
+    patient = f"{('north', 'south')[site]}{number % 3}"
+    return make_file(
+        f"1.2.3.{site}.1.{number}", series=f"{study}.1", study=study, patient=patient, **more
+    )
 
 
 class World:
@@ -162,8 +171,7 @@ class World:
         """Other bytes that claim to be the same image: neither is to be trusted."""
         self._number += 1
         number = self.draw.randrange(3)
-        data = make_file(f"1.2.3.0.1.{number}", patient=f"north{number % 3}",
-                         ImageComments=f"other {self._number}")  # fmt: skip
+        data = image(0, number, ImageComments=f"other {self._number}")
         self._write(self.folder / "north" / f"other{self._number:03}.dcm", data)
 
     def site_image_damaged(self) -> None:

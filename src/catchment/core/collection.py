@@ -41,7 +41,7 @@ def collect(workspace: Workspace, grace: timedelta, *, dry_run: bool = False) ->
             objects.append(key)
             if not dry_run:
                 workspace.store.delete(key)
-    return Collected(objects, 0 if dry_run else workspace.store.sweep(grace))
+    return Collected(objects, workspace.store.sweep(grace, dry_run=dry_run))
 
 
 def under_lease(

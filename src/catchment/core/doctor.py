@@ -1,52 +1,28 @@
 """Is a workspace sound? The checks of ``catchment doctor``, and what it can mend by itself.
 
 A check changes nothing; a deep one takes each lease for a moment. Some of what it finds has a
-remedy that cannot make it worse: that follows from the ledger (a seal, a lease of a process that is
-gone), or from a backup byte for byte.
+remedy that cannot make it worse: that follows from the ledger (a seal, a count, a lease of a
+process that is gone), from time (what was begun and never finished), or from a backup byte for
+byte.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from functools import partial
 
-import sqlalchemy as sa
-
+from catchment.core import doctor_clocks as clocks
 from catchment.core.capability import NAMES, load
+from catchment.core.doctor_check import Check, looked
+from catchment.core.doctor_halves import halves
 from catchment.core.errors import CatchmentError, Corrupt, NotFound
-from catchment.core.ledger import Lease, Ledger, Snapshot, leases, provenance
+from catchment.core.ledger import Lease, Ledger, Snapshot, counts, leases, provenance
 from catchment.core.provenance import NAME, compare, dumps, read_all, seal_all
 from catchment.core.store import Store
 from catchment.core.workspace import Workspace
 
-SKEW = timedelta(minutes=2)  # that clocks may differ by
 GRACE = timedelta(hours=24)
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at.
-
-    Attributes:
-        what: the thing.
-        well: nothing needs a person.
-        found: what was found.
-        hint: what to do about it.
-        remedy: mends it, and tells what it did; None where there is nothing to do, or no safe way.
-    """
-
-    what: str
-    well: bool
-    found: str
-    hint: str = ""
-    remedy: Callable[[], str] | None = None
-
-    def to_json(self) -> dict[str, object]:
-        """Plain types, ready for ``json.dumps``."""
-        known = {"what": self.what, "well": self.well, "found": self.found, "hint": self.hint}
-        return known | {"mends": self.remedy is not None}
 
 
 def examine(
@@ -60,20 +36,23 @@ def examine(
             looked for.
         backup: a store of backups, to mend objects from.
     """
-    store = _check("store", partial(_store, workspace))
-    ledger = _check("ledger", partial(_ledger, workspace))
+    store = looked("store", partial(_store, workspace))
+    ledger = looked("ledger", partial(_ledger, workspace))
     yield store
+    yield from clocks.of_store(workspace.store)
     yield ledger
     if not (store.well and ledger.well):
         return
-    yield _check("clocks", partial(_clocks, workspace.ledger))
-    yield _check("ledger and store", partial(_lacking, workspace))
+    yield looked("clocks", partial(clocks.of_ledger, workspace.ledger))
+    yield looked("ledger and store", partial(_lacking, workspace))
+    yield _counted(workspace.ledger)
+    yield from halves(workspace, GRACE)
     for aggregate in workspace.ledger.aggregates():
         yield _seal_check(workspace, aggregate)
         yield from _work(workspace, aggregate)
         yield from _objects(workspace, aggregate, deep=deep, backup=backup)
     if deep and workspace.has_ledger:
-        yield _check("left over", partial(_left_over, workspace))
+        yield looked("left over", partial(_left_over, workspace))
 
 
 def mend(checks: Sequence[Check]) -> list[str]:
@@ -101,13 +80,6 @@ def _unknown(store: Store, ledger: Ledger | None) -> int:
     return sum((s.aggregate, s.number) not in known for s in told)
 
 
-def _check(what: str, look: Callable[[], str]) -> Check:
-    try:
-        return Check(what, well=True, found=look())
-    except CatchmentError as error:
-        return Check(what, well=False, found=error.message, hint=error.hint)
-
-
 def _store(workspace: Workspace) -> str:
     next(workspace.store.folders(), None)
     return f"{workspace.store.url} can be read"
@@ -128,35 +100,25 @@ def _lacking(workspace: Workspace) -> str:
     return "the ledger knows every snapshot that the store describes"
 
 
-def _clocks(ledger: Ledger) -> str:
-    """Leases are compared with clocks: one that is far off takes what another one holds."""
-    now = datetime.now(UTC)
-    off: list[str] = []
-    asked = ledger._database.read(  # noqa: SLF001 - the server's clock is no verb of the ledger
-        lambda c: c.scalar(sa.select(sa.func.now())) if c.dialect.name == "postgresql" else None
+def _counted(ledger: Ledger) -> Check:
+    """Counts follow from the contributions; only what writes to the tables itself leaves them."""
+    wrong = ledger._database.read(counts.wrong)  # noqa: SLF001 - no verb of the ledger needs it
+    if not wrong:
+        return Check("counts", well=True, found="they are those of the contributions")
+    aggregate, site, state = wrong[0]
+    return Check(
+        "counts",
+        well=False,
+        found=f"{len(wrong):,} are not those of the contributions: {state} of {site} in "
+        f"{aggregate}, for one",
+        hint="an older version may still be running: end it, then catchment doctor --mend",
+        remedy=partial(_recount, ledger),
     )
-    if asked is not None and abs(asked - now) > SKEW:
-        off.append(f"the database's clock is {_seconds(asked - now)} from this machine's")
-    off += [
-        f"run {run.id} says that it starts in {_seconds(run.started_at - now)}"
-        for run in ledger.runs(limit=1)
-        if run.started_at - now > SKEW
-    ]
-    for aggregate in ledger.aggregates():
-        lease = ledger.lease(aggregate)
-        if lease is not None and lease.expires_at - now > timedelta(hours=1):
-            off.append(f"the lease of {aggregate} ends in {_seconds(lease.expires_at - now)}")
-    if off:
-        raise Corrupt(
-            "; ".join(off),
-            kind="clock-skew",
-            hint="set the clocks of all machines by NTP; nothing that was published is wrong",
-        )
-    return "they agree, as far as can be seen"
 
 
-def _seconds(span: timedelta) -> str:
-    return f"{span.total_seconds():,.0f} s"
+def _recount(ledger: Ledger) -> str:
+    ledger.recount()
+    return "they are counted again"
 
 
 def _seal_check(workspace: Workspace, aggregate: str) -> Check:

@@ -175,8 +175,15 @@ class Store(Protocol):
         """
         ...
 
-    def sweep(self, older_than: timedelta) -> int:
-        """Remove what interrupted writes of at least that age left behind; how many there were."""
+    def sweep(self, older_than: timedelta, *, dry_run: bool = False) -> int:
+        """Remove what interrupted writes of at least that age left behind; how many there were.
+
+        A dry run only counts them.
+        """
+        ...
+
+    def clock(self) -> datetime | None:
+        """What time it is for the storage, to the second; None if that is this machine's time."""
         ...
 
 

@@ -185,7 +185,11 @@ class LocalStore(Store):
         return Composed(target, draft.size, draft.digest)
 
     @override
-    def sweep(self, older_than: timedelta) -> int:
+    def clock(self) -> None:
+        return None
+
+    @override
+    def sweep(self, older_than: timedelta, *, dry_run: bool = False) -> int:
         before = time.time() - older_than.total_seconds()
         swept = 0
         drafts = "/".join(_DRAFTS)
@@ -198,7 +202,8 @@ class LocalStore(Store):
             for entry in entries:
                 with suppress(FileNotFoundError):  # its writer has just finished
                     if entry.stat(follow_symlinks=False).st_mtime <= before:
-                        os.unlink(entry.name, dir_fd=folder)
+                        if not dry_run:
+                            os.unlink(entry.name, dir_fd=folder)
                         swept += 1
         return swept
 

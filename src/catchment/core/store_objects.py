@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Buffer, Iterable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, override
@@ -201,8 +201,12 @@ class MemoryStore(Objects):
         return Composed(target, len(body), sha256(body) if digest else None)
 
     @override
-    def sweep(self, older_than: timedelta) -> int:
+    def sweep(self, older_than: timedelta, *, dry_run: bool = False) -> int:
         return 0
+
+    @override
+    def clock(self) -> datetime | None:
+        return None
 
 
 def sha256(data: Buffer) -> str:
@@ -269,15 +273,9 @@ def _failure(error: BaseException, key: str) -> CatchmentError:
 
 def refusal(key: str, status: int, code: str) -> CatchmentError:
     """What an answer of S3 means to the caller; status 0 if there was none."""
-    if code == "NoSuchBucket":
-        return NotFound(
-            "the store's bucket does not exist",
-            kind="no-bucket",
-            hint="create the bucket, or check the store's URL and endpoint",
-        )
-    if code == "NoSuchUpload":
-        return draft_removed(key)
     told = f"{status} {code}" if status else code
+    if named := _named(key, code, told):
+        return named
     match status:
         case 401 | 403:
             return Invalid(
@@ -294,6 +292,26 @@ def refusal(key: str, status: int, code: str) -> CatchmentError:
     if 400 <= status < 500 and status not in {408, 429}:
         return Invalid(f"S3 refused {key!r}: {told}", kind="refused")
     return Unavailable(f"S3 did not serve {key!r}: {told}", hint="try again later")
+
+
+def _named(key: str, code: str, told: str) -> CatchmentError | None:
+    """What codes mean that say more than the status."""
+    match code:
+        case "NoSuchBucket":
+            return NotFound(
+                "the store's bucket does not exist",
+                kind="no-bucket",
+                hint="create the bucket, or check the store's URL and endpoint",
+            )
+        case "NoSuchUpload":
+            return draft_removed(key)
+        case "RequestTimeTooSkewed":
+            return Invalid(
+                f"S3 lets nobody in whose clock is so far off: {told}",
+                kind="clock-skew",
+                hint="set this machine's clock by NTP; catchment doctor tells how far off it is",
+            )
+    return None
 
 
 def bad_settings(key: str, told: str) -> Invalid:

@@ -169,11 +169,19 @@ class S3Store(Objects):
         return Composed(target, size, f"sha256:{hashed.hexdigest()}" if hashed else None)
 
     @override
-    def sweep(self, older_than: timedelta) -> int:
+    def sweep(self, older_than: timedelta, *, dry_run: bool = False) -> int:
         s3 = self._client
         from catchment.core.store_s3_upload import abort_uploads
 
-        return abort_uploads(s3, self.bucket, self.prefix, datetime.now(UTC) - older_than)
+        before = datetime.now(UTC) - older_than
+        return abort_uploads(s3, self.bucket, self.prefix, before, dry_run=dry_run)
+
+    @override
+    def clock(self) -> datetime | None:
+        s3 = self._client
+        from catchment.core.store_s3_upload import clock
+
+        return clock(s3, self.bucket, self.prefix)
 
     @cached_property
     def _client(self) -> Any:

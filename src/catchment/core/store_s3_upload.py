@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -120,7 +121,7 @@ class Upload:
         return str(answer["CopyPartResult"]["ETag"])
 
 
-def abort_uploads(client: Any, bucket: str, prefix: str, before: datetime) -> int:
+def abort_uploads(client: Any, bucket: str, prefix: str, before: datetime, *, dry_run: bool) -> int:
     """Abort the uploads below a prefix that were begun before an instant; how many there were."""
     aborted = 0
     with boto_errors(prefix):
@@ -129,11 +130,23 @@ def abort_uploads(client: Any, bucket: str, prefix: str, before: datetime) -> in
         ):
             for upload in page.get("Uploads", ()):
                 if upload["Initiated"] <= before:
-                    client.abort_multipart_upload(
-                        Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                    )
+                    if not dry_run:
+                        client.abort_multipart_upload(
+                            Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                        )
                     aborted += 1
     return aborted
+
+
+def clock(client: Any, bucket: str, prefix: str) -> datetime | None:
+    """The time that the storage tells with any answer, be it a refusal; None if it tells none."""
+    with boto_errors(prefix):
+        try:
+            answer = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        except ClientError as error:
+            answer = error.response
+    told = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("date")
+    return None if told is None else parsedate_to_datetime(told)
 
 
 class boto_errors:  # noqa: N801 - used like contextlib.suppress

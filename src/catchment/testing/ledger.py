@@ -6,16 +6,18 @@ import json
 import multiprocessing
 import random
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from catchment.core.account import Account
 from catchment.core.errors import CatchmentError, Conflict, Corrupt, Invalid, NotFound
-from catchment.core.ledger import Count, Delivery, Ledger, Move, leases
+from catchment.core.ledger import Count, Delivery, Ledger, Move, counts, leases
 from catchment.testing.ledger_samples import (
     AGGREGATE,
     ManualClock,
@@ -133,6 +135,36 @@ class LedgerContract(LedgerTrials):
         ]
         assert [c.aggregate for c in ledger.counts()] == ["tables/a"] * 2 + ["tables/b"] * 2
         assert ledger.counts("tables/none") == []
+
+    def test_counts_are_those_of_the_rows_after_a_recount(self, ledger: Ledger) -> None:
+        for n in range(5):
+            one = ledger.receive(AGGREGATE, f"s{n % 2}", str(n), "sha256:a", 1)
+        ledger.move([Move(one.id, "received", "latest")])
+        before = ledger.counts()
+        ledger.recount()
+        assert ledger.counts() == before
+        with ledger._database.engine.begin() as c:  # noqa: SLF001 - as who knows of no counts
+            c.execute(sa.text("UPDATE contribution_counts SET contributions = 7"))
+        wrong = [(AGGREGATE, "s0", "latest"), (AGGREGATE, "s0", "received")]
+        wrong += [(AGGREGATE, "s1", "received")]
+        assert ledger._database.read(counts.wrong) == wrong  # noqa: SLF001 - of one package
+        ledger.recount()
+        assert ledger.counts() == before
+
+    def test_counts_of_many_at_once_are_true(self, ledger: Ledger) -> None:
+        """Threads receive and move in the same sites and states, in all orders."""
+
+        def work(worker: int) -> None:
+            sites = ["x", "y", "z"][:: 1 if worker % 2 else -1]
+            for turn in range(6):
+                many = [Delivery(site, f"{worker}/{turn}", "sha256:a", 1) for site in sites]
+                made = ledger.receive_many(AGGREGATE, many)
+                ledger.move([Move(one.id, "received", "latest") for one in made])
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(work, range(4)))
+        assert ledger.counts() == [Count(AGGREGATE, site, "latest", 24) for site in "xyz"]
+        assert ledger._database.read(counts.wrong) == []  # noqa: SLF001 - of one package
 
     @pytest.mark.parametrize("value", ["a\0b", "\ud800"])
     def test_text_that_a_database_cannot_hold_is_refused(self, ledger: Ledger, value: str) -> None:

@@ -315,6 +315,10 @@ class StoreContract(ComposeContract):
         assert list(store.list()) == []
         assert store.sweep(timedelta(0)) == 0
 
+    def test_its_clock_is_about_right(self, store: Store) -> None:
+        told = store.clock()
+        assert told is None or abs(told - datetime.now(UTC)) < timedelta(minutes=1)
+
     def test_a_failing_iterable_leaves_the_object_that_was_there(self, store: Store) -> None:
         def data() -> Iterator[bytes]:
             yield b"half"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from itertools import batched
@@ -10,8 +10,10 @@ from itertools import batched
 import sqlalchemy as sa
 
 from catchment.core.errors import Conflict, Corrupt, NotFound
+from catchment.core.ledger import counts
+from catchment.core.ledger.counts import Change, Place
 from catchment.core.ledger.database import upsert
-from catchment.core.ledger.model import Contribution, Count, Delivery, Move, Transition
+from catchment.core.ledger.model import Contribution, Delivery, Move, Transition
 from catchment.core.ledger.schema import aggregates, contributions, transitions
 
 BATCH = 1000  # rows of a statement, and of a page
@@ -33,6 +35,7 @@ def receive(
     """The contribution of each delivery, new in ``state`` or as an earlier delivery left it."""
     declare(c, aggregate)
     result: list[Contribution] = []
+    change = Change()
     for chunk in batched(deliveries, BATCH):
         wanted = [
             Contribution(0, aggregate, d.site, d.name, d.digest, d.size, state, at, d.meta)
@@ -40,8 +43,10 @@ def receive(
         ]
         new = _add(c, wanted)
         _append(c, [Transition(one.id, at, None, state, "", "") for one in new.values()], "")
+        change.update((aggregate, one.site, state) for one in new.values())
         known = new | _find(c, aggregate, [_key(one) for one in wanted if _key(one) not in new])
         result += [known[_key(one)] for one in wanted]
+    counts.add(c, change)
     return result
 
 
@@ -53,13 +58,17 @@ def move(
     at: datetime,
     batch: str,
     aggregate: str | None = None,
-) -> None:
-    """Every move or none, of one aggregate if it is given; a batch is not made a second time."""
+) -> Change:
+    """Every move or none, of one aggregate if it is given; a batch is not made a second time.
+
+    Gives what the caller is to add to the counts, at the end of its transaction.
+    """
     t = transitions.c
     query = sa.select(t.id).where(t.contribution == moves[0].contribution, t.batch == batch)
     if c.scalar(query.limit(1)):
-        return
-    states = _lock(c, {m.contribution for m in moves}, aggregate)
+        return Change()
+    before = _lock(c, {m.contribution for m in moves}, aggregate)
+    states = {one: state for one, (_, _, state) in before.items()}
     for m in moves:
         if states.get(m.contribution) != m.expected:
             raise _refusal(m, states.get(m.contribution))
@@ -67,21 +76,24 @@ def move(
     _set_states(c, states)
     lines = [Transition(m.contribution, at, m.expected, m.to, m.reason, run) for m in moves]
     _append(c, lines, batch)
+    return _change(before, states)
 
 
 def rebuild(
     c: sa.Connection, aggregate: str, told: Sequence[tuple[Contribution, Sequence[Transition]]]
-) -> None:
+) -> Change:
     """Add the contributions and the part of their histories that is not here yet.
 
-    They keep their ids where those are free. Corrupt if a history here and a history told differ
-    in what both say.
+    They keep their ids where those are free. Gives what the caller is to add to the counts.
+    Corrupt if a history here and a history told differ in what both say.
     """
     _reserve(c, max((one.id for one, _ in told), default=0))
     known = _add(c, [one for one, _ in told])
+    new = list(known.values())
     known |= _find(c, aggregate, [_key(one) for one, _ in told if _key(one) not in known])
     displaced = [replace(one, id=0) for one, _ in told if _key(one) not in known]
-    known |= _add(c, displaced)
+    added = _add(c, displaced)
+    known |= added
     here = history(c, [one.id for one in known.values()])
     states = {}
     for one, lines in told:
@@ -98,7 +110,11 @@ def rebuild(
         _append(c, there[len(old) :], "")
         if len(there) > len(old):
             states[row.id] = one.state
+    before = _lock(c, set(states), aggregate)
     _set_states(c, states)
+    change = _change(before, states)
+    change.update((aggregate, one.site, one.state) for one in (*new, *added.values()))
+    return change
 
 
 def history(c: sa.Connection, ids: Iterable[int]) -> dict[int, list[Transition]]:
@@ -146,16 +162,6 @@ def page(
     return found
 
 
-def counts(c: sa.Connection, aggregate: str | None) -> list[Count]:
-    """Contributions by aggregate, site and state; reads one index only."""
-    t = contributions.c
-    query = sa.select(t.aggregate, t.site, t.state, sa.func.count())
-    if aggregate is not None:
-        query = query.where(t.aggregate == aggregate)
-    rows = c.execute(query.group_by(t.aggregate, t.state, t.site))
-    return sorted(Count(*r) for r in rows)
-
-
 def _key(one: Contribution) -> Key:
     return one.site, one.name, one.digest
 
@@ -189,15 +195,24 @@ def _find(c: sa.Connection, aggregate: str, keys: Sequence[Key]) -> dict[Key, Co
     return result
 
 
-def _lock(c: sa.Connection, ids: set[int], aggregate: str | None) -> dict[int, str]:
-    states: dict[int, str] = {}
+def _lock(c: sa.Connection, ids: set[int], aggregate: str | None) -> dict[int, Place]:
+    """Where each of them is now, and stays until the end of the transaction."""
+    places: dict[int, Place] = {}
     for chunk in batched(sorted(ids), BATCH):  # in order of id, so that two never deadlock
         t = contributions.c
-        query = sa.select(t.id, t.state).where(t.id.in_(chunk)).order_by(t.id)
+        query = sa.select(t.id, t.aggregate, t.site, t.state).where(t.id.in_(chunk)).order_by(t.id)
         if aggregate is not None:
             query = query.where(t.aggregate == aggregate)
-        states |= {r.id: r.state for r in c.execute(query.with_for_update(key_share=True))}
-    return states
+        rows = c.execute(query.with_for_update(key_share=True))
+        places |= {r.id: (r.aggregate, r.site, r.state) for r in rows}
+    return places
+
+
+def _change(before: Mapping[int, Place], states: Mapping[int, str]) -> Change:
+    change = Change()
+    for one, (aggregate, site, was) in before.items():
+        counts.moved(change, aggregate, site, was, states[one])
+    return change
 
 
 def _set_states(c: sa.Connection, states: dict[int, str]) -> None:

@@ -1,9 +1,10 @@
 """A ledger as lines of text, the same from either database, and a ledger made of such lines.
 
 The first line of each table is an object, ``{"table": name, "columns": [...]}``; each row is an
-array of values in that order, by primary key. Left out are leases, sign-ins and locks of uploads:
-they belong to those who are at work now. The latest snapshot of each aggregate is told as one that
-is not sealed, so that the first run in a new place writes what follows from it once more.
+array of values in that order, by primary key. Left out are leases, sign-ins and locks of uploads,
+which belong to those who are at work now, and counts, which follow from the rest. The latest
+snapshot of each aggregate is told as one that is not sealed, so that the first run in a new place
+writes what follows from it once more.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from catchment.core.errors import Conflict, Corrupt, Invalid
+from catchment.core.ledger import counts
 from catchment.core.ledger.ledger import Ledger
 from catchment.core.ledger.migrate import HEAD
 from catchment.core.ledger.schema import Id, Time, metadata, snapshots
 
-TRANSIENT = frozenset({"sessions", "upload_locks"})
+TRANSIENT = frozenset({"sessions", "upload_locks", "contribution_counts"})
 BATCH = 1000  # rows in memory at a time
 
 
@@ -54,6 +56,7 @@ def load(ledger: Ledger, lines: Iterable[bytes], expected: Mapping[str, Table]) 
     def work(c: sa.Connection) -> None:
         if _load(c, lines) != expected:
             raise _damaged("its ledger is not what it says")
+        counts.recount(c)
 
     ledger._database.write(work, again=False)  # noqa: SLF001
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from catchment.core.account import Account
 from catchment.core.errors import CatchmentError, Invalid, Unavailable
 from catchment.core.finding import Finding
-from catchment.core.ledger import contributions, leases, runs, schema, snapshots
+from catchment.core.ledger import contributions, counts, leases, runs, schema, snapshots
 from catchment.core.ledger.database import Database
 from catchment.core.ledger.migrate import migrate
 from catchment.core.ledger.model import (
@@ -145,10 +145,12 @@ class Ledger:
             NotFound: kind ``no-contribution``.
         """
         at, batch = self._now(), secrets.token_hex(8)
+
+        def work(c: sa.Connection) -> None:
+            counts.add(c, contributions.move(c, moves, run=run, at=at, batch=batch))
+
         if moves:
-            self._database.write(
-                lambda c: contributions.move(c, moves, run=run, at=at, batch=batch)
-            )
+            self._database.write(work)
 
     def contributions(
         self,
@@ -177,7 +179,11 @@ class Ledger:
 
     def counts(self, aggregate: str | None = None) -> list[Count]:
         """How many contributions are in each state, by aggregate and site, in that order."""
-        return self._database.read(lambda c: contributions.counts(c, aggregate))
+        return self._database.read(lambda c: counts.listed(c, aggregate))
+
+    def recount(self) -> None:
+        """Make :meth:`counts` those of the contributions: an older version kept none."""
+        self._database.write(counts.recount)
 
     def history(self, contribution: int) -> list[Transition]:
         """Every transition of the contribution, oldest first; the first is its receipt."""

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from catchment.core.errors import Invalid
 from catchment.core.ledger.database import Database
 
-HEAD = "0004"  # the last of migrations/versions
+HEAD = "0005"  # the last of migrations/versions
 VERSION_TABLE = "catchment_version"
 _LOCK = 0x43617463686D656E  # "Catchmen": the advisory lock that migrations take on PostgreSQL
 

@@ -131,8 +131,18 @@ contributions = sa.Table(
     sa.Column("meta", Json, nullable=False),
     sa.UniqueConstraint("aggregate", "site", "name", "digest"),
     sa.Index(None, "aggregate", "site", "id"),
-    sa.Index(None, "aggregate", "state", "site", "id"),  # listings by state; counts read only this
+    sa.Index(None, "aggregate", "state", "site", "id"),  # listings by state
     sa.Index(None, "site"),  # which sites there are, a step each
+)
+
+# How many contributions there are of each kind; changed with them, in their transaction.
+contribution_counts = sa.Table(
+    "contribution_counts",
+    metadata,
+    _text("aggregate", sa.ForeignKey("aggregates.name"), primary=True),
+    _text("site", primary=True),
+    _text("state", primary=True),
+    _number("contributions"),
 )
 
 transitions = sa.Table(

@@ -10,7 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from catchment.core.errors import Conflict, Corrupt, NotFound
-from catchment.core.ledger import contributions, leases, provenance, runs
+from catchment.core.ledger import contributions, counts, leases, provenance, runs
+from catchment.core.ledger.counts import Change
 from catchment.core.ledger.database import Again
 from catchment.core.ledger.model import Lease, Publication, Run, Snapshot
 from catchment.core.ledger.schema import snapshots
@@ -34,7 +35,7 @@ def publish(
         return get(c, aggregate, earlier)
     if not head:  # else it is known: each question to a server is a way there and back
         contributions.declare(c, aggregate)
-    told = _parts(c, publication, run, at)
+    told, change = _parts(c, publication, run, at)
 
     row = leases.lock(c, aggregate)
     earlier, head = _standing(c, aggregate, key)
@@ -60,11 +61,14 @@ def publish(
         sealed=False,
     )
     _insert(c, snapshot)
+    counts.add(c, change)
     return snapshot
 
 
-def _parts(c: sa.Connection, publication: Publication, run: Run, at: datetime) -> dict[str, Any]:
-    """Write all but the snapshot; gives what its provenance tells of it."""
+def _parts(
+    c: sa.Connection, publication: Publication, run: Run, at: datetime
+) -> tuple[dict[str, Any], Change]:
+    """Write all but the snapshot and the counts; what its provenance tells, and their change."""
     aggregate, moves = publication.aggregate, publication.moves
     if run.aggregate != aggregate:
         raise NotFound(f"run {run.id} is not of {aggregate}", kind="no-run")
@@ -72,16 +76,18 @@ def _parts(c: sa.Connection, publication: Publication, run: Run, at: datetime) -
     runs.put(c, run)
     runs.set_account(c, run.id, publication.account, anew=not publication.run)
     runs.add_findings(c, run.id, publication.findings)
+    change = Change()
     if moves:
-        contributions.move(c, moves, run=run.id, at=at, batch=run.id, aggregate=aggregate)
+        change = contributions.move(c, moves, run=run.id, at=at, batch=run.id, aggregate=aggregate)
     moved = contributions.by_id(c, {m.contribution for m in moves})
     lines = contributions.history(c, [m.id for m in moved])
     own = list(dict.fromkeys(publication.findings))
-    return {
+    told = {
         "run": run,
         "findings": runs.listed(c, run=run.id) if publication.run else own,
         "contributions": [(one, lines[one.id]) for one in moved],
     }
+    return told, change
 
 
 def one(c: sa.Connection, aggregate: str, **where: str | int) -> Snapshot | None:
@@ -189,8 +195,9 @@ def _restore(c: sa.Connection, record: provenance.Record) -> bool:
         runs.put(c, record.run)
         runs.set_account(c, record.run.id, record.account)
         runs.add_findings(c, record.run.id, record.findings)
-        contributions.rebuild(c, told.aggregate, record.contributions)
+        change = contributions.rebuild(c, told.aggregate, record.contributions)
         _insert(c, told)
+        counts.add(c, change)
         return True
     if any(getattr(here, name) != getattr(told, name) for name in _LASTING):
         raise Corrupt(

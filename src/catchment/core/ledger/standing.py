@@ -1,7 +1,7 @@
 """How aggregates stand: statements that tell of many of them at once. Only reads.
 
-Each is answered from indexes: the newest of each by one look, sites by steps. Only the counts of
-contributions read an index whole.
+Each is answered from indexes: the newest of each by one look, sites by steps. Contributions are
+counted as they come and go.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from catchment.core.finding import Finding
+from catchment.core.ledger import counts as count_rows
 from catchment.core.ledger import runs as run_rows
 from catchment.core.ledger import snapshots as snapshot_rows
 from catchment.core.ledger.contributions import BATCH
@@ -86,7 +87,7 @@ def wholes(
 
 
 def _wholes(c: sa.Connection, names: Sequence[str], newest: int, now: datetime) -> dict[str, Whole]:
-    name, t = aggregates.c.name, contributions.c
+    name = aggregates.c.name
     ended = _last(name, runs.c.finished_at.is_not(None))
     number = sa.select(sa.func.max(snapshots.c.number)).where(snapshots.c.aggregate == name)
     query = sa.select(
@@ -112,8 +113,7 @@ def _wholes(c: sa.Connection, names: Sequence[str], newest: int, now: datetime) 
         made[run.aggregate].runs.append(run)
     for run_id, finding in run_rows.findings_of(c, ended_of):
         made[ended_of[run_id]].findings.append(finding)
-    counts = sa.select(t.aggregate, t.state, sa.func.count()).where(t.aggregate.in_(names))
-    for aggregate, state, count in sorted(c.execute(counts.group_by(t.aggregate, t.state))):
+    for aggregate, state, count in count_rows.states(c, names):
         made[aggregate].states[state] = count
     return made
 

@@ -243,6 +243,19 @@ class Uploads:
 
         self._database.write(work)
 
+    def abandon(self, file: UploadFile, error: CatchmentError) -> bool:
+        """Close a file whose bytes never came; False if anybody did anything for it since."""
+
+        def work(c: sa.Connection) -> bool:
+            row = _locked(c, _F.upload == file.upload, _F.key == file.key)
+            if row is None or row.state not in _LIVE or row.touched_at != file.touched_at:
+                return False
+            told = {"kind": error.kind, "message": error.message, "hint": error.hint}
+            _set(c, row, state=FileState.FAILED, attempt="", error=told)
+            return True
+
+        return self._database.write(work)
+
     def get(self, upload: str, site: str) -> tuple[UploadRow, list[UploadFile]]:
         """An upload of a site with its files. NotFound (kind ``no-upload``), also for others'."""
 

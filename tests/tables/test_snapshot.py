@@ -138,6 +138,17 @@ def test_a_snapshot_without_its_seal_is_whole(work):
     assert TableSnapshot(work.store, replace(record, sealed=False)).verify() == []
 
 
+def test_verify_tells_how_far_it_is(work):
+    events = []
+    snapshot = work.snapshot()
+    assert snapshot.verify(events.append) == []
+    objects = snapshot.record.provenance["objects"]
+    total = sum(item["size"] for item in objects)
+    assert [e.state for e in events] == ["start", *["step"] * len(objects), "done"]
+    assert [e.done for e in events[-2:]] == [total, total]
+    assert {(e.work, e.total, e.unit) for e in events} == {("tables/nacc: verify", total, "bytes")}
+
+
 def test_verify_looks_at_the_account(work):
     record = work.snapshot().record
     sound = record.provenance

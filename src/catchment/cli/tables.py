@@ -224,7 +224,8 @@ def verify(
     out: Output = ctx.obj
     with open_aggregate(out, "tables", name, output) as (workspace, chosen):
         found = _snapshot(workspace, chosen, snapshot)
-        wrong = found.verify()
+        with out.progress() as progress:
+            wrong = found.verify(progress)
         objects = len(found.record.provenance["objects"])
         result = {"snapshot": found.record.number, "objects": objects, "wrong": wrong}
     out.result(result, _show_verified)

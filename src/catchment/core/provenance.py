@@ -17,6 +17,7 @@ from catchment.core.account import Account
 from catchment.core.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 from catchment.core.ledger import Ledger, Snapshot
 from catchment.core.ledger.provenance import SECTION
+from catchment.core.progress import Event, Progress, silent
 from catchment.core.store import Store
 
 NAME = "provenance.json"
@@ -95,18 +96,22 @@ def read_all(store: Store, prefix: str = "") -> Iterator[dict[str, Any]]:
             yield data
 
 
-def verify(store: Store, snapshot: Snapshot) -> list[str]:
+def verify(store: Store, snapshot: Snapshot, progress: Progress = silent) -> list[str]:
     """What is wrong with what a snapshot names; empty where all is well.
 
     Every object must exist with its size and SHA-256, as must the provenance, where it is written
     already; the account must balance. Reads all of them.
     """
     told, data = snapshot.provenance, dumps(snapshot.provenance)
-    wrong = [
-        fault
-        for item in told["objects"]
-        for fault in compare(store, item["key"], item["size"], item["digest"])
-    ]
+    wrong: list[str] = []
+    work = f"{snapshot.aggregate}: verify"
+    done, total = 0, sum(item["size"] for item in told["objects"])
+    progress(Event(work, "start", 0, total, "bytes"))
+    for item in told["objects"]:
+        wrong += compare(store, item["key"], item["size"], item["digest"])
+        done += item["size"]
+        progress(Event(work, "step", done, total, "bytes"))
+    progress(Event(work, "done", total, total, "bytes"))
     if snapshot.sealed:
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         wrong += compare(store, snapshot.location + NAME, len(data), digest)

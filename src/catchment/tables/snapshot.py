@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from catchment.core.account import Account
 from catchment.core.errors import Invalid, NotFound
 from catchment.core.ledger import Ledger, Snapshot
+from catchment.core.progress import Progress, silent
 from catchment.core.provenance import verify
 from catchment.core.store import Store
 from catchment.core.store_file import StoreFile
@@ -158,13 +159,13 @@ class TableSnapshot(Mapping[str, Table]):
         """Rows and files by center and table."""
         return Account.from_json(self.record.provenance["catchment"]["account"])
 
-    def verify(self) -> list[str]:
+    def verify(self, progress: Progress = silent) -> list[str]:
         """What is wrong with the stored objects and the account; empty where all is well.
 
         Every object that the snapshot names must exist with its size and SHA-256, as must its
         provenance; the account must balance, and each table's rows must be the account's kept rows.
         """
-        wrong, account = verify(self._store, self.record), self.account
+        wrong, account = verify(self._store, self.record, progress), self.account
         for name, table in self.items():
             kept = account.total("rows", part=name).kept
             if kept != table.rows:

@@ -280,7 +280,7 @@ def _equations(
 ) -> tuple[list[Equations], Indices, Ints]:
     """What the sums say of the unknown cells, those that must be equal taken for one.
 
-    The equations, in parts; of each unknown cell, in order, which unknown it is; of each of these,
+    A list of the equations; of each unknown cell, in order, which unknown it is; of each of these,
     a cell.
     """
     many = _many(lattice, unknown)
@@ -317,7 +317,9 @@ def _equations(
         parts.append(Equations.summed(rows, columns, signs, len(names)))
         made += len(some)
     del same, many, alone
-    return parts, place[unknown], names
+    of = place[unknown]
+    del place
+    return [Equations.together(parts)], of, names
 
 
 def _loose(lattice: Lattice, unknown: Flags) -> Ints:

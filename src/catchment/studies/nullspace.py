@@ -80,7 +80,7 @@ class Equations:
 def determined(parts: list[Equations], counts: Ints) -> tuple[Flags, bool]:
     """Of each unknown, whether the equations fix it; and whether that is exact.
 
-    The list of parts is emptied: they take much memory.
+    They are taken out of their list, for they take much memory.
 
     Where few unknowns hang together, one also counts as fixed unless it can be seen to have room
     for another whole number while none of the others falls below 0.
@@ -89,8 +89,7 @@ def determined(parts: list[Equations], counts: Ints) -> tuple[Flags, bool]:
     only very many equations together fix may be missed.
     """
     fixed = np.zeros(len(counts), bool)
-    equations = Equations.together(parts)
-    parts.clear()
+    equations = parts.pop()
     small, large = _apart(equations, len(counts))
     del equations
     for part in small:

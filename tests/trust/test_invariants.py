@@ -12,6 +12,9 @@ from datetime import timedelta
 
 import pytest
 
+from catchment.arrays.catalog import keys
+from catchment.arrays.stack import Stack
+from catchment.arrays.transform.sinks import below
 from catchment.core.account import Account, Line
 from catchment.core.capability import load
 from catchment.core.collection import collect
@@ -334,6 +337,25 @@ def test_barrier(grounds, aggregate, barrier):
     """{commit, commit}, {commit, collection}, {takeover, woken writer}; readers look at each."""
     acts = BARRIERS[barrier](aggregate)
     assert sum(between(grounds, aggregate, point, acts) for point in SOME) >= 1
+
+
+def test_what_a_dead_run_had_committed_is_shown_before_it_is_accounted_for(grounds):
+    """A store of sessions has commits of its own: a run died behind one, before its root told it."""
+    behind = 0
+    for at in range(12, 30):
+        with grounds.fresh() as place:
+            fault = {"kind": "kill", "on": "store", "at": at, "when": "after"}
+            if not place.do("run arrays/eeg", fault=fault)["fired"]:
+                break
+            folder = below(place.workspace.store, "arrays/eeg")
+            if any(Stack(below(folder, key)).look()[1] for key in keys(folder)):
+                behind += 1
+                place.outlive()
+                place.do("run arrays/eeg")
+                assert not any(Stack(below(folder, key)).look()[1] for key in keys(folder))
+                place.observer.verify("arrays/eeg")
+                place.mend("arrays/eeg")
+    assert behind
 
 
 @KINDS

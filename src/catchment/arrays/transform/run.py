@@ -209,8 +209,12 @@ class _Work:
             self._enter(self.waiting)
             self.waiting = []
             return
-        for key, slots in self.staged.items():
-            stack = self._stack(key)
+        for key in sorted({sent.key for done in self.waiting for sent in done.sent}):
+            stack, slots = self._stack(key), self.staged.get(key, {})
+            if not slots and kind_of(stack.store) == "group":
+                continue
+            # Also where nothing is to be committed: it may be there by a commit of a run that died
+            # before it showed it.
             document = stack.heal()
             assert document is not None  # noqa: S101 - a worker made it
             size, ready = document.size, []

@@ -355,6 +355,7 @@ def test_what_a_dead_run_had_committed_is_shown_before_it_is_accounted_for(groun
                 assert not any(Stack(below(folder, key)).look()[1] for key in keys(folder))
                 place.observer.verify("arrays/eeg")
                 place.mend("arrays/eeg")
+                break
     assert behind
 
 

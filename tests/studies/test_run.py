@@ -185,6 +185,19 @@ def test_reprocessing_makes_the_same_again(space):
     whole(space)
 
 
+def test_what_another_writer_makes_lies_beside_what_was_there(space, monkeypatch):
+    send_cube(space, "a", CUBE)
+    was = {key: space.store.head(key).etag for key in below(space, "studies/core/parts/")}
+    monkeypatch.setattr("catchment.studies.parquet.writer", lambda: "arrow-999")
+    assert actions.reprocess(library.house(space), "core").state == "published"
+    now = {key: space.store.head(key).etag for key in below(space, "studies/core/parts/")}
+    parts = {key for key in was if key.endswith(".parquet")}
+    assert parts
+    assert {key: now[key] for key in parts} == {key: was[key] for key in parts}
+    assert {key for key in now if key.endswith("arrow-999.parquet")}
+    whole(space)
+
+
 def test_what_is_found_bad_when_read_again_leaves(space, monkeypatch):
     send_cube(space, "a", CUBE)
     send_cube(space, "b", OTHER)

@@ -114,7 +114,8 @@ def check(  # noqa: PLR0917 - what a member is; it travels as arguments of a tas
         else:
             with local(store, key) as path:
                 if kind is Kind.CUBE:
-                    facts = _cube(store, path, f"{name}.parquet", limits, site, text=text)
+                    part = f"{name}-{parquet.writer()}.parquet"
+                    facts = _cube(store, path, part, limits, site, text=text)
                 else:
                     facts = _plain(path, package, kind, limits)
     except values.Refused as refused:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +65,12 @@ def read(path: Path, rows: int, columns: int, decoded: int) -> pa.Table:
     if listed.columns != names or counted != [table.num_rows] or table.num_rows != meta.num_rows:
         raise _disagreement("two readers see different rows or columns")
     return table
+
+
+@cache
+def writer() -> str:
+    """What writes our files. Another one writes other bytes, so it belongs in a key."""
+    return f"arrow-{version('pyarrow')}"
 
 
 def write(

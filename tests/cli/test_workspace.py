@@ -185,7 +185,9 @@ def test_gc_removes_orphans_and_interrupted_writes(catchment, workspace, tmp_pat
     (store / ".catchment" / "tmp").mkdir(parents=True, exist_ok=True)
     (store / ".catchment" / "tmp" / "half").write_text("x")
     called = catchment("gc", "--grace", "0", "--dry-run")
-    assert called.out == "tables/an-orphan\n1 objects would be removed\n"
+    assert called.out == (
+        "tables/an-orphan\n1 objects would be removed\n1 interrupted writes would be cleared away\n"
+    )
     shutil.move(workspace / ".catchment", tmp_path / "away")
     assert catchment("gc", "--grace", "0", "--dry-run").out == called.out
     assert not (workspace / ".catchment").exists()

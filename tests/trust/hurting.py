@@ -71,9 +71,8 @@ class Place:
 
     def start(self, do: str, **more: Any) -> Process:
         """A process at work, which may stop or die."""
-        return self.grounds.mother.send(
-            folder=str(self.folder), settings=SETTINGS, do=do, ttl=60, **more
-        )
+        given = {"ttl": 60} | more
+        return self.grounds.mother.send(folder=str(self.folder), settings=SETTINGS, do=do, **given)
 
     def until(self, *children: Process) -> None:
         """They have ended, or stopped."""

@@ -127,12 +127,13 @@ def short_leases(ttl: float) -> None:
     """Leases of this process last that long; the dead need not be waited for."""
     from catchment.arrays import stack
     from catchment.arrays.transform import run as transforms
+    from catchment.core import collection
     from catchment.exports import job as exports
     from catchment.imaging import job as imaging
     from catchment.studies import run as studies
     from catchment.tables import run as tables
 
-    for module in (tables, studies, stack):
+    for module in (tables, studies, stack, collection):
         module.LEASE = timedelta(seconds=ttl)
     for house in (exports.House, imaging.House, transforms.House):
         assert is_dataclass(house)

@@ -300,13 +300,17 @@ def _by_site(space, aggregate):  # noqa: C901, PLR0912 - one branch for each kin
 # --- barriers: one stops at an operation, another acts, the first one wakes -------------------------
 
 
+def patience(aggregate) -> float:
+    """Seconds of a sleeper's lease; a run of studies waits for its end, as an upload wants answer."""
+    return 5 if aggregate.startswith("studies/") else 60
+
+
 def between(grounds, aggregate, point, acts, do="") -> bool:
     """Whether the point was reached. In the end all is as if nobody had been stopped."""
     on, at, when = point
     with grounds.fresh() as place:
-        sleeper = place.start(
-            do or f"run {aggregate}", fault={"kind": "stop", "on": on, "at": at, "when": when}
-        )
+        fault = {"kind": "stop", "on": on, "at": at, "when": when}
+        sleeper = place.start(do or f"run {aggregate}", fault=fault, ttl=patience(aggregate))
         place.until(sleeper)
         if not sleeper.stopped():
             place.end(sleeper)
@@ -370,7 +374,7 @@ def test_barrier_of_a_collector_that_sleeps_while_an_orphan_becomes_part_of_a_sn
         )
         place.outlive()
         fault = {"kind": "stop", "on": "delete", "at": 1, "when": "before"}
-        collector = place.start("gc", fault=fault)
+        collector = place.start("gc", fault=fault, ttl=patience(aggregate))
         place.until(collector)
         held = place.do(f"run {aggregate}")  # the collector has the lease: nobody may come between
         if collector.stopped():

@@ -257,7 +257,7 @@ def _show_collected(data: dict[str, Any]) -> Iterator[str]:
     verb = "would be" if data["dry_run"] else "were"
     yield f"{len(data['objects']):,} objects {verb} removed"
     if data["interrupted_writes"]:
-        yield f"{data['interrupted_writes']:,} interrupted writes were cleared away"
+        yield f"{data['interrupted_writes']:,} interrupted writes {verb} cleared away"
 
 
 def _show_checks(data: dict[str, Any]) -> Iterator[str | Table]:

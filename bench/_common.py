@@ -22,7 +22,7 @@ import shutil
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -113,12 +113,10 @@ def report(
     folder: Path | None = RESULTS,
     *,
     keep: bool = False,
-    bounds: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Print the table of a benchmark, and write ``<name>.json``; without a folder, only print.
 
-    With ``keep``, lines of other work stay in the file as they are. ``bounds`` are recorded as
-    they are.
+    With ``keep``, lines of other work stay in the file as they are.
     """
     rows = list(rows)
     table = Table(title=f"{name}: seconds (MB)", title_justify="left", caption_justify="left")
@@ -148,7 +146,7 @@ def report(
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": machine(),
         "rows": [row.to_json() for row in rows],
-    } | ({"bounds": list(bounds)} if bounds else {})
+    }
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.json"
     if keep and file.exists():

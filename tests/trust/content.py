@@ -24,6 +24,18 @@ _FIRST = {  # by table: of a duplicate it is not read again; an entity is told b
 }
 
 
+def behind(workspace: Workspace, aggregate: str) -> bool:
+    """Whether somebody died between a commit to a store of sessions and showing it to readers."""
+    if not aggregate.startswith("arrays/"):
+        return False
+    from catchment.arrays.catalog import keys
+    from catchment.arrays.stack import Stack
+    from catchment.arrays.transform.sinks import below
+
+    folder = below(workspace.store, aggregate)
+    return any(Stack(below(folder, key)).look()[1] for key in keys(folder))
+
+
 def contents(workspace: Workspace, aggregate: str) -> Mapping[str, str]:
     """Digests of what was published last, by names that hold nothing of the run; empty: nothing."""
     if workspace.ledger.latest(aggregate) is None:

@@ -8,11 +8,9 @@ from functools import partial
 
 from catchment.core.doctor_check import Check
 from catchment.core.errors import CatchmentError, NotFound
-from catchment.core.ledger.uploads import FileState, UploadFile, Uploads
+from catchment.core.ledger.uploads import LIVE, FileState, UploadFile, Uploads
 from catchment.core.store import Store
 from catchment.core.workspace import Workspace
-
-_LIVE = (FileState.REQUESTED, FileState.SENDING)
 
 
 def halves(workspace: Workspace, grace: timedelta) -> Iterator[Check]:
@@ -49,7 +47,7 @@ def _uploads(workspace: Workspace, grace: timedelta) -> Iterator[Check]:
     before = datetime.now(UTC) - grace
     begun = [
         file
-        for state in _LIVE
+        for state in LIVE
         for file in uploads.files(state)
         if file.expires_at < before and file.touched_at < before
     ]

@@ -38,7 +38,7 @@ class FileState(enum.StrEnum):
     FAILED = "failed"  # not processed, for the reason in ``error``
 
 
-_LIVE = (FileState.REQUESTED, FileState.SENDING)
+LIVE = (FileState.REQUESTED, FileState.SENDING)  # begun, and not all of it is here
 
 
 class Wanted(NamedTuple):
@@ -163,7 +163,7 @@ class Uploads:
                 raise NotFound("there is no such form", kind="no-form", hint=_ASK)
             known = row.state == FileState.SENDING and row.attempt == attempt
             if not known:
-                if row.state not in _LIVE:
+                if row.state not in LIVE:
                     raise Conflict("this form was used", kind="form-used", hint=_ASK)
                 if row.expires_at <= at:
                     raise Conflict("this form has expired", kind="form-expired", hint=_ASK)
@@ -248,7 +248,7 @@ class Uploads:
 
         def work(c: sa.Connection) -> bool:
             row = _locked(c, _F.upload == file.upload, _F.key == file.key)
-            if row is None or row.state not in _LIVE or row.touched_at != file.touched_at:
+            if row is None or row.state not in LIVE or row.touched_at != file.touched_at:
                 return False
             told = {"kind": error.kind, "message": error.message, "hint": error.hint}
             _set(c, row, state=FileState.FAILED, attempt="", error=told)
@@ -309,7 +309,7 @@ class Uploads:
             opened = c.scalar(sa.select(uploads.c.opened_at).where(uploads.c.id == upload))
             return opened is not None and opened > at - self._idle
         return any(
-            r.state == FileState.ARRIVED or (r.state in _LIVE and r.touched_at > at - self._idle)
+            r.state == FileState.ARRIVED or (r.state in LIVE and r.touched_at > at - self._idle)
             for r in rows
         )
 

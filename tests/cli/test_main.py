@@ -86,6 +86,25 @@ def test_help_imports_nothing_heavy(arguments, others):
     assert not set(modules) & {*HEAVY, *others}
 
 
+def test_garbage_is_looked_for_as_ever_once_a_workspace_is_open():
+    """While modules are loaded hardly any is, and what they made is not looked at again."""
+    told = """
+import gc, os
+usual = gc.get_threshold()
+from catchment.cli import loading, place
+from catchment.cli.output import Output
+loading.load_quickly()
+assert gc.get_threshold()[0] > 100 * usual[0] and gc.get_threshold()[1:] == usual[1:]
+assert os.environ["PYDANTIC_DISABLE_PLUGINS"] == "__all__"
+place.open_workspace(Output(), "memory:///")
+assert gc.get_threshold() == usual and gc.get_freeze_count() > 10_000
+kept = gc.get_freeze_count()
+place.open_workspace(Output(), "memory:///")  # a program that was not begun like that
+assert gc.get_freeze_count() <= kept
+"""
+    subprocess.run([sys.executable, "-c", told], env=PLAIN, check=True)
+
+
 def test_help_names_every_command_with_its_own_words(catchment):
     text = catchment("--help").out
     assert catchment().out == text

@@ -68,6 +68,23 @@ def test_a_result_as_json_is_ascii(capsys):
     assert json.loads(text) == {"a": "\u202e\x9b\x1b"}
 
 
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda one: (
+        st.lists(one)
+        | st.tuples(one, one)
+        | st.dictionaries(st.text() | st.integers() | st.none(), one)
+    ),
+    max_leaves=30,
+)
+
+
+@given(PLAIN)
+@example({"a": [{"b": 1, "c": []}, {}], "d\x7f é 🙂": {"e": (), "f": None}})
+def test_json_is_that_of_the_standard_library(data):
+    assert output._pretty(data) == json.dumps(data, indent=1)
+
+
 def test_notes_are_for_people(capsys):
     Output().note("a\x1b")
     Output(quiet=True).note("b")

@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 from typer.main import get_command, get_group
 
+from catchment.cli.loading import load_quickly
 from catchment.cli.output import UNEXPECTED, Output, unexpected
 from catchment.core.errors import CatchmentError
 
@@ -163,6 +164,7 @@ def common(  # noqa: D103 - the help is the app's
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program ``catchment``; ends with its exit code."""
+    load_quickly()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 

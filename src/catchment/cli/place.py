@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from catchment.cli.loading import loaded
 from catchment.core.errors import Invalid
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def open_workspace(
     """
     from catchment.core.workspace import Workspace
 
+    loaded()
     if url is None:
         return Workspace.open(out.workspace, settings)
     if out.workspace is not None:

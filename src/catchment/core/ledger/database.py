@@ -69,8 +69,12 @@ class Database:
         ).render_as_string()
         # SQLite waits with ever longer pauses, which starves those who wait longest: we wait.
         connect = {"timeout": 0, "isolation_level": None} if self.sqlite else {}
+        # No column of ours is an hstore: the first connection need not look for one.
+        more = {} if self.sqlite else {"use_native_hstore": False}
         try:
-            self._engine = sa.create_engine(parsed, hide_parameters=True, connect_args=connect)
+            self._engine = sa.create_engine(
+                parsed, hide_parameters=True, connect_args=connect, **more
+            )
         except ImportError as error:
             raise Invalid(
                 "a PostgreSQL ledger needs psycopg, which is not installed",

@@ -11,6 +11,7 @@ from catchment.core.ledger.database import Database
 
 HEAD = "0005"  # the last of migrations/versions
 VERSION_TABLE = "catchment_version"
+_REGISTERED = "SELECT to_regclass(:name)"
 _LOCK = 0x43617463686D656E  # "Catchmen": the advisory lock that migrations take on PostgreSQL
 
 
@@ -27,9 +28,11 @@ def migrate(database: Database) -> None:
 
 def _version(c: sa.Connection, name: str) -> str:
     """The schema's version; empty for an empty database."""
-    tables = sa.inspect(c).get_table_names()
-    if VERSION_TABLE not in tables:
-        if tables:
+    # One question that costs nothing, at every start of the program; a list of tables does.
+    sqlite = c.dialect.name == "sqlite"
+    asked = "SELECT name FROM sqlite_master WHERE name = :name" if sqlite else _REGISTERED
+    if c.scalar(sa.text(asked), {"name": VERSION_TABLE}) is None:
+        if sa.inspect(c).get_table_names():
             raise Invalid(
                 f"{name}: expected a ledger or an empty database, got other tables",
                 kind="not-a-ledger",

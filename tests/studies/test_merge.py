@@ -255,12 +255,15 @@ def test_what_is_below_the_smallest_cell_is_not_released(tmp_path):
         assert min(read(space, one.merged.key)["cnt"].to_pylist()) < 11
         text = list(csv.reader(io.StringIO(space.store.read(one.csv.key).decode())))
         assert len(text) == seen.num_rows + 1
-        marks = read(space, one.marks.key)
-        assert text[0] == [*seen.column_names, *NAMES]
+        assert (*one.marked,) == NAMES
+        assert one.marks is None
+        assert text[0] == seen.column_names == ["cnt", *list(one.columns)[1:], *NAMES]
+        marks = seen.select(NAMES)
         assert [row[-4:] for row in text[1:]] == [
             [str(flag).lower(), *map(str, numbers)]
             for flag, *numbers in zip(*marks.to_pydict().values(), strict=True)
         ]
+        assert seen["suppressed"].to_pylist() == [n is None for n in seen["cnt"].to_pylist()]
         assert [row[0] == "" for row in text[1:]] == marks["suppressed"].to_pylist()
 
 

@@ -22,10 +22,12 @@ from catchment.core.ledger.keys import Keys, scopes
 from catchment.core.store_s3_config import service
 from catchment.core.warehouse.sql import SqlChange
 from catchment.studies import actions, library, subscribe, subscribe_glue
+from catchment.studies.marks import NAMES
 from catchment.testing.s3 import moto  # noqa: F401 - a fixture
 from catchment.web.app import create_app
 from tests.studies.studying import (
     CUBE,
+    package,
     published,
     read,
     rows_of,
@@ -99,6 +101,11 @@ def test_only_what_is_released_leaves(tmp_path, file):
         found = shown(file)
         assert found == published(space)
         assert all(count is None or count >= 11 for count, *_ in found)
+        names = read(space, package(space).key).column_names
+        assert names == ["cnt", "sex", "race", "site", *NAMES]
+        assert {row[4] for row in found} == {True, False}
+        assert all(row[4] == (row[0] is None) for row in found)
+        assert {row[5:] for row in found if row[3] is None} <= {(1, 0, 0), (1, 1, 0)}
 
 
 def test_a_crawl_finds_what_is_new_changed_and_gone(tmp_path, file):

@@ -175,7 +175,6 @@ class Tally:
     changes: Counter[str] = field(default_factory=Counter)
     looks: int = 0
     snapshots: int = 0
-    again: int = 0  # objects that a worker which woke replaced by the same bytes
     seconds: float = 0.0
 
     @property
@@ -189,7 +188,7 @@ class Tally:
             "hurts": dict(sorted(self.hurts.items())),
             "outcomes": dict(sorted(self.outcomes.items())),
             "changes_of_sites": dict(sorted(self.changes.items())),
-            "looks": self.looks, "snapshots": self.snapshots, "again": self.again, "seconds": round(self.seconds, 1),
+            "looks": self.looks, "snapshots": self.snapshots, "seconds": round(self.seconds, 1),
         }  # fmt: skip
 
 
@@ -549,7 +548,6 @@ class Soak:
         self._wait([self._order("gc")])
         self.observer.all()
         self.tally.looks = self.observer.looks
-        self.tally.again = self.observer.again
         self.tally.snapshots = sum(len(s.provenances) for s in self.observer.seen.values())
         self.tally.changes.update(self.world.changes)
         calm = workspaces.make_workspace(self.folder / "calm", self.folder / "in", more=STUDIES)

@@ -18,7 +18,7 @@ from catchment.core.errors import NotFound
 from catchment.core.parquet.footer import MAGIC, Group, assemble
 from catchment.core.parquet.parse import parse_file
 from catchment.core.store import Segment, Store
-from catchment.studies import blocks, coded, parquet
+from catchment.studies import blocks, coded, once, parquet
 from catchment.studies import columns as types
 from catchment.studies.blocks import LOOSE, Blocks
 from catchment.studies.model import COUNT, SITE, Column, Object, Part
@@ -128,11 +128,11 @@ class Work:
 
     def merged(self) -> Object:
         """Write the merge."""
-        return self._compose(f"{self.place}merged.parquet", self._file())
+        return once.compose(self.store, f"{self.place}merged.parquet", self._file)
 
     def csv(self, key: str) -> Object:
         """Write the merge as CSV."""
-        return self._compose(key, self._lines())
+        return once.compose(self.store, key, self._lines)
 
     def totals(self) -> Object:
         """Write how many sites have each of the rows of all sites together, in their order.
@@ -143,11 +143,7 @@ class Work:
         loose = [n for n, stretch in enumerate(self.stretches) if stretch.part < 0]
         schema = batch.schema.with_metadata({_LOOSE: json.dumps(loose).encode()})
         key = f"{self.place}totals.parquet"
-        return Object(key, *parquet.write(self.store, key, [batch], schema))
-
-    def _compose(self, key: str, segments: Iterator[Segment]) -> Object:
-        made = self.store.compose(key, segments, mode="overwrite", digest=True)
-        return Object(key, made.size, str(made.digest))
+        return parquet.write(self.store, key, lambda: [batch], schema)
 
     def _file(self) -> Iterator[Segment]:
         yield MAGIC

@@ -25,8 +25,8 @@ from catchment.core.parquet.footer import Columns, Group, columns_of, leaves_of
 from catchment.core.parquet.parse import parse
 from catchment.core.store import Range, Store
 from catchment.core.store_file import StoreFile
-from catchment.studies import coded, parquet
-from catchment.studies.model import COUNT, SITE
+from catchment.studies import coded, once, parquet
+from catchment.studies.model import COUNT, SITE, Object
 
 LEAST = 4096  # rows of a site with one count, to be a block
 MOST = 1 << 18  # rows of a block, and of a row group of loose rows
@@ -72,7 +72,7 @@ def with_site(rows: coded.Coded, site: str) -> coded.Coded:
 
 def write(
     store: Store, key: str, counts: coded.Ints, rows: coded.Coded, site: str, *, text: bool
-) -> tuple[int, str]:
+) -> Object:
     """Write a part of these rows, whose counts fall; with ``text``, its CSV beside it."""
     pieces = cut(counts)
     named = with_site(rows, site)
@@ -84,9 +84,10 @@ def write(
     return parquet.write(
         store,
         key,
-        (coded.batch(numbers, named, slice(piece.start, piece.stop)) for piece in pieces),
+        lambda: (coded.batch(numbers, named, slice(one.start, one.stop)) for one in pieces),
         schema.with_metadata({_PIECES: told.encode()}),
         groups=True,
+        mend=True,
     )
 
 
@@ -104,6 +105,7 @@ def _write_lines(
     known = pa.array(counts)
 
     def chunks() -> Iterator[bytes]:
+        lengths.clear()
         for piece in pieces:
             lengths.append(0)
             for chunk in lines.of(known, np.arange(piece.start, piece.stop)):
@@ -111,8 +113,8 @@ def _write_lines(
                 yield chunk
 
     csv, told = lines_of(key)
-    store.put(csv, chunks(), mode="overwrite")
-    store.put(told, json.dumps(lengths).encode(), mode="overwrite")
+    once.put(store, csv, chunks, mend=True)
+    once.put(store, told, lambda: [json.dumps(lengths).encode()], mend=True)
 
 
 class Stored(NamedTuple):

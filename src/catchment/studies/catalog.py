@@ -167,6 +167,7 @@ class Catalog:
             merged=merged.merged,
             key=layout.released(self.study, cube.name, cube.version),
             updated_at=cube.updated_at,
+            marked=merged.marked,
         )
 
     def _flat(self, file: File) -> Package:

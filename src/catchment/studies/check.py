@@ -26,7 +26,8 @@ from catchment.studies.model import COUNT, SITE, Kind, Problem
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FORMAT = 2  # of parts and facts: another one makes them anew
+FORMAT = 3  # of parts and facts: another one makes them anew
+_FORMER = 2  # its facts read alike; but what is accepted now was not asked then
 TOML_BYTES = 4 << 20
 
 
@@ -125,16 +126,24 @@ def check(  # noqa: PLR0917 - what a member is; it travels as arguments of a tas
     return Checked(facts)
 
 
-def remembered(store: Store, parts: str, digest: str, kind: Kind) -> Facts | None:
+def remembered(
+    store: Store, parts: str, digest: str, kind: Kind, form: int = FORMAT
+) -> Facts | None:
     """The facts of a member that was accepted before; None where there are none."""
     try:
-        return Facts.from_json(json.loads(store.read(f"{_name(parts, digest, kind)}.json")))
+        return Facts.from_json(json.loads(store.read(f"{_name(parts, digest, kind, form)}.json")))
     except NotFound:
         return None
 
 
-def _name(parts: str, digest: str, kind: Kind) -> str:
-    return f"{parts}{FORMAT}-{kind.value}-{digest.removeprefix('sha256:')}"
+def formerly(store: Store, parts: str, digest: str, kind: Kind) -> Facts | None:
+    """The facts of a member that was accepted once, be it by rules that are no more."""
+    now = remembered(store, parts, digest, kind)
+    return now or remembered(store, parts, digest, kind, _FORMER)
+
+
+def _name(parts: str, digest: str, kind: Kind, form: int = FORMAT) -> str:
+    return f"{parts}{form}-{kind.value}-{digest.removeprefix('sha256:')}"
 
 
 @contextmanager
@@ -196,15 +205,15 @@ def _cube(store: Store, path: Path, part: str, limits: Limits, site: str, *, tex
             "group the counts by all columns before they are exported",
         )
     order = by_key[np.argsort(-counts[by_key], kind="stable")]
-    size, digest = blocks.write(store, part, counts[order], rows.take(order), site, text=text)
+    made = blocks.write(store, part, counts[order], rows.take(order), site, text=text)
     return Facts(
         rows=len(counts),
         total=int(counts.max()),
         columns=kinds,
         categories={n: values.categories(found) for n, found in rows.values.items()},
-        part=part,
-        part_digest=digest,
-        part_size=size,
+        part=made.key,
+        part_digest=made.digest,
+        part_size=made.size,
     )
 
 

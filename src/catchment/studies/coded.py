@@ -25,6 +25,7 @@ Ints = npt.NDArray[np.int64]
 TYPES = {
     "string": pa.string(),
     "int64": pa.int64(),
+    "int32": pa.int32(),  # of our own marks only
     "double": pa.float64(),
     "bool": pa.bool_(),
     "date32[day]": pa.date32(),

@@ -19,6 +19,7 @@ Where very many hidden cells hang together, more are hidden, until rule 3 can be
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -64,10 +65,12 @@ class Release:
         marks: row by row of the table: ``suppressed``, and of a cell over all sites how many of
             them ``reported`` it, how many of these are ``withheld`` (not shown one by one), and
             how many are ``absent`` (have no such row: none, or too few to send).
+        told: what tells which cells are suppressed, and nothing of them: a digest, shortened.
     """
 
     table: pa.Table
     marks: pa.Table
+    told: str
 
     @property
     def suppressed(self) -> int:
@@ -368,7 +371,8 @@ def _shown(cube: pa.Table, codes: Codes, hidden: Flags, sites: Sites | None) -> 
         own = codes[:, _site(cube)] > 0
         for name, values in sites.marks(hidden, own).items():
             marks[name] = pa.array(values[order].astype(np.int32))
-    return Release(table, pa.table(marks))
+    told = hashlib.sha256(np.packbits(hidden).tobytes()).hexdigest()[:32]
+    return Release(table, pa.table(marks), told)
 
 
 def _null_last(codes: Codes) -> Codes:

@@ -12,8 +12,8 @@ must not be let in there::
     archive/.../<time>.<file>                                  what a later upload replaced
     error/.../<time>.<file>                                    what was refused
     flat/, study_metadata/, manifest/                          last valid ones that are not cubes
-    aggregates/<study>/<study>__<package>/...__aggregate.parquet   the released aggregate
-    csv_aggregates/...                                         the same as CSV, with marks
+    aggregates/<study>/<study>__<package>/...__aggregate.parquet   what is released, with marks
+    csv_aggregates/...                                         the same as CSV
     subscriptions/<target>.json                                what is registered in a target
     studies/<study>/kept/, parts/, merges/, snapshots/         what the views are written from
     studies/<study>/uploads/, results/                         what was found, for the sites

@@ -15,12 +15,13 @@ NAMES = ("suppressed", "sites_reported", "sites_suppressed", "sites_absent")
 
 def named(columns: Iterable[str], marks: int) -> list[str]:
     """Names for so many marks beside these columns: a site may call some of its own so."""
-    taken = [*columns]
+    taken = {name.casefold() for name in columns}  # SQL does not tell the case of names
+    found = []
     for name in NAMES[:marks]:
         while name in taken:
             name += "_"  # noqa: PLW2901 - until it is free
-        taken.append(name)
-    return taken[len(taken) - marks :]
+        found.append(name)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

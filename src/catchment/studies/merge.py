@@ -17,12 +17,12 @@ import pyarrow as pa
 
 from catchment.core.errors import NotFound
 from catchment.core.store import Store
-from catchment.studies import assembly, coded, layout, parquet
+from catchment.studies import assembly, coded, layout, once, parquet
 from catchment.studies import columns as types
 from catchment.studies.check import local
 from catchment.studies.model import COUNT, Column, Object, Part
 
-FORMAT = 2  # of merges: another one makes them anew
+FORMAT = 3  # of merges: another one makes them anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,8 @@ class Merged:
     totals: Object
     released: Object
     csv: Object
-    marks: Object | None  # row by row of the release, where something may be hidden
+    marked: tuple[str, ...] = ()  # columns of the release that are marks: where something is hidden
+    marks: Object | None = None  # instead, row by row of the release, of one that is older
 
     def to_json(self) -> dict[str, Any]:
         """Plain types."""
@@ -65,6 +66,7 @@ class Merged:
             "rows": self.rows,
             "total": self.total,
             "columns": {name: list(column) for name, column in self.columns.items()},
+            "marked": list(self.marked),
             "objects": {name: list(one) for name, one in self.objects.items()},
         }
 
@@ -85,13 +87,15 @@ class Merged:
             data["rows"],
             data["total"],
             {name: Column(*column) for name, column in data["columns"].items()},
-            **({"marks": None} | objects),
+            **objects,
+            marked=tuple(data.get("marked", ())),
         )
 
 
 def fingerprint(parts: Iterable[Part]) -> str:
     """What a merge of these parts is known by."""
-    facts = [FORMAT, [[p.site, p.digest] for p in sorted(parts, key=lambda p: p.site)]]
+    told = [[p.site, p.digest] for p in sorted(parts, key=lambda p: p.site)]
+    facts = [FORMAT, parquet.writer(), told]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -114,15 +118,14 @@ def merge(
     """The merge of the parts, from what the one ``before`` has computed where that helps.
 
     Nothing is computed where its result stands already, unless it shall be ``again``. The objects
-    are durable on return, and nobody reads them before a snapshot names them.
+    are durable on return, and nobody reads them before a snapshot names them. None that stands is
+    changed, be it computed ``again``: see :mod:`.once`.
     """
     ordered = tuple(sorted(parts, key=lambda p: p.site))
     print_ = fingerprint(ordered)
     place = layout.merges(*prefix, print_)
     name = f"{place}released-{policy.min_cell}-{policy.min_sites}"
-    done = (
-        f"{place}entry-{policy.min_cell}-{policy.min_sites}{'' if policy.open else '-marked'}.json"
-    )
+    done = f"{place}entry-{policy.min_cell}-{policy.min_sites}.json"
     there = None if again else _known(store, done)
     if there is not None:
         return replace(there, parts=ordered)  # the same rows may have come in another file
@@ -141,7 +144,7 @@ def merge(
         merged = work.merged()
         totals = summed.result()
         if text is not None:
-            seen = _Seen(work.many, work.total, work.described(), merged, text.result(), None)
+            seen = _Seen(work.many, work.total, work.described(), merged, text.result(), ())
         else:
             del work
             seen = _release(store, name, merged, policy, len(ordered))
@@ -170,7 +173,7 @@ def _written(  # noqa: PLR0917 - all that a merge is
         totals,
         seen.released,
         seen.csv,
-        seen.marks,
+        seen.marked,
     )
     store.put(key, json.dumps(result.to_json()).encode(), mode="overwrite")
     return result
@@ -184,7 +187,7 @@ class _Seen(NamedTuple):
     columns: dict[str, Column]
     released: Object
     csv: Object
-    marks: Object | None
+    marked: tuple[str, ...]
 
 
 def _known(store: Store, key: str) -> Merged | None:
@@ -196,11 +199,15 @@ def _known(store: Store, key: str) -> Merged | None:
 
 
 def _release(store: Store, name: str, merged: Object, policy: Policy, sites: int) -> _Seen:
-    """What may leave the house, as the policy says: the table and its marks."""
+    """What may leave the house, as the policy says: the table, each row with its marks.
+
+    The keys tell what is hidden: whoever decides otherwise, as other libraries may, writes others.
+    """
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     from catchment.studies import disclosure
+    from catchment.studies.marks import named
 
     with local(store, merged.key) as path:
         schema = pq.read_schema(path)
@@ -211,11 +218,13 @@ def _release(store: Store, name: str, merged: Object, policy: Policy, sites: int
             min_sites=policy.min_sites,
             sites=sites,
         )
-    table = made.table
-    released, marks = (
-        Object(key, *parquet.write(store, key, one.to_batches(), one.schema))
-        for key, one in ((f"{name}.parquet", table), (f"{name}-marks.parquet", made.marks))
-    )
+    table, marks, name = made.table, made.marks, f"{name}-{made.told}"
+    del made
+    marked = tuple(named(table.column_names, marks.num_columns))
+    told = table
+    for mark, column in zip(marked, marks.columns, strict=True):
+        told = told.append_column(mark, column)
+    released = parquet.write(store, f"{name}.parquet", told.to_batches, told.schema)
 
     # Of what is shown only: a category that is hidden everywhere is not counted.
     shown = table.filter(pc.is_valid(table[COUNT]))
@@ -227,21 +236,14 @@ def _release(store: Store, name: str, merged: Object, policy: Policy, sites: int
         for column in table.column_names
     }
     total = int(pc.max(shown[COUNT]).as_py() or 0)
-    csv = _put(store, f"{name}-marked.csv", _lines(table, made.marks))
-    return _Seen(table.num_rows, total, described, released, csv, marks)
+    csv = once.put(store, f"{name}.csv", lambda: _lines(told))
+    return _Seen(table.num_rows, total, described, released, csv, marked)
 
 
-def _lines(table: pa.Table, marks: pa.Table) -> Iterator[bytes]:
-    """A table as CSV, its counts first, the marks of each row last."""
+def _lines(table: pa.Table) -> Iterator[bytes]:
+    """A table as CSV, its counts first."""
     import numpy as np
 
-    from catchment.studies.marks import named
-
-    for name, column in zip(
-        named(table.column_names, marks.num_columns), marks.columns, strict=True
-    ):
-        flag = pa.types.is_boolean(column.type)
-        table = table.append_column(name, column if flag else column.cast(pa.int64()))
     columns = {
         name: (
             table[name]
@@ -257,18 +259,3 @@ def _lines(table: pa.Table, marks: pa.Table) -> Iterator[bytes]:
     lines = coded.Lines(rows)
     yield lines.header
     yield from lines.of(counts, np.arange(table.num_rows))
-
-
-def _put(store: Store, key: str, chunks: Iterable[bytes]) -> Object:
-    """Write the chunks; what was written."""
-    seen, size = hashlib.sha256(), 0
-
-    def counted() -> Iterator[bytes]:
-        nonlocal size
-        for chunk in chunks:
-            seen.update(chunk)
-            size += len(chunk)
-            yield chunk
-
-    store.put(key, counted(), mode="overwrite")
-    return Object(key, size, f"sha256:{seen.hexdigest()}")

@@ -210,8 +210,9 @@ class Package:
         released: the table as it may leave the house, a Parquet object; immutable, so its digest
             is the version for an ETag.
         csv: the same as CSV; None for a flat table.
-        marks: Parquet, row by row of ``released``: see :class:`~.disclosure.Release`; None where
-            nothing was suppressed, and of a flat table.
+        marked: columns of ``released`` that are marks: see :class:`~.disclosure.Release`; none
+            where nothing may be suppressed, and of a flat table.
+        marks: Parquet, row by row of ``released``: the same, of a release that is older.
         merged: the unsuppressed merge; internal, never served. None for a flat table.
         key: where people and Athena find ``released``: below ``aggregates/`` or ``flat/``.
         total: the greatest count, which is that of the whole; None for a flat table.
@@ -236,6 +237,7 @@ class Package:
     merged: Object | None
     key: str
     updated_at: datetime
+    marked: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

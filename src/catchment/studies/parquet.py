@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from catchment.core.errors import Invalid
 from catchment.core.store import Store
+from catchment.studies import once
+from catchment.studies.model import Object
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,27 +77,17 @@ def writer() -> str:
 def write(
     store: Store,
     key: str,
-    batches: Iterable[pa.RecordBatch],
+    batches: Callable[[], Iterable[pa.RecordBatch]],
     schema: pa.Schema,
     *,
     groups: bool = False,
-) -> tuple[int, str]:
-    """Write our own table, whose bytes depend on its rows only; its size and digest.
+    mend: bool = False,
+) -> Object:
+    """Write our own table, whose bytes depend on its rows only, once: see :func:`.once.put`.
 
-    With ``groups``, each batch becomes a row group. What stands under the key already is
-    replaced: by the same bytes, since keys tell the content.
+    With ``groups``, each batch becomes a row group.
     """
-    size, seen = 0, hashlib.sha256()
-
-    def counted() -> Iterator[bytes]:
-        nonlocal size
-        for chunk in encoded(batches, schema, groups=groups):
-            size += len(chunk)
-            seen.update(chunk)
-            yield chunk
-
-    store.put(key, counted(), mode="overwrite")
-    return size, f"sha256:{seen.hexdigest()}"
+    return once.put(store, key, lambda: encoded(batches(), schema, groups=groups), mend=mend)
 
 
 def encoded(

@@ -302,7 +302,7 @@ class _Run:
     ) -> Publication:
         location = layout.snapshots(self.study, record.id)
         data, key = catalogs.dumps(after), f"{location}catalog.json"
-        self.house.store.put(key, data, mode="overwrite")
+        self.house.store.put(key, data)
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         objects = [{"role": catalogs.ROLE, "key": key, "size": len(data), "digest": digest}]
         for (name, version), cube in sorted(after.cubes.items()):

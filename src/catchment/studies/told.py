@@ -29,7 +29,7 @@ def results(store: Store, before: Catalog, made: Plan) -> list[Finding]:
         old = next((p for p in cube.merged.parts if p.site == site), None) if cube else None
         if kind == Kind.CUBE and old is not None and old.source != one.digest:
             where = layout.parts(before.study, package, version, site)
-            known = check.remembered(store, where, old.source, Kind.CUBE)
+            known = check.formerly(store, where, old.source, Kind.CUBE)
             if known is not None:
                 report["quality"], more = quality.compare(known, facts)
                 problems += more

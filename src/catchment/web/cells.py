@@ -24,16 +24,18 @@ def written(workspace: Workspace, one: Package, kind: Kind, *, marks: bool) -> I
     with ExitStack() as stack:
         path = stack.enter_context(local(workspace.store, one.released.key))
         file = stack.enter_context(pq.ParquetFile(path))
-        names = list(file.schema_arrow.names)
+        own = [name for name in file.schema_arrow.names if name not in one.marked]
+        names = own
         told: pq.ParquetFile | None = None
         if marks:
             if one.marks is not None:
                 path = stack.enter_context(local(workspace.store, one.marks.key))
                 told = stack.enter_context(pq.ParquetFile(path))
-            names += named(names, 1 if told is None else told.metadata.num_columns)
+            more = one.marked or named(own, 1 if told is None else told.metadata.num_columns)
+            names, own = [*own, *more], [*own, *one.marked]
         yield "[" if kind == "json" else _lines([[guarded(name) for name in names]], kind)
         first = True
-        for rows in _rows(file, told, marks=marks):
+        for rows in _rows(file, own, told, marked=marks and not one.marked):
             if kind == "json":
                 cells = (dict(zip(names, row, strict=False)) for row in rows)
                 texts = [json.dumps(row, default=str) for row in cells]
@@ -45,14 +47,16 @@ def written(workspace: Workspace, one: Package, kind: Kind, *, marks: bool) -> I
             yield "]"
 
 
-def _rows(file: Any, told: Any, *, marks: bool) -> Iterator[list[tuple[Any, ...]]]:
-    """Rows of a table, some at a time, each with its marks behind it, where they are asked for."""
+def _rows(
+    file: Any, columns: list[str], told: Any, *, marked: bool
+) -> Iterator[list[tuple[Any, ...]]]:
+    """Rows of a table, some at a time; those that are ``marked`` with marks that are not in it."""
     more = (row for batch in told.iter_batches(_ROWS) for row in _cells(batch)) if told else None
     for batch in file.iter_batches(_ROWS):
-        rows = _cells(batch)
+        rows = _cells(batch.select(columns))
         if more is not None:
             rows = [(*row, *mark) for row, mark in zip(rows, more, strict=False)]
-        elif marks:
+        elif marked:
             rows = [(*row, False) for row in rows]  # all is shown
         yield rows
 

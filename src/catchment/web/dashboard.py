@@ -230,7 +230,9 @@ def chart(  # noqa: PLR0917 - the parameters of the request
     def answer() -> Response:
         filters = parse(texts, where)
         held = see.cache.get(
-            one.released.digest, lambda: local(see.workspace.store, one.released.key)
+            one.released.digest,
+            lambda: local(see.workspace.store, one.released.key),
+            one.marked,
         )
         used = {column, stratifier, *(c.column for c in filters.conditions())}
         if see.key.sites and SITE in used:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from datetime import date, datetime
 from pathlib import Path
@@ -31,7 +31,8 @@ _MASK = "catchment rollup"  # a column of ours
 class Chartable:
     """One released package in memory, to be asked from any thread."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, marked: Collection[str] = ()) -> None:
+        """From its file; columns that are ``marked`` tell of rows, and are no categories."""
         import duckdb
 
         self._db = duckdb.connect(
@@ -40,7 +41,7 @@ class Chartable:
         file = literal(path).replace("'", "''")
         source = f"read_parquet('{file}', hive_partitioning = false)"
         kinds = {row[0]: row[1] for row in self._run(f"DESCRIBE FROM {source}")}
-        self.columns = [name for name in kinds if name != COUNT]
+        self.columns = [name for name in kinds if name not in {COUNT, *marked}]
         self._mask = _MASK
         while self._mask in {name.casefold() for name in kinds}:
             self._mask += "_"
@@ -186,13 +187,18 @@ class Cache:
         self._held: OrderedDict[str, Chartable] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, digest: str, opened: Callable[[], AbstractContextManager[Path]]) -> Chartable:
+    def get(
+        self,
+        digest: str,
+        opened: Callable[[], AbstractContextManager[Path]],
+        marked: Collection[str] = (),
+    ) -> Chartable:
         """The package of a digest; ``opened`` gives its file if it is not in memory."""
         with self._lock:
             found = self._held.get(digest)
             if found is None:
                 with opened() as path:
-                    found = Chartable(path)
+                    found = Chartable(path, marked)
                 self._held[digest] = found
             self._held.move_to_end(digest)
             while len(self._held) > 1 and sum(c.rows for c in self._held.values()) > self._most:

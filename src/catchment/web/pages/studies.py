@@ -142,7 +142,9 @@ def _chart(ask: Asked, one: Package, column: str, stratifier: str, where: str) -
     if one.kind != "cube":
         raise Invalid("expected a merged cube to chart, got a flat table", kind="not-a-cube")
     held = ask.house.cache.get(
-        one.released.digest, lambda: local(ask.workspace.store, one.released.key)
+        one.released.digest,
+        lambda: local(ask.workspace.store, one.released.key),
+        one.marked,
     )
     filters = parse([], where or None)
     return held.chart(column, stratifier or None, filters, sites=len(one.sites))

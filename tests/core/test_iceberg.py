@@ -188,6 +188,16 @@ def test_types_that_iceberg_does_not_have(workspace, source, case):
     assert read(workspace).properties["catchment.converted"] == "{}"
 
 
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint64(), pa.time64("ns")])
+def test_what_an_object_of_an_earlier_version_lacks_is_null(workspace, source, kind):
+    new = pa.table({"id": ["b"], "n": pa.array([2000], pa.int64()).cast(kind)})
+    old = source(pa.table({"id": ["a"]}))._replace(may_lack=True)
+    show(workspace, 1, x=part(source, new), y=(new.schema, old))
+    found = read(workspace).scan().to_arrow().sort_by("id")
+    assert found["id"].to_pylist() == ["a", "b"]
+    assert found["n"].is_null().to_pylist() == [True, False]
+
+
 def test_nanoseconds_are_text_in_all_objects_if_in_one(workspace, source):
     def of(value):
         return part(source, pa.table({"t": pa.array([value], pa.timestamp("ns"))}))

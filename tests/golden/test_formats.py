@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import duckdb
 import pytest
 import xarray as xr
 
 import catchment.arrays
 from catchment.arrays import read
+from catchment.core.iceberg import Shelf, open_catalog
 from catchment.core.workspace import Workspace
 from catchment.imaging.snapshot import open_snapshot
 from catchment.testing.arrays import make_session, same
@@ -124,3 +126,36 @@ def test_images_stay_and_others_join_them(archive, tmp_path, call):
         assert path.read_bytes() == data, path
     assert all(wrong == [] for wrong in call(folder, "verify").values())
     assert all(check["well"] for check in call(folder, "doctor")["checks"])
+
+
+@pytest.mark.parametrize("archive", IMAGING, ids=named)
+def test_images_of_earlier_versions_are_loaded_into_the_warehouse(archive, tmp_path, call):
+    """Its parts lack columns of today; so they do where a later run has added parts with them."""
+    folder = unpacked(archive, tmp_path / "w")
+    file = folder / "catchment.toml"
+    told = file.read_text()
+    assert told.count("[imaging.ct]\n") == 1
+    own = f'[imaging.ct]\nwarehouse = "{folder}/w.duckdb"\n'
+    iceberg = f'[iceberg]\ncatalog = "sql"\nuri = "sqlite:///{folder}/iceberg.db"\n'
+    file.write_text(iceberg + told.replace("[imaging.ct]\n", own))
+    for number in (5, 6):  # the second run changes the tables that the first one made
+        (folder / "sites/beta" / str(number)).write_bytes(make_file(f"1.2.3.1.1.{number}"))
+        call(folder, "imaging", "run")
+        with Workspace.open(folder) as workspace:
+            snapshot = open_snapshot(workspace.store, workspace.ledger, "ct")
+            shelf = Shelf(open_catalog(workspace), "imaging/ct")
+            with duckdb.connect(f"{folder}/w.duckdb", read_only=True) as connection:
+                for name, rows in snapshot.items():
+                    names = ", ".join(f'"{column}"' for column in rows.column_names)
+                    shown = connection.execute(f'SELECT {names} FROM "{name}"')
+                    assert sorted(shown.fetchall(), key=repr) == plain(rows), name
+                    if name in shelf.tables():
+                        table = open_catalog(workspace).load_table(("imaging_ct", name))
+                        assert table.scan().to_arrow().num_rows == rows.num_rows, name
+            assert shelf.tables() == set(snapshot)
+            assert snapshot["images"].num_rows == number - 2
+
+
+def plain(rows):
+    """Rows as DuckDB tells them, in one order."""
+    return sorted((tuple(row.values()) for row in rows.to_pylist()), key=repr)

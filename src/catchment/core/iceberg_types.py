@@ -138,6 +138,8 @@ def _all_whole(sources: list[Source], name: str, kind: pa.DataType) -> bool:
 
     for source in sources:
         with _opened(source) as file:
+            if source.may_lack and name not in file.schema_arrow.names:
+                continue
             for group in range(file.num_row_groups):
                 try:
                     file.read_row_group(group, columns=[name])[name].cast(kind)
@@ -169,7 +171,21 @@ def _converted(source: Source, schema: pa.Schema, prefix: str) -> Source:
             pq.ParquetWriter(path, schema, compression="zstd") as writer,
         ):
             for group in range(file.num_row_groups):
-                writer.write_table(file.read_row_group(group).cast(schema))
+                rows = file.read_row_group(group)
+                writer.write_table((_whole(rows, schema) if source.may_lack else rows).cast(schema))
         with suppress(Conflict), path.open("rb") as data:  # another one wrote the same
             source.store.put(key, iter(lambda: data.read(_CHUNK), b""))
         return source._replace(key=key, size=path.stat().st_size, groups=None)
+
+
+def _whole(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The rows with all columns, in order; those that they lack are null."""
+    import pyarrow as pa
+
+    made = {
+        field.name: rows[field.name]
+        if field.name in rows.column_names
+        else pa.nulls(rows.num_rows, field.type)
+        for field in schema
+    }
+    return pa.table(made)

@@ -62,11 +62,12 @@ class ImagingSnapshot(Mapping[str, "pa.Table"]):
         """The tables as a warehouse takes them, a partition for each object."""
         from catchment.imaging.schemas import schema_of
 
+        def source(part: Part) -> Source:
+            return Source(self.store, part.key, part.size, part.digest, may_lack=True)
+
         return {
             table: Relation(
-                schema_of(table),
-                {p.key: [Source(self.store, p.key, p.size, p.digest)] for p in parts},
-                partitioned=True,
+                schema_of(table), {part.key: [source(part)] for part in parts}, partitioned=True
             )
             for table, parts in self.parts().items()
         }

@@ -330,6 +330,25 @@ class WarehouseContract:
             assert caught.value.kind == "warehouse-type"
             assert (warehouse.snapshot(), shown(warehouse)) == (1, [("a", 1)])
 
+    def test_what_an_object_of_an_earlier_version_lacks_is_null(
+        self,
+        warehouse: Warehouse,
+        relation: Callable[..., Relation],
+        source: Callable[[pa.Table], Source],
+    ) -> None:
+        rows = pa.table({"id": ["a"]})
+        old = source(rows)._replace(may_lack=True)
+        load(warehouse, 1, lambda: {"people": Relation(rows.schema, {"x": [old]}, True)})
+        wanted = relation(y=people(("b", 2)))
+        wanted = wanted._replace(parts={**wanted.parts, "x": [old]})
+        assert load(warehouse, 2, lambda: {"people": wanted}) == {"people": 2}
+        assert shown(warehouse) == [("a", None), ("b", 2)]
+        for other in (pa.table({"id": [1]}), pa.table({"id": ["b"], "more": [1]})):
+            with pytest.raises(Invalid) as caught, warehouse.change(3) as change:
+                change.replace("people", "x", [source(other)._replace(may_lack=True)])
+            assert caught.value.kind == "warehouse-type"
+        assert shown(warehouse) == [("a", None), ("b", 2)]
+
     def test_an_object_that_is_no_parquet_changes_nothing(
         self, warehouse: Warehouse, relation: Callable[..., Relation], store: Store
     ) -> None:

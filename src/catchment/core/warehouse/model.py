@@ -25,6 +25,8 @@ class Source(NamedTuple):
         size: bytes of the object.
         digest: ``sha256:<hex>`` of the object, or of what else says that rows are the same.
         groups: the first of its row groups, and the one behind the last; None: all.
+        may_lack: an earlier version may have written it: columns of the table that it does not
+            have are null.
     """
 
     store: Store
@@ -32,6 +34,7 @@ class Source(NamedTuple):
     size: int
     digest: str
     groups: tuple[int, int] | None = None
+    may_lack: bool = False
 
     @contextmanager
     def local(self) -> Iterator[Path]:
@@ -121,7 +124,8 @@ class Change(Protocol):
         """The rows of a partition are from now on those of the sources; no sources: none.
 
         Nothing is done where they are so already. Returns how many rows were loaded. Invalid (kind
-        ``warehouse-type``) for a source whose columns are not those of the table.
+        ``warehouse-type``) for a source whose columns are not those of the table, but for what it
+        may lack.
         """
         ...
 

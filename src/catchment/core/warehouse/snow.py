@@ -231,6 +231,12 @@ class _Change(SqlChange):
             self.run(_bridge(table, known, place, shape))
             self._moves.append((table, known, Known(place, known.place, shape)))
 
+    def partitions(self, table: str) -> dict[str, str]:
+        """See :class:`~.model.Change`: none where the columns change, whose rows begin anew."""
+        if not self.begun and any(table == moves for moves, _, _ in self._moves):
+            return {}
+        return super().partitions(table)
+
     def begin(self) -> None:
         self.run("BEGIN")
         for table, old, new in self._moves:

@@ -69,6 +69,7 @@ class _File(NamedTuple):
     source: Source
     path: Path
     rows: int
+    shape: Shape  # of the table, without columns that the file lacks
 
 
 @contextmanager
@@ -91,15 +92,18 @@ def _checked(sources: Sequence[Source], shape: Shape, type_of: TypeOf) -> Iterat
                     hint="catchment doctor",
                 ) from None
             found = columns(source.key, schema, type_of)
-            if dict(found) != dict(shape.columns):
-                differ = sorted(name for name, _ in set(found) ^ set(shape.columns))
+            wanted = shape.columns
+            if source.may_lack:
+                wanted = [column for column in wanted if column.name in schema.names]
+            if dict(found) != dict(wanted):
+                differ = sorted(name for name, _ in set(found) ^ set(wanted))
                 raise Invalid(
                     f"{source.key}: {len(differ)} columns are not as the table's, "
                     f"{differ[0][:64]!a} first",
                     kind="warehouse-type",
                     hint="create the table with the columns of what is loaded",
                 )
-            files.append(_File(source, path, rows))
+            files.append(_File(source, path, rows, shape._replace(columns=wanted)))
         yield files
 
 
@@ -132,7 +136,7 @@ class SqlChange(ABC):
 
     @abstractmethod
     def insert(self, place: str, shape: Shape, partition: str, path: Path, source: Source) -> int:
-        """Add the rows of a file; how many they were."""
+        """Add the rows of a file, which has the columns of this shape; how many they were."""
 
     @abstractmethod
     def staged(self, place: str, shape: Shape) -> str:
@@ -179,7 +183,7 @@ class SqlChange(ABC):
             else:
                 self.run(f"DELETE FROM {place}")  # noqa: S608 - quoted
             self.run(f"DELETE FROM {PARTS} WHERE name = ? AND part = ?", [table, partition])  # noqa: S608
-            rows = sum(self._load(known.place, known.shape, partition, file) for file in files)
+            rows = sum(self._load(known.place, partition, file) for file in files)
         if sources:
             self.run(f"INSERT INTO {PARTS} VALUES (?, ?, ?)", [table, partition, digest])  # noqa: S608
         return rows
@@ -208,7 +212,7 @@ class SqlChange(ABC):
             )
         staged = self.staged(place, shape)
         with _checked(sources, shape, type(self).type_of) as files:
-            rows = sum(self._load(staged, shape, "", file) for file in files)
+            rows = sum(self._load(staged, "", file) for file in files)
         keys = [self.ident(key) for key in shape.keys]
         none = " OR ".join(f"{key} IS NULL" for key in keys)
         twice = (
@@ -285,9 +289,9 @@ class SqlChange(ABC):
             raise Invalid(f"{table} was not created", kind="late-create")
         return known
 
-    def _load(self, place: str, shape: Shape, partition: str, file: _File) -> int:
+    def _load(self, place: str, partition: str, file: _File) -> int:
         """Add the rows of a file, all of them."""
-        loaded = self.insert(place, shape, partition, file.path, file.source)
+        loaded = self.insert(place, file.shape, partition, file.path, file.source)
         if loaded != file.rows:
             raise Corrupt(
                 f"{file.source.key}: {file.rows} rows, the warehouse loaded {loaded}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -24,15 +23,10 @@ from catchment.core.errors import NotFound
 from catchment.core.ledger import Ledger
 from catchment.core.store import open_store
 from catchment.testing.arrays import make_session, same
+from tests.forking import CONTEXT
 
 QUICK, SOAK = 10, 200
 WRITERS, SESSIONS = 4, (3, pytest.param(8, marks=pytest.mark.soak))
-
-# Children come from one process that has everything loaded: they start in milliseconds.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["catchment.arrays.api", "catchment.testing.arrays", "catchment.core.store_local", "zarr"]
-)
 
 
 def session(number):
@@ -80,16 +74,28 @@ def killed(target, arguments, seconds):
     return False
 
 
+def undisturbed(target, arguments):
+    """How many seconds it takes: kills are to meet it at work, on a slow machine or a quick one."""
+    begun = time.monotonic()
+    assert not killed(target, arguments, None)
+    return time.monotonic() - begun
+
+
 def kill_writers(tmp_path, kills, seed):
     chance = random.Random(seed)
     folder, ledger_url = tmp_path / "x.zarr", f"sqlite:///{tmp_path}/ledger.db"
-    done, total, seen = 0, 6, []
     killed(work, (folder.as_uri(), ledger_url, ()), None)  # the fork server is up
+    span = undisturbed(work, (folder.as_uri(), ledger_url, range(6)))
+    done, total, seen = 0, 12, looks(folder)
     while done < kills:
         numbers = list(range(total))
         if chance.random() < 0.3:
             chance.shuffle(numbers)
-        done += killed(work, (folder.as_uri(), ledger_url, numbers), chance.uniform(0.01, 0.8))
+        begun = time.monotonic()
+        dead = killed(work, (folder.as_uri(), ledger_url, numbers), chance.uniform(0.01, span))
+        done += dead
+        if not dead:  # the machine has become quicker
+            span = min(span, time.monotonic() - begun)
         now = looks(folder)
         assert now[: len(seen)] == seen  # what was shown stays, in its order
         assert len(set(now)) == len(now)
@@ -181,11 +187,13 @@ def kill_rechunks(tmp_path, kills, seed):
     folder, ledger_url = tmp_path / "x.zarr", f"sqlite:///{tmp_path}/ledger.db"
     work(folder.as_uri(), ledger_url, range(12))
     expected, done, size = looks(folder), 0, 2
+    killed(work, (folder.as_uri(), ledger_url, ()), None)  # the fork server is up
+    span = undisturbed(other_chunks, (folder.as_uri(), ledger_url, size))
     while done < kills:
         size = 5 - size
         arguments = folder.as_uri(), ledger_url, size
         # After the last kill it may take its time: a slow machine would be killed for ever.
-        while killed(other_chunks, arguments, chance.uniform(0.01, 0.9) if done < kills else None):
+        while killed(other_chunks, arguments, chance.uniform(0.01, span) if done < kills else None):
             done += 1
             assert looks(folder) == expected
         assert looks(folder) == expected

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -26,19 +25,9 @@ from catchment.exports.run import run
 from catchment.exports.stream import RecordStream
 from catchment.testing.exports import lines_left, lines_out
 from catchment.testing.fhir import FhirServer
+from tests.forking import CONTEXT
 
 QUICK, SOAK = 12, 120  # kills of each
-
-# Children come from one process that has everything loaded: they start in milliseconds.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    [
-        "catchment.exports.run",
-        "catchment.exports.aggregator",
-        "catchment.exports.fhir",
-        "catchment.core.store_local",
-    ]
-)
 
 
 def killed(target, arguments, seconds):

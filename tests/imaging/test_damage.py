@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -33,6 +32,7 @@ from catchment.imaging.snapshot import open_snapshot
 from catchment.imaging.staging import SETTING
 from catchment.testing.dicom import make_file
 from catchment.testing.faults import Faults, every_fault, inject
+from tests.forking import CONTEXT
 
 sys.path.insert(0, str(Path(__file__).parent))  # children take it over
 import killers
@@ -252,12 +252,6 @@ def test_a_fault_of_the_store_is_mended_by_the_next_run(tmp_path, when, options)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_fault_at_every_operation_of_the_store_is_mended(tmp_path, when, options):
     assert all_faults(tmp_path, when, 1, options) > 20
-
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
-    ["catchment.imaging.run", "catchment.imaging.snapshot", "catchment.testing.faults"]
-)
 
 
 def killed_run(folder, at, when, options):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -15,13 +14,11 @@ from catchment.core.errors import CatchmentError
 from catchment.studies import library, run, scan
 from catchment.testing.faults import Faults, inject
 from catchment.testing.studies import parquet
+from tests.forking import CONTEXT
 from tests.studies.studying import below, model, published, stage, state_of, table, whole, workspace
 
 NAME = "core__count.cube.parquet"
 QUICK, SOAK = 5, 80  # kills
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["catchment.studies.scan", "catchment.studies.library", "duckdb"])
 
 
 def work(folder, kill_at, when):

@@ -27,7 +27,6 @@ from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 STORE = ("head", "read", "stream", "put", "list", "folders", "delete", "copy", "compose")
@@ -264,32 +263,10 @@ def tell(**answer: Any) -> None:
     sys.stdout.flush()
 
 
-def warm() -> None:
-    """Import here what every child would import late; no thread may be started for it."""
-    from importlib import import_module
-
-    import pandas as pd  # noqa: F401 - readers of tables have it
-    import pyarrow.csv  # noqa: F401
-
-    from catchment.core.capability import NAMES
-    from catchment.core.ledger import Ledger
-
-    for name in (
-        *(f"catchment.{kind}.capability" for kind in NAMES),
-        "catchment.core.store_local", "catchment.core.store_s3", "catchment.core.store_s3_upload",
-        "catchment.core.collection", "catchment.studies.actions", "catchment.studies.library",
-        "catchment.imaging.compress", "catchment.imaging.scan", "catchment.arrays.transform.worker",
-        "catchment.arrays.transform.signals", "xarray", "zarr", "edfio", "pydicom", "PIL.Image",
-        "duckdb", "psycopg", "boto3", "botocore.httpchecksum",
-    ):  # fmt: skip
-        import_module(name)
-    with TemporaryDirectory() as folder:
-        Ledger.open(f"sqlite:///{folder}/ledger.db").close()
-
-
 def main() -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
-    warm()
+    import tests.warm  # noqa: F401 - it has all imports behind it, for its children
+
     tell(ready=threading.active_count())
     children: dict[int, tuple[int, int]] = {}  # by the handle that tells of the end
     source = os.fdopen(0, "rb", buffering=0)

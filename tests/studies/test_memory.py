@@ -32,6 +32,10 @@ def test_what_is_large_is_mapped_only_within(monkeypatch):
     with memory.lean():
         assert calls == [(-3, 1 << 20), 0]
     assert calls[2:] == [(-3, 32 << 20), 0]
+    del calls[:]
+    with memory.roomy():
+        assert calls == [(-3, 32 << 20), (-1, 1 << 30)]
+    assert calls[2:] == [(-1, 64 << 20), 0]
 
 
 @pytest.mark.parametrize("error", [OSError, AttributeError, TypeError])
@@ -42,3 +46,5 @@ def test_another_c_library_is_left_alone(monkeypatch, error):
     monkeypatch.setattr(ctypes, "CDLL", without)
     table = cube(people(("a", "a", 2), ("b", "b", 9)), 0, ["c0", "c1"])
     assert release(table, min_cell=5).suppressed
+    with memory.roomy():
+        assert memory._library() is None

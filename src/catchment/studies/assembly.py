@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from catchment.core.errors import NotFound
+from catchment.core.executor import bounded_map
 from catchment.core.parquet.footer import MAGIC, Group, assemble
 from catchment.core.parquet.parse import parse_file
 from catchment.core.store import Segment, Store
@@ -24,6 +26,7 @@ from catchment.studies.blocks import LOOSE, Blocks
 from catchment.studies.model import COUNT, SITE, Column, Object, Part
 
 REPORTED = "sites"  # how many sites have a row of all sites together
+_AHEAD = 4  # stretches of text that wait to be written
 _LOOSE = b"loose"  # in the footer of the totals: row groups of the merge that are no blocks
 
 
@@ -85,16 +88,21 @@ class Work:
         summed = np.flatnonzero(weights)
         keys = rows.take(summed).keys()
         by = np.argsort(keys)
-        starts = np.flatnonzero(np.diff(keys[by], prepend=-1))
+        keys = keys[by]
+        starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
         del keys
         summed = summed[by]
-        reported = np.add.reduceat(weights[summed], starts)
-        total = np.add.reduceat(counts[summed] * np.sign(weights[summed]), starts)
-        there = reported > 0
-        falling = np.argsort(-total[there], kind="stable")
-        first = summed[starts[there]][falling]
-        self.reported = reported[there][falling].astype(np.int32)
-        self.summed = total[there][falling]
+        weights = weights[summed]
+        reported = np.add.reduceat(weights, starts)
+        amounts = counts[summed]
+        amounts *= np.sign(weights)
+        total = np.add.reduceat(amounts, starts)
+        del by, weights, amounts
+        there = np.flatnonzero(reported > 0)
+        there = there[np.argsort(-total[there], kind="stable")]
+        first = summed[starts[there]]
+        self.reported = reported[there].astype(np.int32)
+        self.summed = total[there]
 
         kept = np.flatnonzero(sites >= 0)
         own, self.all = rows.take(kept).only_used(rows.take(first))
@@ -168,12 +176,24 @@ class Work:
     def _lines(self) -> Iterator[Segment]:
         lines = coded.Lines(self.rows)
         counts = pa.array(self.counts)
+
+        def made(one: _Stretch) -> Segment:
+            if one.part < 0:
+                return b"".join(lines.of(counts, one.rows))
+            return self.blocks[one.part].lines[one.piece]
+
         yield lines.header
-        for part, piece, rows in self.stretches:
-            if part < 0:
-                yield from lines.of(counts, rows)
+        with ThreadPoolExecutor(1) as ahead:  # while earlier ones are written
+            yield from bounded_map(ahead, made, self._short(), _AHEAD)
+
+    def _short(self) -> Iterator[_Stretch]:
+        """The same stretches, those of loose rows cut."""
+        for one in self.stretches:
+            if one.part < 0:
+                for some in range(0, len(one.rows), coded.CHUNK):
+                    yield one._replace(rows=one.rows[some : some + coded.CHUNK])
             else:
-                yield self.blocks[part].lines[piece]
+                yield one
 
     def _stretches(
         self, order: coded.Ints, counts: coded.Ints, ranks: coded.Codes

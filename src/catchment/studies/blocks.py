@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from io import BufferedReader
@@ -79,16 +80,19 @@ def write(
     numbers = {COUNT: counts}
     told = json.dumps([[piece.cnt, piece.stop - piece.start] for piece in pieces])
     schema = coded.batch(numbers, named, slice(0, 0)).schema
-    if text:
-        _write_lines(store, key, pieces, counts, named)
-    return parquet.write(
-        store,
-        key,
-        lambda: (coded.batch(numbers, named, slice(one.start, one.stop)) for one in pieces),
-        schema.with_metadata({_PIECES: told.encode()}),
-        groups=True,
-        mend=True,
-    )
+    with ThreadPoolExecutor(1) as beside:
+        lines = beside.submit(_write_lines, store, key, pieces, counts, named) if text else None
+        made = parquet.write(
+            store,
+            key,
+            lambda: (coded.batch(numbers, named, slice(one.start, one.stop)) for one in pieces),
+            schema.with_metadata({_PIECES: told.encode()}),
+            groups=True,
+            mend=True,
+        )
+        if lines is not None:
+            lines.result()
+    return made
 
 
 def lines_of(key: str) -> tuple[str, str]:

@@ -1,7 +1,8 @@
-"""Memory of large arrays goes back to the system as soon as they are not needed.
+"""Memory of large arrays goes back to the system as soon as they are not needed; or it stays.
 
 The allocator of the C library keeps what is freed for later, up to 32 MB a piece: of work on a
-cube of four million rows, 260 MB stay behind.
+cube of four million rows, 260 MB stay behind. But to ask the system for each array anew takes as
+long as to work on it, where there are many.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from functools import cache
 from typing import Any
 
 _THRESHOLD = -3  # M_MMAP_THRESHOLD: what is larger is mapped by itself
+_TRIM = -1  # M_TRIM_THRESHOLD: so much stays that is free at the end
 _LEAN = 1 << 20
-_USUAL = 32 << 20  # what it grows to by itself
+_USUAL = 32 << 20  # what it grows to by itself; the other one is twice as much then
+_ROOM = 1 << 30
 
 
 @contextmanager
@@ -30,6 +33,22 @@ def lean() -> Iterator[None]:
         yield
     finally:
         library.mallopt(_THRESHOLD, _USUAL)
+        library.malloc_trim(0)
+
+
+@contextmanager
+def roomy() -> Iterator[None]:
+    """Within it what is given back is used again; afterwards it goes back to the system."""
+    library = _library()
+    if library is None:
+        yield
+        return
+    library.mallopt(_THRESHOLD, _USUAL)
+    library.mallopt(_TRIM, _ROOM)
+    try:
+        yield
+    finally:
+        library.mallopt(_TRIM, 2 * _USUAL)
         library.malloc_trim(0)
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from catchment.core.store import Store
 from catchment.studies import assembly, coded, layout, once, parquet
 from catchment.studies import columns as types
 from catchment.studies.check import local
+from catchment.studies.memory import roomy
 from catchment.studies.model import COUNT, Column, Object, Part
 
 FORMAT = 3  # of merges: another one makes them anew
@@ -137,7 +139,8 @@ def merge(
     known = None
     if before is not None and list(unified(before.parts).items()) == list(work.types.items()):
         known = assembly.Before(before.parts, before.merged.key, before.totals.key)
-    work.read(known)
+    with roomy() if known else nullcontext():  # of the first merge, memory is what counts
+        work.read(known)
     with ThreadPoolExecutor(2) as others:
         text = others.submit(work.csv, f"{name}.csv") if policy.open else None
         summed = others.submit(work.totals)

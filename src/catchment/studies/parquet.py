@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -47,25 +48,34 @@ def read(path: Path, rows: int, columns: int, decoded: int) -> pa.Table:
                 )
             if len({name.casefold() for name in names}) != len(names) or "" in names:
                 raise _disagreement("two columns have the same name, or one has none")
-            table = file.read()
-        table.validate(full=True)
-        connection = duckdb.connect()
-        connection.execute("SET threads = 1")
-        # A folder's name may look like a partition, whose column is none of the file's.
-        listed = connection.read_parquet(literal(path), hive_partitioning=False)
-        told = connection.execute(
-            "SELECT count(*) FROM read_parquet(?, hive_partitioning = false)", [literal(path)]
-        ).fetchone()
-        counted = [int(told[0])] if told else []
+            with ThreadPoolExecutor(1) as beside:
+                other = beside.submit(_seen_by_duckdb, path)
+                table = file.read()
+                table.validate(full=True)
+                listed, counted = other.result()
     except (pa.ArrowException, duckdb.Error, OSError, ValueError) as error:
         raise Invalid(
             f"expected a Parquet file, got one that cannot be read ({type(error).__name__})",
             kind="parquet-unreadable",
             hint="check that the file is whole, then send it again",
         ) from None
-    if listed.columns != names or counted != [table.num_rows] or table.num_rows != meta.num_rows:
+    if listed != names or counted != [table.num_rows] or table.num_rows != meta.num_rows:
         raise _disagreement("two readers see different rows or columns")
     return table
+
+
+def _seen_by_duckdb(path: Path) -> tuple[list[str], list[int]]:
+    """The columns and the number of rows that another reader sees."""
+    import duckdb
+
+    connection = duckdb.connect()
+    connection.execute("SET threads = 1")
+    # A folder's name may look like a partition, whose column is none of the file's.
+    listed = connection.read_parquet(literal(path), hive_partitioning=False)
+    told = connection.execute(
+        "SELECT count(*) FROM read_parquet(?, hive_partitioning = false)", [literal(path)]
+    ).fetchone()
+    return listed.columns, [int(told[0])] if told else []
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import io
 from decimal import Decimal
 from typing import Any
@@ -13,8 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from catchment.core.errors import Invalid
+from catchment.core.store import open_store
+from catchment.tables import decode
+from catchment.tables.decode import Part
 from catchment.tables.fill import constant, nulls
-from catchment.tables.rewrite import conform, write
+from catchment.tables.parquet import read_footer
+from catchment.tables.rewrite import conform, uncollected, write
 from catchment.testing.parquet import Writing
 from tests.tables.merging import File, Merging
 
@@ -312,3 +317,74 @@ def test_a_constant_needs_few_bytes() -> None:
     assert len(column) == 3_000_000
     assert constant("é", 2).to_pylist() == ["é", "é"]
     assert np.asarray(nulls(pa.int8(), 0)).size == 0
+
+
+# --- how chunks are read, and in which company -----------------------------------------------------
+
+
+def part_of(data: bytes) -> Part:
+    """All columns of the only row group of a file."""
+    store = open_store("memory://rewrite")
+    store.put("f.parquet", data, mode="overwrite")
+    footer = read_footer(store, "f.parquet", len(data))
+    return Part(store, "f.parquet", footer.columns, footer.groups[0])
+
+
+@pytest.mark.parametrize("near", [0, 100, 1 << 16])
+@pytest.mark.parametrize("chosen", [[0], [2, 1, 0], [5, 0, 3], [0, 1, 2, 4, 5]])
+def test_chunks_are_read_in_their_order_however_they_lie(monkeypatch, near, chosen) -> None:
+    monkeypatch.setattr(decode, "_NEAR", near)
+    columns = {f"c{n}": pa.array([f"{n} {row}" for row in range(40)]) for n in range(6)}
+    data = Writing(compression="none").write(pa.table(columns))
+    part = part_of(data).only(chosen)
+    ranges = zip(part.group.start.tolist(), part.group.length.tolist(), strict=True)
+    assert part.read() == b"".join(data[start : start + length] for start, length in ranges)
+    got = [column.to_pylist() for column in part.decode().columns]
+    assert got == [columns[f"c{n}"].to_pylist() for n in chosen]
+
+
+def test_chunks_that_lie_near_each_other_are_read_at_once(monkeypatch) -> None:
+    part = part_of(Writing().write(pa.table({f"c{n}": [n] * 9 for n in range(6)})))
+    reads: list[tuple[int, int]] = []
+    real = type(part.store).read
+
+    def counted(store, key, *, start=0, length=None):
+        reads.append((start, length))
+        return real(store, key, start=start, length=length)
+
+    monkeypatch.setattr(type(part.store), "read", counted)
+    part.only([5, 0, 2]).read()
+    assert len(reads) == 1
+    monkeypatch.setattr(decode, "_NEAR", 0)
+    part.only([5, 0, 2]).read()
+    assert len(reads) == 1 + 3
+
+
+def test_columns_that_take_little_are_taken_many_at_once(monkeypatch) -> None:
+    table = pa.table({f"c{n}": [n, n + 1] * 2000 for n in range(8)})
+    part = part_of(Writing().write(table))
+    monkeypatch.setattr(decode, "BATCH_BYTES", 4 * 4000 * 3 + 8 * 4000)
+
+    def counts() -> list[int]:
+        return [len(chosen) for chosen, _ in part.batches(range(8))]
+
+    assert counts() == [6, 2]
+    monkeypatch.setattr(decode, "_NARROW", 0)  # as what takes more
+    assert counts() == [2, 2, 2, 2]
+    monkeypatch.undo()
+    assert counts() == [8]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_cycles_are_looked_for_again_afterwards(enabled) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with uncollected():
+            assert not gc.isenabled()
+        assert gc.isenabled() == enabled
+        with pytest.raises(KeyError), uncollected():
+            raise KeyError
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()

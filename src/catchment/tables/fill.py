@@ -44,6 +44,13 @@ def booleans(values: NDArray[np.bool_]) -> pa.Array:
     return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(packed)])
 
 
+def truths(array: pa.Array) -> NDArray[np.bool_]:
+    """Which values of an array, that has nulls, are none."""
+    bits = np.frombuffer(array.buffers()[0], np.uint8)
+    all_bits = np.unpackbits(bits, count=array.offset + len(array), bitorder="little")
+    return all_bits[array.offset :].view(np.bool_)
+
+
 def strings(values: Sequence[str]) -> pa.Array:
     """A few strings as an array."""
     return _joined([value.encode() for value in values], pa.string(), np.int32)

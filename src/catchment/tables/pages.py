@@ -5,7 +5,7 @@ Format: ``parquet.thrift`` (PageHeader) and ``Encodings.md`` (RLE / bit-packing 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -77,9 +77,14 @@ def plain_pages(
 
 def page(kind: int, codec: int, body: bytes, values: int, encoding: int) -> tuple[bytes, int]:
     """A page, and its bytes uncompressed; both with its header."""
-    data = pa.Codec(CODECS[codec]).compress(body, asbytes=True) if CODECS[codec] else body
+    data = _codec(codec).compress(body, asbytes=True) if CODECS[codec] else body
     head = page_head(kind, len(body), len(data), values, encoding)
     return head + data, len(head) + len(body)
+
+
+@lru_cache(maxsize=8)
+def _codec(codec: int) -> pa.Codec:
+    return pa.Codec(CODECS[codec])
 
 
 def page_head(kind: int, size: int, length: int, values: int, encoding: int) -> bytes:
@@ -91,49 +96,84 @@ def page_head(kind: int, size: int, length: int, values: int, encoding: int) -> 
     return sizes + b"\x2c" + inner + b"\x15" + i64(RLE) + b"\x15" + i64(RLE) + b"\x00\x00"
 
 
-def references(column: Column, there: NDArray[np.bool_], codes: NDArray[Any], width: int) -> bytes:
+def references(levels: bytes, count: int, bits: bytes, width: int) -> bytes:
     """The body of a data page of references.
 
     Args:
-        column: which it is for.
-        there: for each row whether it has a value.
-        codes: the references of those that have.
+        levels: which rows have a value; empty for a column that always has.
+        count: of those that have.
+        bits: their references, packed.
         width: bits of a reference.
     """
-    levels = b""
-    if column.leaves[0].max_definition_level:
-        if len(codes) == len(there):
-            levels = varint(len(there) << 1) + b"\x01"
-        else:
-            packed = np.packbits(there, bitorder="little").tobytes()
-            levels = varint(len(packed) << 1 | 1) + packed
-        levels = len(levels).to_bytes(4, "little") + levels
-    if not len(codes):
+    if not count:
         return levels + b"\x00"
-    return (
-        levels + bytes([width]) + varint(-(-len(codes) // 8) << 1 | 1) + packed_bits(codes, width)
-    )
+    return b"".join((levels, bytes((width,)), varint(-(-count // 8) << 1 | 1), bits))
+
+
+@lru_cache(maxsize=16)
+def all_there(rows: int) -> bytes:
+    """The definition levels of a data page all of whose rows have a value."""
+    return _sized(varint(rows << 1) + b"\x01")
+
+
+def some_there(there: NDArray[np.bool_]) -> list[bytes]:
+    """The definition levels of data pages, one for each line, each of as many rows."""
+    packed = np.packbits(there, axis=1, bitorder="little")
+    head = varint(packed.shape[1] << 1 | 1)
+    return [_sized(head + line.tobytes()) for line in packed]
+
+
+def _sized(levels: bytes) -> bytes:
+    return len(levels).to_bytes(4, "little") + levels
+
+
+def packed_parts(codes: NDArray[Any], counts: Sequence[int], width: int) -> Iterator[bytes]:
+    """Numbers packed in parts of so many each; a part begins with a byte of its own."""
+    wholes = [-(-count // 8) * 8 for count in counts]
+    padded = codes
+    if sum(wholes) > len(codes):
+        padded = np.zeros(sum(wholes), codes.dtype)
+        start = first = 0
+        for count, whole in zip(counts, wholes, strict=True):
+            padded[first : first + count] = codes[start : start + count]
+            start += count
+            first += whole
+    packed = packed_bits(padded, width)
+    start = 0
+    for whole in wholes:
+        end = start + whole // 8 * width
+        yield packed[start:end]
+        start = end
 
 
 def packed_bits(codes: NDArray[Any], width: int) -> bytes:
-    """The lowest bits of each number, one behind the other; eight numbers take ``width`` bytes."""
+    """The lowest bits of each number, one behind the other; eight numbers take ``width`` bytes.
+
+    The numbers have no bits above these.
+    """
     count = -(-len(codes) // 8) * 8
-    padded = np.zeros(count, codes.dtype)
-    padded[: len(codes)] = codes
-    if padded.itemsize > 1:
-        bits = np.unpackbits(
-            padded.view(np.uint8).reshape(count, -1), axis=1, count=width, bitorder="little"
-        )
-        return np.packbits(bits, bitorder="little").tobytes()
-    word: NDArray[Any] = padded.view(np.uint64)
-    for half in (8, 16, 32):  # move neighbours together, then pairs, then fours
-        used = width * half // 8  # bits of each half
+    padded = codes
+    if count > len(codes):
+        padded = np.zeros(count, codes.dtype)
+        padded[: len(codes)] = codes
+    word: NDArray[Any] = np.ascontiguousarray(padded).view(np.uint64)
+    bits = padded.itemsize * 8
+    half = bits
+    while half < 64:  # move neighbours together, then pairs, then fours
+        used = width * half // bits  # bits of each half
         low = ((1 << used) - 1) * (((1 << 64) - 1) // ((1 << 2 * half) - 1))
         high = word & (low << half)
         high >>= half - used
-        word &= low
+        word = word & low
         word |= high
-    return word.view(np.uint8).reshape(-1, 8)[:, :width].tobytes()
+        half *= 2
+    if bits == 8:
+        return word.view(np.uint8).reshape(-1, 8)[:, :width].tobytes()
+    used = 4 * width  # of each word, of which two make eight numbers
+    both = np.empty((len(word) // 2, 2), np.uint64)
+    both[:, 0] = word[::2] | word[1::2] << used if used < 64 else word[::2]
+    both[:, 1] = word[1::2] >> (64 - used)
+    return both.view(np.uint8).reshape(-1, 16)[:, :width].tobytes()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from catchment.core.parquet.footer import Column, Group
 from catchment.core.parquet.thrift import I32, Alike, Buffer, Ints, Path, i64
 from catchment.tables.decode import Part
-from catchment.tables.fill import booleans, numbers
+from catchment.tables.fill import booleans, numbers, truths
 from catchment.tables.pages import (
     CODECS,
     DATA,
@@ -34,17 +35,21 @@ from catchment.tables.pages import (
     REFERENCES,
     TYPES,
     Chunk,
+    all_there,
     identity,
+    packed_parts,
     page,
     page_head,
     plain_pages,
     read_pages,
     references,
+    some_there,
     together,
 )
 
 _MOST = 1 << 16  # values of a dictionary
 _TOGETHER = 1 << 19  # references that are read at once, but for those of a single column
+_RUN = 16  # rows that are quicker copied than chosen
 _NULLS, _STATISTICS = (3, 12, 3), (3, 12)
 _PAGES: tuple[tuple[int, Path, Path], ...] = (  # of references: kind, where count and encoding are
     (DATA, (5, 1), (5, 2)),
@@ -149,7 +154,7 @@ class _Thinner:
         self.stays = np.ones(group.rows, np.bool_)
         self.stays[removed] = False
         self.rows = group.rows - len(removed)  # that stay
-        self.all = np.ones(self.rows, np.bool_)
+        self.runs = _runs(removed, group.rows)  # of them; None: too many to be taken one by one
         self.structs = Buffer(group.body)
         self.alike = self.structs.structs(np.append(0, group.ends[:-1]))
 
@@ -233,50 +238,89 @@ class _Thinner:
 
     def _thin(self, bundle: Sequence[_Chunk]) -> Iterator[_New | None]:
         """What becomes of each chunk; None if some value is one of rows that leave only."""
-        first, rows = bundle[0], self.group.rows
+        codes, there = self._references(bundle)
+        leave = codes[:, self.removed].astype(np.int64)
+        kept = self._staying_rows(codes)
+        if there is None:
+            kept = kept.ravel()
+        else:
+            leave[~there[:, self.removed]] = -1
+            there = self._staying_rows(there)
+            kept = kept[there]
+        counts, levels = self._levels(bundle[0], there, len(bundle))
+        ends = np.cumsum(counts.sum(axis=1)).tolist()
+        bits = packed_parts(kept, counts.ravel().tolist(), bundle[0].width)
+        rest = iter(zip(counts.ravel().tolist(), levels, bits, strict=True))
+        first = 0
+        for number, (chunk, after) in enumerate(zip(bundle, ends, strict=True)):
+            pages = list(islice(rest, counts.shape[1]))
+            if self._are_kept(chunk, leave[number], kept[first:after]):
+                yield self._new(chunk, pages, after - first, leave[number])
+            else:
+                yield None
+            first = after
+
+    def _references(
+        self, bundle: Sequence[_Chunk]
+    ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Of each chunk the references of all rows, and which rows have one; None: all."""
+        first, shape = bundle[0], (len(bundle), self.group.rows)
         array = read_pages(
             pa.int32(),
             first.codec,
             [self.data[chunk.pages : chunk.end] for chunk in bundle],
-            rows * len(bundle),
+            shape[0] * shape[1],
             nullable=self._column(first).leaves[0].max_definition_level > 0,
             dictionary=identity(first.codec, first.width),
         )
-        codes = np.frombuffer(array.buffers()[1], np.int32)[array.offset :][: len(array)]
-        codes = codes.astype(np.uint8 if first.width <= 8 else np.uint16)
-        there = np.ones(0, np.bool_)  # quicker than to look at many that are all true
-        if array.null_count:
-            there = array.is_valid().cast(pa.uint8()).to_numpy().view(np.bool_)
-        for number, chunk in enumerate(bundle):
-            mine = slice(number * rows, (number + 1) * rows)
-            yield self._thin_one(chunk, codes[mine], there[mine])
+        found = np.frombuffer(array.buffers()[1], np.int32)[array.offset :][: len(array)]
+        codes = found.astype(np.uint8 if first.width <= 8 else np.uint16).reshape(shape)
+        return codes, truths(array).reshape(shape) if array.null_count else None
 
-    def _thin_one(
-        self, chunk: _Chunk, codes: NDArray[Any], there: NDArray[np.bool_]
-    ) -> _New | None:
-        leave = codes[self.removed].astype(np.int64)
-        kept = codes[self.stays]
-        if there.all():
-            there = self.all
-        else:
-            leave[~there[self.removed]] = -1
-            there = there[self.stays]
-            kept = kept[there]
+    def _staying_rows[T: np.generic](self, values: NDArray[T]) -> NDArray[T]:
+        """The columns of an array that are of rows that stay."""
+        if self.runs is None:
+            return values[:, self.stays]
+        return np.concatenate([values[:, run] for run in self.runs], axis=1)
+
+    def _levels(
+        self, first: _Chunk, there: NDArray[np.bool_] | None, chunks: int
+    ) -> tuple[Ints, list[bytes]]:
+        """Of each page of each chunk how many rows have a value, and the levels that say which."""
+        nullable = self._column(first).leaves[0].max_definition_level > 0
+        starts = range(0, self.rows, PAGE_ROWS)
+        rows = [min(PAGE_ROWS, self.rows - start) for start in starts]
+        if there is None:
+            counts = np.tile(np.array(rows), (chunks, 1))
+            return counts, [all_there(n) if nullable else b"" for n in rows] * chunks
+        pages = [there[:, start : start + PAGE_ROWS] for start in starts]
+        counts = np.stack([np.count_nonzero(page, axis=1) for page in pages], axis=1)
+        some = [some_there(page) for page in pages]
+        return counts, [
+            all_there(n) if count == n else some[number][chunk]
+            for chunk, counted in enumerate(counts.tolist())
+            for number, (count, n) in enumerate(zip(counted, rows, strict=True))
+        ]
+
+    def _are_kept(self, chunk: _Chunk, leave: Ints, kept: NDArray[Any]) -> bool:
+        """Whether each value that leaves also stays. ValueError for one that there is not."""
         greatest = max(int(kept.max()) if len(kept) else -1, int(leave.max()))
         if greatest >= chunk.values:
             raise ValueError("a reference to a value that is not in the dictionary")
-        if not _all_occur(leave, kept):
-            return None
-        pages, size, at = [], 0, 0
-        for first in range(0, self.rows, PAGE_ROWS):
-            some = there[first : first + PAGE_ROWS]
-            after = at + int(np.count_nonzero(some))
-            body = references(self._column(chunk), some, kept[at:after], chunk.width)
-            data, length = page(DATA, chunk.codec, body, len(some), REFERENCES)
+        return _all_occur(leave, kept)
+
+    def _new(
+        self, chunk: _Chunk, parts: Sequence[tuple[int, bytes, bytes]], values: int, leave: Ints
+    ) -> _New:
+        """The chunk of which each page has so many values, these levels and packed references."""
+        pages, size = [], 0
+        for start, (count, levels, bits) in zip(range(0, self.rows, PAGE_ROWS), parts, strict=True):
+            body = references(levels, count, bits, chunk.width)
+            rows = min(PAGE_ROWS, self.rows - start)
+            data, length = page(DATA, chunk.codec, body, rows, REFERENCES)
             pages.append(data)
             size += length
-            at = after
-        return _New(pages, size, self.rows - len(kept), leave)
+        return _New(pages, size, self.rows - values, leave)
 
     def _staying(self, new: dict[_Chunk, _New]) -> Iterator[Chunk]:
         """The chunks of the rows that stay."""
@@ -355,3 +399,11 @@ def _all_occur(codes: Ints, among: NDArray[Any]) -> bool:
     seen = np.zeros(_MOST, np.bool_)
     seen[among] = True
     return bool(seen[list(wanted)].all())
+
+
+def _runs(removed: Ints, rows: int) -> list[slice] | None:
+    """The rows between the removed ones, which ascend; None where these are many."""
+    if len(removed) * _RUN > rows:
+        return None
+    bounds = zip([0, *(removed + 1).tolist()], [*removed.tolist(), rows], strict=True)
+    return [slice(start, end) for start, end in bounds if start < end]

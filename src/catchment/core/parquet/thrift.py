@@ -24,6 +24,12 @@ _MAX_DEPTH = 12
 
 def varint(number: int) -> bytes:
     """ULEB128 of a number >= 0."""
+    if number < 1 << 7:
+        return bytes((number,))
+    if number < 1 << 14:
+        return bytes((number & 127 | 128, number >> 7))
+    if number < 1 << 21:
+        return bytes((number & 127 | 128, number >> 7 & 127 | 128, number >> 14))
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)

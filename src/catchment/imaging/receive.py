@@ -66,8 +66,11 @@ class Lost(NamedTuple):
     code: str
 
 
-def receive(job: Job, house: House, lease: Lease) -> list[Finding]:
+def receive(job: Job, house: House, lease: Lease) -> tuple[list[Finding], list[Contribution]]:
     """Keep every new file of every provider; the ledger has the deliveries on return.
+
+    Told is what sites should know, and which deliveries wait for a run. All are looked up once:
+    while we hold the lease nobody else brings one.
 
     A provider that cannot be reached does not keep the others' files away: it is a finding, and an
     error only where no provider can be. Conflict (kind ``lease-lost``) where another run took
@@ -75,9 +78,10 @@ def receive(job: Job, house: House, lease: Lease) -> list[Finding]:
     """
     findings: list[Finding] = []
     failed: list[CatchmentError] = []
+    known = list(house.ledger.contributions(job.aggregate))
     for provider in job.providers:
         try:
-            findings += _receive_one(job, provider, house, lease)
+            findings += _receive_one(job, provider, house, lease, known)
         except _Ours as ours:  # no provider is to blame
             raise ours.error from None
         except _FAULTS as error:
@@ -94,13 +98,17 @@ def receive(job: Job, house: House, lease: Lease) -> list[Finding]:
             )
     if failed and len(failed) == len(job.providers):
         raise failed[0]
-    return findings
+    waiting = {one.id: one for one in known if one.state == Delivered.RECEIVED}
+    return findings, sorted(waiting.values(), key=lambda one: (one.site, one.id))
 
 
-def _receive_one(job: Job, provider: Provider, house: House, lease: Lease) -> list[Finding]:
+def _receive_one(
+    job: Job, provider: Provider, house: House, lease: Lease, known: list[Contribution]
+) -> list[Finding]:
+    """Keep the new files of one provider; the deliveries are added to those that are known."""
     source = source_of(provider, house)
     with _ours():
-        seen = Seen(_marks(job, provider, house))
+        seen = Seen(_marks(job, provider, house, known))
     lost: dict[str, int] = {}
     done = 0
     work = f"{job.aggregate}: {provider.name}"
@@ -118,11 +126,11 @@ def _receive_one(job: Job, provider: Provider, house: House, lease: Lease) -> li
                 house.progress(Event(work, done=done, unit="files"))
             if rows:
                 with _ours():
-                    _deliver(job, provider, rows, house, lease)
+                    known += _deliver(job, provider, rows, house, lease)
     house.progress(Event(work, "done", done=done, unit="files"))
     if provider.inbox:
         with _ours():
-            _empty(job, provider, house)
+            _empty(job, provider, house, known)
     return [
         Finding(
             provider.name,
@@ -141,12 +149,12 @@ def source_of(provider: Provider, house: House) -> Store:
     return house.store if provider.inbox else house.open_store(provider.url)
 
 
-def _empty(job: Job, provider: Provider, house: House) -> None:
+def _empty(job: Job, provider: Provider, house: House, known: Iterable[Contribution]) -> None:
     """Remove from an inbox what deliveries have, also those of a run that was killed."""
     stats = list(house.store.list(provider.prefix))
     if not stats:
         return
-    seen = Seen(_marks(job, provider, house))
+    seen = Seen(_marks(job, provider, house, known))
     lacks = seen.lacks(b"".join(mark(s.key, s.size, s.etag) for s in stats))
     for stat, lacking in zip(stats, lacks, strict=True):
         if not lacking:
@@ -256,8 +264,8 @@ def _checked(chunks: Iterable[bytes], digest: str) -> Iterator[bytes]:
 
 def _deliver(
     job: Job, provider: Provider, rows: Sequence[Received], house: House, lease: Lease
-) -> None:
-    """Write the list of what came, then tell the ledger."""
+) -> list[Contribution]:
+    """Write the list of what came, then tell the ledger; the delivery as it knows it."""
     data = _written(rows)
     digest = hashlib.sha256(data).hexdigest()
     with suppress(Conflict):  # written by a run that was killed before it told the ledger
@@ -265,7 +273,7 @@ def _deliver(
     size = sum(row.size for row in rows)
     name = f"delivery/{digest[:16]}"
     one = Delivery(provider.name, name, f"sha256:{digest}", size, {"files": len(rows)})
-    house.ledger.receive_many(job.aggregate, [one], Delivered.RECEIVED, lease=lease)
+    return house.ledger.receive_many(job.aggregate, [one], Delivered.RECEIVED, lease=lease)
 
 
 def _written(rows: Sequence[Received]) -> bytes:
@@ -311,7 +319,8 @@ def read_delivery(
             hint="restore the object from a backup",
         )
     names = None if columns is None else list(columns)
-    return pq.ParquetFile(pa.BufferReader(data)).read(names)
+    # In this thread: to wake others takes longer than to read a column.
+    return pq.ParquetFile(pa.BufferReader(data)).read(names, use_threads=False)
 
 
 def with_names(store: Store, name: str, files: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -338,9 +347,13 @@ def _names(store: Store, name: str, site: str, delivery: str) -> dict[tuple[Any,
     return {(row["digest"], row["size"], row["etag"]): row["name"] for row in reversed(rows)}
 
 
-def _marks(job: Job, provider: Provider, house: House) -> Iterator[bytes]:
+def _marks(
+    job: Job, provider: Provider, house: House, known: Iterable[Contribution]
+) -> Iterator[bytes]:
     """The marks of all files that the provider delivered so far."""
-    for one in house.ledger.contributions(job.aggregate, site=provider.name):
+    for one in known:
+        if one.site != provider.name:
+            continue
         marks = read_delivery(house.store, job, one, ["mark"])["mark"].combine_chunks()
         data = marks.buffers()[1]  # one mark behind the other; none is null
         yield data[marks.offset * MARK : (marks.offset + len(marks)) * MARK].to_pybytes()

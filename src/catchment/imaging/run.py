@@ -58,8 +58,8 @@ def run(job: Job, house: House, *, sync: bool = True) -> Outcome:
         check_profile(job, latest)
         record = house.ledger.start_run(job.aggregate, job.config)
         try:
-            findings = receive(job, house, lease) if sync else []
-            return Work(job, house, record, lease, latest).carry_out(findings)
+            findings, waiting = receive(job, house, lease) if sync else ([], pending(job, house))
+            return Work(job, house, record, lease, latest).carry_out(findings, waiting)
         except BaseException as error:
             known = error if isinstance(error, CatchmentError) else None
             with suppress(CatchmentError):  # the first error is the one to tell
@@ -71,8 +71,7 @@ def sync_only(job: Job, house: House) -> Outcome:
     """Receive, and leave the rest to a later run."""
     with house.ledger.holding(job.aggregate, ttl=house.lease) as lease:
         mend(job, house)
-        findings = receive(job, house, lease)
-        waiting = pending(job, house)
+        findings, waiting = receive(job, house, lease)
     files = sum(one.meta["files"] for one in waiting)
     return Outcome("planned", house.ledger.latest(job.aggregate), Account(), findings, files)
 
@@ -124,9 +123,8 @@ class Work:
         self.odd: Counter[tuple[str, str]] = Counter()
         self.done = 0
 
-    def carry_out(self, findings: Sequence[Finding]) -> Outcome:
-        """Give every waiting file its state; publish, if there was any."""
-        waiting = pending(self.job, self.house)
+    def carry_out(self, findings: Sequence[Finding], waiting: Sequence[Contribution]) -> Outcome:
+        """Give the files of every waiting delivery their states; publish, if there was any."""
         for one in waiting:
             names = ["name", "size", "etag", "modified", "digest", "reason"]
             rows = read_delivery(self.house.store, self.job, one, names)

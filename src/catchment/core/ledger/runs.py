@@ -7,7 +7,6 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from datetime import datetime
 from itertools import batched
 from typing import Any
@@ -34,7 +33,9 @@ def new_id(at: datetime) -> str:
 def start(c: sa.Connection, run: Run) -> Run:
     """The run as it stands: the new one, or the one that its key or id already started."""
     declare(c, run.aggregate)
-    c.execute(upsert(c, runs).on_conflict_do_nothing(), _row(run))
+    query = upsert(c, runs).on_conflict_do_nothing().returning(runs.c.id)
+    if c.scalar(query, _row(run)) is not None:
+        return run
     same = runs.c.id == run.id if run.key is None else runs.c.key == run.key
     query = sa.select(runs).where(runs.c.aggregate == run.aggregate, same)
     return to_run(c.execute(query).one())
@@ -70,11 +71,14 @@ def finish(
     c: sa.Connection, run: str, state: str, error: Mapping[str, str] | None, at: datetime
 ) -> Run:
     """End the run; it is no error if it has ended in this state already."""
+    ends = sa.update(runs).where(runs.c.id == run, runs.c.state == RUNNING)
+    row = c.execute(
+        ends.values(state=state, finished_at=at, error=error).returning(*runs.columns)
+    ).one_or_none()
+    if row is not None:
+        return to_run(row)
     found = get(c, run)
-    if found.state != state:
-        found = replace(running(found), state=state, finished_at=at, error=error)
-        put(c, found)
-    return found
+    return found if found.state == state else running(found)
 
 
 def newest(

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import xarray as xr
 
 from catchment.arrays import files
 from catchment.cli.main import run
@@ -99,6 +100,33 @@ def test_what_is_no_dataset(call, name, content, code):
     if content is not None:
         Path(name).write_bytes(content)
     assert call("append", name, "all.zarr")[0] == code
+
+
+def test_a_leaf_of_a_tree_is_named(call):
+    tree = {"/a": make_session("a"), "/b/c": make_session("c")}
+    xr.DataTree.from_dict(tree).to_netcdf("tree.nc")
+    for group, code in (("", 2), ("nope", 3)):
+        refused = call("append", "tree.nc", "all.zarr", "--group", group)
+        assert refused[0] == code
+        assert "--group names a leaf: 'a', 'b/c'" in refused[1]["error"]["hint"]
+    assert call("append", "tree.nc", "all.zarr", "--group", "b/c")[0] == 0
+    make_session("z").to_zarr("z.zarr", consolidated=False)
+    code, text = call("append", "z.zarr", "all.zarr", "--group", "x", text=True)
+    assert (code, "no Zarr store with a group" in text) == (3, True)
+    Path("cut.nc").write_bytes(Path("tree.nc").read_bytes()[:300])
+    assert call("append", "cut.nc", "all.zarr", "--group", "a")[0] == 2
+
+
+def test_what_is_refused_is_no_dry_run(call):
+    make_session("a").to_netcdf("a.nc")
+    assert call("append", "a.nc", "all.zarr")[0] == 0
+    assert call("append", "a.nc", "all.zarr", "--dry-run")[1]["dry_run"] is True
+    make_session("b", samples=7).to_netcdf("b.nc")
+    code, told = call("append", "b.nc", "all.zarr")
+    assert (code, told["dry_run"], told["steps"][0]["decision"]) == (1, False, "refuse")
+    text = call("append", "b.nc", "all.zarr", text=True)[1]
+    assert "error: b: " in text
+    assert "dry run" not in text
 
 
 def test_recordings_are_transformed(call, tmp_path, capsys):

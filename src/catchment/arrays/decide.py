@@ -49,10 +49,11 @@ def planned(
     made = plan.steps(sessions, present, document.size if document else 0, asked.on_conflict)
     if refused:
         made = [replace(step, decision=Decision.REFUSE, slot=None) for step in made]
-    outcome = Outcome(url, document.commit if document else None, made, findings, dry_run=True)
+    commit = document.commit if document else None
+    outcome = Outcome(url, commit, made, findings, dry_run=asked.dry_run)
     todo = [
         (one, step)
         for one, step in zip(sessions, made, strict=True)
         if step.decision in (Decision.APPEND, Decision.REPLACE)
     ]
-    return outcome if refused or todo else replace(outcome, dry_run=False), todo
+    return outcome, todo

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from catchment.arrays.zarr_store import CoreStore
 from catchment.core.errors import Invalid, NotFound
+from catchment.core.names import shown
 from catchment.core.safe import Limits, SafePool
 from catchment.core.safe_child import with_pandas
 from catchment.core.store import open_store
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 NETCDF = (".nc", ".nc4", ".cdf", ".h5", ".hdf5")
+LEAVES = 5  # that a hint names
 
 
 @contextmanager
@@ -29,8 +31,9 @@ def dataset(
     a leaf of a tree.
 
     Raises:
-        NotFound: if there is nothing.
-        Invalid: kind ``bad-dataset`` if it is no dataset; those of readers that die.
+        NotFound: if there is nothing, or no such leaf.
+        Invalid: kind ``bad-dataset`` if it is no dataset, or a tree of which no leaf is named;
+            those of readers that die.
     """
     folder, _, name = url.rstrip("/").rpartition("/")
     if name.endswith(NETCDF):
@@ -47,8 +50,9 @@ def dataset(
             warnings.simplefilter("ignore", RuntimeWarning)  # metadata need not be consolidated
             found = xr.open_zarr(CoreStore(open_store(url, **options)), group=group or None)
     except (FileNotFoundError, KeyError):
+        leaf = f" with a group {shown(group)}" if group else ""
         raise NotFound(
-            f"there is no Zarr store at {url}", hint="name a .nc file or a Zarr store"
+            f"there is no Zarr store{leaf} at {url}", hint="name a .nc file or a Zarr store"
         ) from None
     except (TypeError, ValueError) as error:
         raise Invalid(
@@ -66,10 +70,34 @@ def _load(path: str, group: str) -> Any:
 
     try:
         with xr.open_dataset(path, group=group or None) as found:
-            return found.load()
+            loaded = found.load()
     except (OSError, TypeError, ValueError) as error:
+        if group and (leaves := _leaves(path)):
+            raise NotFound(
+                f"the file has no group {shown(group)}", hint=f"--group names a leaf: {leaves}"
+            ) from None
         raise Invalid(
             f"the file cannot be read as NetCDF ({type(error).__name__})",
             kind="bad-dataset",
             hint="it must open in xarray.open_dataset",
         ) from None
+    if not loaded.data_vars and (leaves := _leaves(path)):
+        raise Invalid(
+            "the file is a tree of datasets, and no variable stands at this place",
+            kind="bad-dataset",
+            hint=f"--group names a leaf: {leaves}",
+        )
+    return loaded
+
+
+def _leaves(path: str) -> str:
+    """The first groups of a file that have variables; empty where there are none."""
+    import xarray as xr
+
+    names: list[str] = []
+    with suppress(OSError, TypeError, ValueError):
+        for name, found in xr.open_groups(path).items():
+            if found.data_vars and name != "/":
+                names.append(shown(name.strip("/")))
+            found.close()
+    return ", ".join(names[:LEAVES])

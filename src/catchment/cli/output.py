@@ -134,7 +134,8 @@ def findings(found: Iterable[dict[str, str]]) -> Iterator[str]:
         severity, code, where, message, hint = same
         names = list(sites[same])
         more = f" and {len(names) - SITES} more" if len(names) > SITES else ""
-        yield f"{severity}: {', '.join(names[:SITES])}{more}: {where}: {message} [{code}]"
+        parts = severity, f"{', '.join(names[:SITES])}{more}", where, f"{message} [{code}]"
+        yield ": ".join(part for part in parts if part)
         if hint:
             yield f"  hint: {hint}"
     if notes:

@@ -310,14 +310,13 @@ def growth(file: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=PARTS, action="append", help="several may be given")
-    parser.add_argument("--size", type=int, action="append", help="only these")
+    parser.add_argument("--size", type=int, action="append", help="instead of its own sizes")
     parser.add_argument("--folder", type=Path, default=RESULTS, help="where load.json is kept")
     told = parser.parse_args()
     for kind in told.only or PARTS:
         work, sizes, _ = PARTS[kind]
-        for size in sizes:
-            if not told.size or size in told.size:
-                report("load", work(size), told.folder, keep=True)
+        for size in told.size or sizes:
+            report("load", work(size), told.folder, keep=True)
     worse = {name: by for name, by in growth(told.folder / "load.json").items() if by > GROWTH}
     sys.exit(f"grows faster than n log n: {worse}" if worse else 0)
 

@@ -198,12 +198,17 @@ def tables() -> int:
     return worst
 
 
-def demo() -> int:
-    """Bring everything up to date and verify it; the sites are made once."""
+def workspace() -> int:
+    """Bring the workspace up to date and verify it; the sites are made once."""
     worst = max(tables(), study(), imaging(), catchment(*WHERE, "run", "exports/records"))
     if "[arrays." in (FOLDER / "catchment.toml").read_text():
         worst = max(worst, catchment(*WHERE, "run", "arrays/recordings"))
-    worst = max(worst, export(), arrays(), catchment(*WHERE, "status"))
+    return worst
+
+
+def demo() -> int:
+    """The workspace, and what needs none."""
+    worst = max(workspace(), export(), arrays(), catchment(*WHERE, "status"))
     print(f"\nNext, in a browser: catchment --workspace {FOLDER} serve")
     print(f"Center by center: catchment --workspace {FOLDER} tables show")
     print(f"All of it, under Dagster: catchment --workspace {FOLDER} flows run nightly")

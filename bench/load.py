@@ -14,12 +14,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from itertools import pairwise
 from math import log
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 from bench._common import RESULTS, Measured, Row, measure, report, scratch, timed
@@ -248,12 +249,20 @@ def at_once(folder: str, work: str, count: int, told: str) -> None:
         workers = [context.Process(target=call, args=(folder, s, answers)) for s in shares if s]
         for worker in workers:
             worker.start()
-        took = sorted(t for _ in workers for t in answers.get(timeout=240))
+        took = sorted(t for _ in workers for t in _answer(workers, answers))
         for worker in workers:
             worker.join()
-    if any(worker.exitcode for worker in workers):
-        raise RuntimeError("a process failed")
     Path(told).write_text(json.dumps(took))
+
+
+def _answer(workers: Iterable[Any], answers: Any) -> list[float]:
+    """What one of the processes took, however long that is; RuntimeError if one has failed."""
+    while True:
+        try:
+            return answers.get(timeout=5)  # type: ignore[no-any-return]
+        except Empty:
+            if any(worker.exitcode for worker in workers):
+                raise RuntimeError("a process failed") from None
 
 
 def uploads(count: int) -> Iterator[Row]:

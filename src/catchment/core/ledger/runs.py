@@ -37,8 +37,8 @@ def start(c: sa.Connection, run: Run) -> Run:
     if c.scalar(query, _row(run)) is not None:
         return run
     same = runs.c.id == run.id if run.key is None else runs.c.key == run.key
-    query = sa.select(runs).where(runs.c.aggregate == run.aggregate, same)
-    return to_run(c.execute(query).one())
+    there = sa.select(runs).where(runs.c.aggregate == run.aggregate, same)
+    return to_run(c.execute(there).one())
 
 
 def put(c: sa.Connection, run: Run) -> None:

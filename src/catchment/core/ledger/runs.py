@@ -33,8 +33,8 @@ def new_id(at: datetime) -> str:
 def start(c: sa.Connection, run: Run) -> Run:
     """The run as it stands: the new one, or the one that its key or id already started."""
     declare(c, run.aggregate)
-    query = upsert(c, runs).on_conflict_do_nothing().returning(runs.c.id)
-    if c.scalar(query, _row(run)) is not None:
+    new = upsert(c, runs).on_conflict_do_nothing().returning(runs.c.id)
+    if c.scalar(new, _row(run)) is not None:
         return run
     same = runs.c.id == run.id if run.key is None else runs.c.key == run.key
     there = sa.select(runs).where(runs.c.aggregate == run.aggregate, same)

@@ -130,10 +130,11 @@ def test_what_cannot_join_gets_a_store_of_its_own_and_what_is_broken_is_quaranti
     recordings.snirf(folder / "c.snirf")
     recordings.edf(folder / "short.edf", seconds=1, rate=10)
     (folder / "broken.xdf").write_bytes(b"XDF:\0\0")
+    recordings.xdf(folder / "empty.xdf", [])
     (folder / "broken.snirf").write_bytes(b"no")
     (folder / "notes.txt").write_text("no recording")
     report = work()
-    assert totals(report)[:3] == (7, 3, 4)
+    assert totals(report)[:3] == (8, 3, 5)
     assert len(stores(work)) == 3
     reasons = {f.code for f in report.findings if f.severity != "warning"}
     assert reasons == {
@@ -144,7 +145,7 @@ def test_what_cannot_join_gets_a_store_of_its_own_and_what_is_broken_is_quaranti
     assert "variable-missing" in own[0].message
     assert work().state == "unchanged"
     refused = work(partitioning=Partitioning(schema=False), choice=Choice(again=True))
-    assert totals(refused)[:3] == (7, 1, 6)
+    assert totals(refused)[:3] == (8, 1, 7)
 
 
 def test_a_recording_that_changed(folder, work):
@@ -333,6 +334,37 @@ def test_an_edf_file(tmp_path):
     assert made.findings[0][0] == "channels-left-out"
     with pytest.raises(Invalid, match="codes"):
         read_file(str(path), ".edf", {"eeg_channels": ["none"]})
+
+
+@pytest.mark.parametrize("suffix", [".edf", ".xdf", ".snirf"])
+def test_a_recording_that_is_cut_off_is_none(tmp_path, suffix):
+    """Readers of the field take what is there; half a recording would pass as a whole one."""
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".edf":
+        recordings.edf(path)
+    elif suffix == ".snirf":
+        recordings.snirf(path)
+    else:
+        values = recordings.noise(0, 400, 2)
+        recordings.xdf(path, [("EEG", "eeg", 100, values, ["Fp1", "Fp2"])])
+    data = path.read_bytes()
+    whole = read_file(str(path), suffix, {})
+    assert (whole.eeg or whole.fnirs) is not None
+    for size in (0, 3, 5, 200, len(data) // 2, len(data) - 200, len(data) - 1):
+        path.write_bytes(data[:size])
+        with pytest.raises(Invalid) as caught:
+            read_file(str(path), suffix, {})
+        assert caught.value.kind == "recording-unreadable", size
+
+
+def test_an_edf_file_of_a_device_that_was_interrupted(tmp_path):
+    path = tmp_path / "a.edf"
+    recordings.edf(path)
+    data = path.read_bytes()
+    path.write_bytes(data[:236] + b"-1      " + data[244:])
+    whole = read_file(str(path), ".edf", {})
+    assert len(whole.eeg.values) == 400
+    assert [code for code, *_ in whole.findings] == ["recording-unfinished"]
 
 
 def test_a_snirf_file(tmp_path):

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from catchment.arrays.transform.model import Recording, Signal
-from catchment.arrays.transform.readers import no_signal
+from catchment.arrays.transform.readers import no_signal, unreadable
 
 # Channels that carry codes instead of potentials.
 CODES = re.compile(r"(status|trig(ger)?|stim|sti ?\d*|marker|events?|annotations?)", re.IGNORECASE)
+_UNFINISHED = (
+    "recording-unfinished",
+    "edf",
+    "the header does not tell how long the recording is: its device was interrupted",
+    "nothing, if the recording is as long as it should be",
+)
 _SCALE = {"uv": 1.0, "µv": 1.0, "μv": 1.0, "mv": 1e3, "v": 1e6, "nv": 1e-3}
 
 
@@ -23,7 +31,11 @@ def read(path: str, options: Mapping[str, Any]) -> Recording:
     import edfio
 
     wanted = options.get("eeg_channels")
-    opened: Any = (edfio.read_bdf if path.lower().endswith(".bdf") else edfio.read_edf)(path)
+    wide = path.lower().endswith(".bdf")
+    finished = _check_whole(Path(path), 3 if wide else 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a length that is not told: so do we
+        opened: Any = (edfio.read_bdf if wide else edfio.read_edf)(path)
     found = [s for s in opened.signals if not CODES.fullmatch(s.label.strip())]
     left = len(opened.signals) - len(found)
     if wanted is not None:
@@ -34,7 +46,7 @@ def read(path: str, options: Mapping[str, Any]) -> Recording:
     rate = Counter(s.sampling_frequency for s in found).most_common(1)[0][0]
     other = [s for s in found if s.sampling_frequency != rate]
     found = [s for s in found if s.sampling_frequency == rate]
-    findings = []
+    findings = [] if finished else [_UNFINISHED]
     if other or left:
         findings.append(
             (
@@ -55,6 +67,22 @@ def read(path: str, options: Mapping[str, Any]) -> Recording:
     if start is None:
         return Recording(eeg=signal, findings=[*findings, clock_unknown("edf")])
     return Recording(eeg=signal, start=start, findings=findings)
+
+
+def _check_whole(path: Path, width: int) -> bool:
+    """Invalid where a file has fewer bytes than its header says: edfio takes what is there.
+
+    False where the header gives -1 records: the device was interrupted, nothing is promised.
+    """
+    with path.open("rb") as file:
+        fixed = file.read(256)
+        head, records, count = int(fixed[184:192]), int(fixed[236:244]), int(fixed[252:256])
+        file.seek(256 + 216 * count)  # behind labels, units, ranges and filters
+        samples = sum(int(file.read(8)) for _ in range(count))
+    expected, found = head + records * samples * width, path.stat().st_size
+    if records >= 0 and found < expected:
+        raise unreadable(f"it is cut off: expected {expected:,} bytes, got {found:,}")
+    return records >= 0
 
 
 def clock_unknown(where: str) -> tuple[str, str, str, str]:

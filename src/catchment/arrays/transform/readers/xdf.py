@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from catchment.core.errors import Invalid
 
 EEG = {"eeg"}
 FNIRS = {"nirs", "fnirs"}
+MAGIC = b"XDF:"
+_WIDTHS = (1, 4, 8)  # bytes of a chunk's length
 _UNITS = {"microvolts": 1.0, "uv": 1.0, "µv": 1.0, "millivolts": 1e3, "mv": 1e3, "volts": 1e6}
 
 
@@ -24,6 +27,7 @@ def read(path: str, options: Mapping[str, Any]) -> Recording:
     import pyxdf
 
     logging.getLogger("pyxdf").setLevel(logging.CRITICAL)  # it would tell values
+    _check_whole(Path(path))
     streams, header = pyxdf.load_xdf(path)
     eeg = _choose(streams, EEG, options.get("eeg_stream"))
     fnirs = _choose(streams, FNIRS, options.get("fnirs_stream"))
@@ -42,6 +46,21 @@ def read(path: str, options: Mapping[str, Any]) -> Recording:
     if start is None:
         return Recording(signals[0], signals[1], findings=findings)
     return Recording(signals[0], signals[1], start, findings=findings)
+
+
+def _check_whole(path: Path) -> None:
+    """Invalid where the last chunk is cut off: pyxdf drops it, and says so in its log only."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        at = len(MAGIC)
+        if file.read(at) != MAGIC:
+            raise unreadable("XDF: it does not begin as one")
+        while at < size:
+            width = int.from_bytes(file.read(1), "little")
+            at += 1 + width + int.from_bytes(file.read(width), "little")
+            if width not in _WIDTHS or at > size:
+                raise unreadable(f"XDF: a chunk is cut off or damaged: got {size:,} bytes")
+            file.seek(at)
 
 
 def _choose(streams: list[Any], types: set[str], name: str | None) -> Any:

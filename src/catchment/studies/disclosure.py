@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -140,6 +141,8 @@ def close(held: Held, hidden: Flags, min_cell: int, site: int | None = None) -> 
     add_missing(held, site)
     lattice = held.lattice.without_keys()
     del held.lattice
+    if len(lattice.counts) > _PROVEN:
+        lattice = lattice.shelved()
     unknown = np.ones(len(lattice.counts), bool)
     unknown[:cells] = hidden
     sums = _Sums(lattice)
@@ -261,8 +264,12 @@ class _Sums:
         many = np.count_nonzero(unknown)
         huge = len(unknown) > _PROVEN
         if huge or many <= _MANY:
-            parts, of, names = _equations(self._lattice, unknown, self._independent)
-            mine, exact = determined(parts, self._lattice.counts[names])
+            independent = self._independent
+            self._lattice.close()
+            parts, of, names = _equations(self._lattice, unknown, independent)
+            counts = self._lattice.counts[names]
+            self._lattice.close()
+            mine, exact = determined(parts, counts)
             if huge or exact:
                 told = np.flatnonzero(unknown)[mine[of]]
                 return _near(self._lattice, unknown, told), exact
@@ -306,7 +313,9 @@ def _equations(
     place = np.full(len(same), -1, np.int32)
     place[names] = np.arange(len(names), dtype=np.int32)
     place = place[same]
-    parts: list[Equations] = []
+    row_of: list[Indices] = []
+    column_of: list[Indices] = []
+    sign_of: list[npt.NDArray[np.float32]] = []
     relations, made = np.flatnonzero((many > 0) & ~alone), 0
     for step in steps(len(relations), STEP >> 3):  # each is of many entries
         some = relations[step]
@@ -317,12 +326,15 @@ def _equations(
         columns = place[np.concatenate([children[open_], lattice.parents[some[top]]])]
         signs = np.ones(len(rows))
         signs[int(open_.sum()) :] = -1
-        parts.append(Equations.summed(rows, columns, signs, len(names)))
+        one = Equations.summed(rows, columns, signs, len(names))
+        row_of.append(one.rows)
+        column_of.append(one.columns)
+        sign_of.append(one.signs)
         made += len(some)
     del same, many, alone
     of = place[unknown]
     del place
-    return [Equations.together(parts)], of, names
+    return [Equations.of(row_of, column_of, sign_of)], of, names
 
 
 def _loose(lattice: Lattice, unknown: Flags) -> Ints:
@@ -358,17 +370,22 @@ def _shown(cube: pa.Table, codes: Codes, hidden: Flags, sites: Sites | None) -> 
     if len(gone) and codes.shape[1]:  # in order of values, NULL after all
         gone = gone[np.lexsort([_null_last(column[gone]) for column in codes.T[::-1]])]
     order = np.concatenate([shown, gone])
-    table = cube
+    table, site = cube, _site(cube)
     if len(gone):
-        table = cube.take(pa.array(order))
-        place = table.column_names.index(MEASURE)
+        columns = dict(zip(cube.column_names, cube.columns, strict=True))
+        place = cube.column_names.index(MEASURE)
+        del cube, table
+        pa.default_memory_pool().release_unused()
+        places = pa.array(order)
+        table = pa.table({name: columns.pop(name).take(places) for name in [*columns]})
+        del places
         measure = pc.if_else(
             pa.array(hidden[order]), pa.scalar(None, table[MEASURE].type), table[MEASURE]
         )
         table = table.set_column(place, table.field(place).with_nullable(True), measure)
     marks = {"suppressed": pa.array(hidden[order])}
     if sites is not None:
-        own = codes[:, _site(cube)] > 0
+        own = codes[:, site] > 0
         for name, values in sites.marks(hidden, own).items():
             marks[name] = pa.array(values[order].astype(np.int32))
     told = hashlib.sha256(np.packbits(hidden).tobytes()).hexdigest()[:32]

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catchment.core.errors import Invalid
+from catchment.studies.memory import Shelf
 
 type Ints = npt.NDArray[np.int64]
 type Indices = npt.NDArray[np.int32]
@@ -25,7 +26,7 @@ type Flags = npt.NDArray[np.bool_]
 _FEW = 1 << 14  # values that two bytes can tell apart, those listed nowhere included
 _SHORT = 1 << 30  # counts that four bytes hold, and their differences
 _ROOM = 1 << 62  # keys are 64 bits wide
-STEP = 1 << 19  # cells or relations that are looked at at once, so that memory stays small
+STEP = 1 << 18  # cells or relations that are looked at at once, so that memory stays small
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,24 +45,38 @@ class Keys:
 
     def find(self, codes: Codes) -> Indices:
         """The cells that have these codes, -1 for those that do not exist."""
-        keys = self.of(codes)
+        found = self._at(self.of(codes))
+        if self.hashed:
+            found[(self.codes[found] != codes).any(axis=1)] = -1
+        return found
+
+    def _at(self, keys: npt.NDArray[np.uint64]) -> Indices:
         places = np.searchsorted(self.keys, keys)
         places[places == len(self.keys)] = 0
         found = self.order[places]
-        wrong = self.keys[places] != keys
-        if self.hashed:
-            wrong |= (self.codes[found] != codes).any(axis=1)
-        found[wrong] = -1
+        found[self.keys[places] != keys] = -1
         return found
 
-    def above(self, cells: Indices, column: int) -> Indices:
-        """The cells that these become when they are rolled up over a column; -1: not there."""
-        found = np.empty(len(cells), np.int32)
-        for some in steps(len(cells)):
-            wanted = self.codes[cells[some]]
-            wanted[:, column] = 0
-            found[some] = self.find(wanted)
-        return found
+    def above(self, column: int) -> tuple[Indices, Indices]:
+        """All cells that a column splits, in order of keys, and what they become without it.
+
+        -1: that is not there.
+        """
+        cells, found = [self.order[:0]], [self.order[:0]]
+        for some in steps(len(self.order)):
+            mine = self.order[some]
+            own = self.codes[mine, column]
+            split = own > 0
+            mine = mine[split]
+            if self.hashed:
+                wanted = self.codes[mine]
+                wanted[:, column] = 0
+                found.append(self.find(wanted))
+            else:
+                less = own[split].astype(np.uint64) * self.strides[column]
+                found.append(self._at(self.keys[some][split] - less))
+            cells.append(mine)
+        return np.concatenate(cells), np.concatenate(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +105,24 @@ class Lattice:
     starts: Indices
     children: Indices
     rest: Ints | Indices
+    shelf: Shelf | None = None
 
     def without_keys(self) -> Lattice:
         """The same, in which no cell can be found any more; it takes less memory."""
         none = np.zeros(0, np.uint64)
         keys = Keys(self.keys.strides, none, np.zeros(0, np.int32), self.codes[:0], False)
         return replace(self, keys=keys)
+
+    def shelved(self) -> Lattice:
+        """The same, whose largest arrays take memory only while they are looked at."""
+        shelf = Shelf()
+        codes, relation, children = map(shelf.put, (self.codes, self.relation, self.children))
+        return replace(self, codes=codes, relation=relation, children=children, shelf=shelf)
+
+    def close(self) -> None:
+        """It is not looked at for a while."""
+        if self.shelf is not None:
+            self.shelf.close()
 
     def members(self, relations: npt.NDArray[np.integer[Any]]) -> tuple[Indices, Indices]:
         """The children of some relations: the place of each one's relation among them, and it."""
@@ -254,12 +281,12 @@ def build(
     rising = np.argsort(counts, kind="stable").astype(np.int32)
     rank = np.empty(cells, np.int32)
     rank[rising] = np.arange(cells, dtype=np.int32)
-    parents, lengths, children, rests = [], [], [], []
-    relations = 0
+    parents, lengths, rests = [], [], []
+    children = np.empty(np.count_nonzero(codes), np.int32)  # at most; what is not used is no memory
+    relations = found_children = 0
     short = np.int32 if counts.max(initial=0) < _SHORT else np.int64
     for column in range(width):
-        split = keys.order[codes[keys.order, column] > 0]  # in order of keys, to find them fast
-        found = keys.above(split, column)
+        split, found = keys.above(column)
         there = found >= 0
         if column == site and listed is not None:
             there &= (split < listed) | (found >= listed)
@@ -279,7 +306,8 @@ def build(
         sums = np.minimum(sums, counts[parent] + _SHORT)  # by how much above does not matter
         parents.append(parent.astype(np.int32))
         lengths.append(length.astype(np.int32))
-        children.append(split.astype(np.int32))
+        children[found_children : found_children + len(split)] = split
+        found_children += len(split)
         rests.append((counts[parent] - sums).astype(short))
         relations += len(parent)
     del rising, rank
@@ -293,7 +321,7 @@ def build(
         relation,
         _row(parents, np.int32),
         starts,
-        _row(children, np.int32),
+        children[:found_children],
         _row(rests, short),
     )
 

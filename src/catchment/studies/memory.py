@@ -8,14 +8,21 @@ long as to work on it, where there are many.
 from __future__ import annotations
 
 import ctypes
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from catchment.core.scratch import scratch_folder
+
 _THRESHOLD = -3  # M_MMAP_THRESHOLD: what is larger is mapped by itself
 _TRIM = -1  # M_TRIM_THRESHOLD: so much stays that is free at the end
-_LEAN = 1 << 20
+_LEAN = 4 << 20  # pieces of what is looked at at once stay below it, and are used again
+_LITTLE = 16 << 20
 _USUAL = 32 << 20  # what it grows to by itself; the other one is twice as much then
 _ROOM = 1 << 30
 
@@ -28,11 +35,13 @@ def lean() -> Iterator[None]:
         yield
         return
     library.mallopt(_THRESHOLD, _LEAN)
+    library.mallopt(_TRIM, _LITTLE)
     library.malloc_trim(0)
     try:
         yield
     finally:
         library.mallopt(_THRESHOLD, _USUAL)
+        library.mallopt(_TRIM, 2 * _USUAL)
         library.malloc_trim(0)
 
 
@@ -50,6 +59,28 @@ def roomy() -> Iterator[None]:
     finally:
         library.mallopt(_TRIM, 2 * _USUAL)
         library.malloc_trim(0)
+
+
+class Shelf:
+    """Arrays in files without a name: what nobody looks at takes no memory."""
+
+    def __init__(self) -> None:
+        self._maps: list[mmap.mmap] = []
+
+    def put(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The same array, to be read only."""
+        if not array.size:
+            return array
+        with scratch_folder() as folder, (folder / "array").open("w+b") as file:
+            array.T.tofile(file)
+            file.flush()
+            self._maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return np.frombuffer(self._maps[-1], array.dtype).reshape(array.T.shape).T
+
+    def close(self) -> None:
+        """Until they are looked at again, they are not needed."""
+        for one in self._maps:
+            one.madvise(mmap.MADV_DONTNEED)
 
 
 @cache

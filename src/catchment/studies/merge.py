@@ -230,17 +230,18 @@ def _release(store: Store, name: str, merged: Object, policy: Policy, sites: int
     released = parquet.write(store, f"{name}.parquet", told.to_batches, told.schema)
 
     # Of what is shown only: a category that is hidden everywhere is not counted.
-    shown = table.filter(pc.is_valid(table[COUNT]))
+    shown = pc.is_valid(table[COUNT])
     described = {
         column: Column(
             types.chart_type(column, str(schema.field(column).type)),
-            len(pc.drop_null(pc.unique(shown[column]))),
+            len(pc.drop_null(pc.unique(table[column].filter(shown)))),
         )
         for column in table.column_names
     }
-    total = int(pc.max(shown[COUNT]).as_py() or 0)
+    total = int(pc.max(table[COUNT]).as_py() or 0)
+    del table, marks, shown
     csv = once.put(store, f"{name}.csv", lambda: _lines(told))
-    return _Seen(table.num_rows, total, described, released, csv, marked)
+    return _Seen(told.num_rows, total, described, released, csv, marked)
 
 
 def _lines(table: pa.Table) -> Iterator[bytes]:

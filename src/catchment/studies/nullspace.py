@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ _LARGE = 600  # unknowns that hang together: up to so many, a decomposition tell
 _STEPS = 200
 _LITTLE = 5e-4
 _ENTRIES = 1 << 20  # of equations that are summed at once
+_AT_ONCE = 1 << 18  # of them, in a step: what stays in a cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,16 @@ class Equations:
         some = np.abs(sums) > _ZERO
         first = first[some]
         return cls(rows[first].astype(np.int32), columns[first], sums[some].astype(np.float32))
+
+    @classmethod
+    def of(
+        cls,
+        rows: list[Places],
+        columns: list[Places],
+        signs: list[npt.NDArray[np.float32]],
+    ) -> Equations:
+        """Of pieces, in order; they are taken out of their lists, for they take much memory."""
+        return cls(_row(rows, np.int32), _row(columns, np.int32), _row(signs, np.float32))
 
     @classmethod
     def together(cls, parts: Sequence[Equations]) -> Equations:
@@ -129,13 +141,17 @@ def _move(parts: list[Equations], unknowns: int) -> tuple[Flags, bool]:
         names = np.unique(part.columns)
         basis = _solutions(part)
         values[names] = basis.T @ (basis @ values[names])
+    exact = True
     if len(large.rows):
         names = np.unique(large.columns)
-        values[names] = _approach(large, values[names])
+        systems = [large]
+        del large
+        values[names] = _approach(systems, values[names])
         little[names] = _LITTLE
+        exact = False
     for step in reversed(steps):
         step.undo(values, little)
-    return np.abs(values) < little, not len(large.rows)
+    return np.abs(values) < little, exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,25 +301,24 @@ def _solutions(part: Equations) -> Floats:
     return np.asarray(basis[rank:])
 
 
-def _approach(part: Equations, start: Floats) -> Floats:
-    """The solution nearest to ``start``, nearly: conjugate gradients on the normal equations."""
+def _approach(parts: list[Equations], start: Floats) -> Floats:
+    """The solution nearest to ``start``, nearly: conjugate gradients on the normal equations.
+
+    The equations are taken out of their list, for they take much memory.
+    """
     # Half as exact as others here, for half the memory: it comes near, not to the end.
+    part = parts.pop()
     columns = np.unique(part.columns, return_inverse=True)[1].astype(np.int32)
     first = np.flatnonzero(np.diff(part.rows, prepend=-1))
     lengths = np.diff(first, append=len(part.rows))
-    weights = part.signs / np.sqrt(np.repeat(lengths, lengths).astype(np.float32))
+    sizes = np.sqrt(np.repeat(lengths, lengths).astype(np.float32))
+    weights = np.asarray(part.signs / sizes, np.float32)
     by = np.argsort(columns, kind="stable").astype(np.int32)
     starts = np.flatnonzero(np.diff(columns[by], prepend=-1))
     rows = np.repeat(np.arange(len(first), dtype=np.int32), lengths)[by]
     turned = weights[by]
-    del by
-
-    def forth(values: Short) -> Short:
-        return np.add.reduceat(weights * values[columns], first)
-
-    def back(values: Short) -> Short:
-        return np.add.reduceat(turned * values[rows], starts)
-
+    del by, part, lengths, sizes
+    forth, back = _Sums(weights, columns, first), _Sums(turned, rows, starts)
     result = start.astype(np.float32)
     residual = forth(result)
     step = back(residual)
@@ -315,8 +330,40 @@ def _approach(part: Equations, start: Floats) -> Floats:
         moved = forth(direction)
         amount = np.float32(size / float(moved @ moved))
         result -= amount * direction
-        residual -= amount * moved
+        moved *= amount
+        residual -= moved
         step = back(residual)
         size, before = float(step @ step), size
-        direction = step + np.float32(size / before) * direction
+        direction *= np.float32(size / before)
+        direction += step
     return result.astype(np.float64)
+
+
+class _Sums:
+    """Factors times values of these places, summed where each ``first`` begins; in pieces.
+
+    What is in memory at once stays small: it costs more to ask for memory than to add up.
+    """
+
+    def __init__(self, factors: Short, places: Places, first: Ints) -> None:
+        self._factors, self._places, self._first = factors, places, first
+        cuts = np.searchsorted(first, np.arange(_AT_ONCE, len(factors), _AT_ONCE))
+        self._cuts = np.unique(np.concatenate([[0], cuts, [len(first)]])).tolist()
+        self._ends = [*first[self._cuts[:-1]].tolist(), len(factors)]
+
+    def __call__(self, values: Short) -> Short:
+        made = np.empty(len(self._first), np.float32)
+        for (start, stop), (low, high) in zip(
+            pairwise(self._cuts), pairwise(self._ends), strict=True
+        ):
+            each = values[self._places[low:high]]
+            each *= self._factors[low:high]
+            np.add.reduceat(each, self._first[start:stop] - low, out=made[start:stop])
+        return made
+
+
+def _row(parts: list[npt.NDArray[Any]], kind: type[np.int32 | np.float32]) -> npt.NDArray[Any]:
+    """The parts as one; the list of them is emptied."""
+    made = np.concatenate([np.zeros(0, kind), *parts], dtype=kind)
+    parts.clear()
+    return made

@@ -26,7 +26,7 @@ def shown(store):
     path = store.path(layout.ROOT)
     if path is None:
         return None
-    found = xr.open_zarr(path.parent)
+    found = xr.open_zarr(path.parent, chunks=None).load()
     names = found["session"].values.tolist()
     for name in names:
         if not name.startswith("~"):

@@ -54,7 +54,7 @@ def plain(store):
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=".*consolidated", category=RuntimeWarning)
         warnings.filterwarnings("ignore", message=".*_catchment", category=UserWarning)
-        return xr.open_zarr(store.path("_catchment/log/0000000001.json").parents[2])
+        return xr.open_zarr(store.path("_catchment/log/0000000001.json").parents[2], chunks=None)
 
 
 def put(store, dataset, dim="time", **options):

@@ -37,7 +37,7 @@ def filled(store):
 
 def whole(store, names="abc"):
     """Plain xarray shows these sessions, each as it was appended."""
-    found = xr.open_zarr(store.path(layout.ROOT).parent)
+    found = xr.open_zarr(store.path(layout.ROOT).parent, chunks=None).load()
     shown = [name for name in found["session"].values.tolist() if not name.startswith("~")]
     assert sorted(shown) == sorted(names)
     for name in shown:

@@ -53,7 +53,7 @@ def put(store, dataset, **options):
 def plain(store):
     """What plain xarray shows, whose metadata are consolidated."""
     path = store.path(layout.ROOT)
-    return xr.open_zarr(path.parent, consolidated=True)
+    return xr.open_zarr(path.parent, consolidated=True, chunks=None)
 
 
 def holds(found, expected):

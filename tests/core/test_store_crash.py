@@ -92,7 +92,7 @@ def calls(tmp_path_factory):
     folder = tmp_path_factory.mktemp("traced").resolve()
     log = folder / "log"
     names = "fsync,fdatasync,write,linkat,link,rename,renameat,renameat2,mkdir,mkdirat,unlinkat"
-    command = ["strace", "-f", "-y", "-s", "0", "-e", f"trace={names}", "-o", log]
+    command = ["strace", "-f", "--seccomp-bpf", "-y", "-s", "0", "-e", f"trace={names}", "-o", log]
     writer = [sys.executable, "-c", TRACED, (folder / "root").as_uri()]
     done = subprocess.run([*command, *writer], capture_output=True, text=True, check=False)
     if done.returncode and "ptrace" in done.stderr:

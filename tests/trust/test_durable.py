@@ -31,7 +31,7 @@ def traced(home: Path, aggregate: str) -> list[tuple[str, str, str]]:
         pytest.skip("strace is not installed: apt-get install strace")
     log = home / "log"
     program = Path(sys.executable).with_name("catchment")
-    command = ["strace", "-f", "-y", "-s", "0", "-e", f"trace={NAMES}", "-o", log]
+    command = ["strace", "-f", "--seccomp-bpf", "-y", "-s", "0", "-e", f"trace={NAMES}", "-o", log]
     command += [program, "-w", home, "run", aggregate]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode and "ptrace" in done.stderr:

@@ -298,6 +298,7 @@ class _Merge:
                 yield from rows.leave
                 kept = islice(left, len(rows.stay))
                 placed.append(self._placed(rows, kept, islice(gone_left, len(rows.leave))))
+                placed[-1].dumps()  # while others are copied: nothing is left to do at the end
             if beside is not None and len(placed) == len(self.inputs):
                 noted.append(threads.submit(beside, placed, named))
             named.result()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Self
 
@@ -18,7 +19,7 @@ ENGINE = f"3, pyarrow {pa.__version__}"  # what decides the bytes of a table bes
 _ARRAYS = ("ends", "start", "length", "size", "slots", "offsets")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Placed:
     """An input's row groups in the files that a merge has made.
 
@@ -33,7 +34,11 @@ class Placed:
     removed: tuple[Group, ...]
 
     def dumps(self) -> bytes:
-        """The stored form."""
+        """The stored form; made once."""
+        return self._stored
+
+    @cached_property
+    def _stored(self) -> bytes:
         groups = [*self.groups, *self.removed]
         pieces = [self.schema]
         for group in groups:

@@ -114,10 +114,11 @@ class Lattice:
         return replace(self, keys=keys)
 
     def shelved(self) -> Lattice:
-        """The same, whose largest arrays take memory only while they are looked at."""
+        """The same, whose arrays take memory only while they are looked at."""
         shelf = Shelf()
-        codes, relation, children = map(shelf.put, (self.codes, self.relation, self.children))
-        return replace(self, codes=codes, relation=relation, children=children, shelf=shelf)
+        names = ("counts", "codes", "relation", "parents", "starts", "children", "rest")
+        kept: dict[str, Any] = {name: shelf.put(getattr(self, name)) for name in names}
+        return replace(self, **kept, shelf=shelf)
 
     def close(self) -> None:
         """It is not looked at for a while."""

@@ -52,7 +52,8 @@ class Faults:
         self._fail_at = fail_at
         self._kill_at = kill_at
         self._when = when
-        self._error = error or Unavailable("a fault was injected here", kind="injected")
+        # Given away when it is raised: with its traceback it would keep alive what a crash ends.
+        self._errors = [error or Unavailable("a fault was injected here", kind="injected")]
         self._lock = threading.Lock()
 
     @classmethod
@@ -99,7 +100,7 @@ class Faults:
     def _fail(self, number: int) -> None:
         if number == self._fail_at:
             self.fired = True
-            raise self._error
+            raise self._errors.pop()
 
 
 def inject[T](target: T, faults: Faults) -> T:

@@ -367,6 +367,17 @@ def test_an_edf_file_of_a_device_that_was_interrupted(tmp_path):
     assert [code for code, *_ in whole.findings] == ["recording-unfinished"]
 
 
+def test_an_xdf_file_whose_stream_nobody_ended(tmp_path):
+    path = tmp_path / "a.xdf"
+    recordings.xdf(path, [("EEG", "eeg", 100, recordings.noise(0, 400, 2), ["Fp1", "Fp2"])])
+    data = path.read_bytes()
+    assert read_file(str(path), ".xdf", {}).findings == []
+    path.write_bytes(data[: data.index(b"<info><first_timestamp>") - 11])  # between two chunks
+    whole = read_file(str(path), ".xdf", {})
+    assert len(whole.eeg.values) == 400
+    assert [code for code, *_ in whole.findings] == ["recording-unfinished"]
+
+
 def test_a_snirf_file(tmp_path):
     path = tmp_path / "a.snirf"
     recordings.snirf(path)

@@ -17,12 +17,6 @@ from catchment.arrays.transform.readers import no_signal, unreadable
 
 # Channels that carry codes instead of potentials.
 CODES = re.compile(r"(status|trig(ger)?|stim|sti ?\d*|marker|events?|annotations?)", re.IGNORECASE)
-_UNFINISHED = (
-    "recording-unfinished",
-    "edf",
-    "the header does not tell how long the recording is: its device was interrupted",
-    "nothing, if the recording is as long as it should be",
-)
 _SCALE = {"uv": 1.0, "µv": 1.0, "μv": 1.0, "mv": 1e3, "v": 1e6, "nv": 1e-3}
 
 
@@ -46,7 +40,7 @@ def read(path: str, options: Mapping[str, Any]) -> Recording:
     rate = Counter(s.sampling_frequency for s in found).most_common(1)[0][0]
     other = [s for s in found if s.sampling_frequency != rate]
     found = [s for s in found if s.sampling_frequency == rate]
-    findings = [] if finished else [_UNFINISHED]
+    findings = [] if finished else [unfinished("edf", "the header does not tell its length")]
     if other or left:
         findings.append(
             (
@@ -92,6 +86,16 @@ def clock_unknown(where: str) -> tuple[str, str, str, str]:
         where,
         "the file does not tell when it began: timestamps are ms of its own clock",
         "set the start in the device, or in the file's header",
+    )
+
+
+def unfinished(where: str, what: str) -> tuple[str, str, str, str]:
+    """What to tell of a recording that its device did not end; ``what`` says how one sees it."""
+    return (
+        "recording-unfinished",
+        where,
+        f"{what}: its device was interrupted",
+        "nothing, if the recording is as long as it should be",
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from catchment.arrays.transform.model import Recording, Signal
 from catchment.arrays.transform.readers import no_signal, unreadable
-from catchment.arrays.transform.readers.edf import clock_unknown
+from catchment.arrays.transform.readers.edf import clock_unknown, unfinished
 from catchment.core.errors import Invalid
 
 EEG = {"eeg"}
@@ -37,6 +37,8 @@ def read(path: str, options: Mapping[str, Any]) -> Recording:
         raise no_signal(f"none of {len(streams)} streams holds samples of EEG or fNIRS")
     start = _start(header)
     findings = []
+    if any(stream and not stream.get("footer") for stream in (eeg, fnirs)):
+        findings.append(unfinished("xdf", "a stream of the recording has no footer"))
     if start is None:
         findings.append(clock_unknown("xdf"))
     else:  # the streams' clock began whenever a computer did

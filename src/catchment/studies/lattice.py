@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from catchment.core.errors import Invalid
-from catchment.studies.memory import Shelf
+from catchment.studies.memory import Shelf, in_one
 
 type Ints = npt.NDArray[np.int64]
 type Indices = npt.NDArray[np.int32]
@@ -313,17 +313,17 @@ def build(
         relations += len(parent)
     del rising, rank
     starts = np.zeros(relations + 1, np.int32)
-    np.cumsum(_row(lengths, np.int32), out=starts[1:])
+    np.cumsum(in_one(lengths, np.int32), out=starts[1:])
     return Lattice(
         counts,
         codes,
         sizes,
         keys,
         relation,
-        _row(parents, np.int32),
+        in_one(parents, np.int32),
         starts,
         children[:found_children],
-        _row(rests, short),
+        in_one(rests, short),
     )
 
 
@@ -342,10 +342,3 @@ def joined(same: Indices, ones: Ints | Indices, others: Ints | Indices) -> Indic
         np.minimum.at(same, np.maximum(one, other), np.minimum(one, other))
         while not np.array_equal(further := same[same], same):
             same = further
-
-
-def _row(parts: list[npt.NDArray[Any]], kind: type[np.int32 | np.int64]) -> npt.NDArray[Any]:
-    """The parts as one; the list of them is emptied."""
-    made = np.concatenate([np.zeros(0, kind), *parts], dtype=kind)
-    parts.clear()
-    return made

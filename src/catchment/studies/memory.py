@@ -83,6 +83,15 @@ class Shelf:
             one.madvise(mmap.MADV_DONTNEED)
 
 
+def in_one(
+    parts: list[npt.NDArray[Any]], kind: type[np.int32 | np.int64 | np.float32]
+) -> npt.NDArray[Any]:
+    """The parts as one; the list of them is emptied, for they take much memory."""
+    made = np.concatenate([np.zeros(0, kind), *parts], dtype=kind)
+    parts.clear()
+    return made
+
+
 @cache
 def _library() -> Any:
     with suppress(OSError, AttributeError, TypeError):

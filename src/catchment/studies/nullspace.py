@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from catchment.studies.memory import in_one
+
 type Ints = npt.NDArray[np.int64]
 type Places = npt.NDArray[np.int32]
 type Floats = npt.NDArray[np.float64]
@@ -60,7 +62,7 @@ class Equations:
         signs: list[npt.NDArray[np.float32]],
     ) -> Equations:
         """Of pieces, in order; they are taken out of their lists, for they take much memory."""
-        return cls(_row(rows, np.int32), _row(columns, np.int32), _row(signs, np.float32))
+        return cls(in_one(rows, np.int32), in_one(columns, np.int32), in_one(signs, np.float32))
 
     @classmethod
     def together(cls, parts: Sequence[Equations]) -> Equations:
@@ -360,10 +362,3 @@ class _Sums:
             each *= self._factors[low:high]
             np.add.reduceat(each, self._first[start:stop] - low, out=made[start:stop])
         return made
-
-
-def _row(parts: list[npt.NDArray[Any]], kind: type[np.int32 | np.float32]) -> npt.NDArray[Any]:
-    """The parts as one; the list of them is emptied."""
-    made = np.concatenate([np.zeros(0, kind), *parts], dtype=kind)
-    parts.clear()
-    return made

@@ -164,8 +164,8 @@ def merges(folder: Path, rows: int, *, ours_only: bool) -> tuple[list[Row], list
         for name, way in {"original": original, "pandas 3": arrow}.items():
             peers[name] = measure(way, folder / "contributions", folder / "out")
     ours = {
-        "first": measure(first, folder, before=lambda: fresh(folder)),
-        "second": measure(second, folder, before=lambda: before_second(folder)),
+        "first": measure(first, folder, runs=3, before=lambda: fresh(folder)),
+        "second": measure(second, folder, runs=3, before=lambda: before_second(folder)),
     }
     titles = {
         "first": f"first merge, {SITES} sites x {rows:,} rows x 6 columns",

@@ -183,7 +183,7 @@ class Work:
             return self.blocks[one.part].lines[one.piece]
 
         yield lines.header
-        with ThreadPoolExecutor(1) as ahead:  # while earlier ones are written
+        with ThreadPoolExecutor(2) as ahead:  # while earlier ones are written
             yield from bounded_map(ahead, made, self._short(), _AHEAD)
 
     def _short(self) -> Iterator[_Stretch]:
@@ -226,9 +226,12 @@ class Work:
             return [self._new(place) for place in range(len(self.parts))]
         old, now = ({part.site: part for part in parts} for parts in (before.parts, self.parts))
         stays = {s for s in old.keys() & now.keys() if old[s].digest == now[s].digest}
-        leaving = [self._leaving(part) for site, part in old.items() if site not in stays]
-        coming = [self._new(n) for n, part in enumerate(self.parts) if part.site not in stays]
-        return [self._standing(before, stays), *leaving, *coming]
+        with ThreadPoolExecutor(2) as threads:
+            standing = threads.submit(self._standing, before, stays)
+            leaving = threads.map(self._leaving, (old[site] for site in old if site not in stays))
+            new = (n for n, part in enumerate(self.parts) if part.site not in stays)
+            coming = threads.map(self._new, new)
+            return [standing.result(), *leaving, *coming]
 
     def _standing(self, before: Before, stays: set[str]) -> _Source:
         """The rows of all sites together, and the loose ones of sites that did not change."""

@@ -449,3 +449,12 @@ def test_locks_by_model(ledger, clock):
         lambda: Locks(ledger, clock),
         settings=settings(max_examples=10, stateful_step_count=30, deadline=None),
     )
+
+
+def test_an_upload_is_of_one_version(uploads, clock):
+    """What it brings is known by its id, a name and a digest: of two versions one would be lost."""
+    uploads.open("t1", site="a", user="u", study="flu")
+    uploads.offer("t1", WANTED, "f1", clock() + HOUR)
+    with refused("upload-taken", Conflict):
+        uploads.offer("t1", Wanted("k/other", "flu.zip", WANTED.version + 1), "f2", clock() + HOUR)
+    uploads.offer("t1", Wanted("k/more", "more.zip", WANTED.version), "f3", clock() + HOUR)

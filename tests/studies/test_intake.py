@@ -10,7 +10,7 @@ import zipfile
 
 import pytest
 
-from catchment.core.errors import Invalid
+from catchment.core.errors import Conflict, Invalid
 from catchment.studies import intake, layout, route
 from catchment.studies.intake import Bounds
 from catchment.studies.model import Kind, State, check_move
@@ -236,3 +236,31 @@ def test_the_table_of_states_is_the_law():
     with pytest.raises(Exception, match="in error cannot become last_valid") as error:
         check_move(State.ERROR, State.LAST_VALID)
     assert error.value.kind == "bad-move"
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("core__count.cube.parquet", parquet(CUBE), parquet(CUBE.slice(0, 1))),
+        ("u_core.zip", b"PK\x03\x04 no zip at all, kept as it is", b"PK\x03\x04 another one"),
+    ],
+)
+def test_bytes_that_are_replaced_while_they_are_looked_at_are_looked_at_again(
+    space, monkeypatch, name, first, second
+):
+    """Else others would be kept under the digest of the first."""
+    key = stage(space, "a", first, name=name)
+    scan = intake._scan
+
+    def replaced(store, key):
+        told = scan(store, key)
+        store.put(key, second, mode="overwrite")
+        return told
+
+    monkeypatch.setattr(intake, "_scan", replaced)
+    with pytest.raises(Conflict) as error:
+        intake.take_in(space.store, key, study="core", site="a", filename=name)
+    assert error.value.kind == "upload-moved"
+    assert below(space, layout.INTERNAL) == []
+    taken = intake.take_in(space.store, key, study="core", site="a", filename=name)
+    assert [below(space, layout.INTERNAL)] == [[one.kept] for one in taken.members]

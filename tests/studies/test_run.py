@@ -453,3 +453,57 @@ def test_the_clock_of_the_house_is_told(space):
     assert below(space, "error/")[0].endswith(
         "/000/2030-01-02T03:04:05.000006Z.core__count.cube.parquet"
     )
+
+
+def test_one_transaction_is_not_two_versions(space):
+    """What it brought is known by name and digest: the second would be taken for done."""
+    assert send_cube(space, "a", CUBE, version=0, tx="t").accepted
+    with pytest.raises(Conflict) as error:
+        send_cube(space, "a", CUBE, version=1, tx="t")
+    assert error.value.kind == "upload-taken"
+    assert package(space, version=1) is None
+    assert send_cube(space, "a", CUBE, version=1, tx="u").accepted
+    assert published(space, version=1) == model({"a": CUBE})
+
+
+def fails(*_, **__):
+    raise RuntimeError
+
+
+def test_a_merge_of_which_a_collection_took_a_part_is_made_again(space, monkeypatch):
+    """The entry is the youngest object of a merge, and may outlive the grace time of the others."""
+    send_cube(space, "a", CUBE)
+    named = {one["key"] for one in space.ledger.latest("studies/core").provenance["objects"]}
+    with monkeypatch.context() as patched:
+        patched.setattr(run._Run, "_publication", fails)
+        with pytest.raises(RuntimeError):
+            send_cube(space, "b", OTHER)
+    left = {key for key in below(space, layout.merges_of("core")) if "/entry-" not in key} - named
+    assert left
+    for key in left:
+        space.store.delete(key)
+    run.settle(library.house(space), "core")
+    assert published(space) == model({"a": CUBE, "b": OTHER})
+    whole(space)
+
+
+@pytest.mark.parametrize("undone", ["withdraw", "rollback"])
+def test_what_a_reprocess_that_died_left_waiting_is_withdrawn_all_the_same(
+    space, monkeypatch, undone
+):
+    send_cube(space, "b", OTHER)
+    send_cube(space, "a", CUBE)
+    house = library.house(space)
+    with monkeypatch.context() as patched:
+        patched.setattr(run._Run, "_merge_all", fails)
+        with pytest.raises(RuntimeError):
+            actions.reprocess(house, "core")
+    assert state_of(space) == {"latest": 2}
+    if undone == "withdraw":
+        actions.withdraw(house, "core", "a")
+    else:
+        actions.rollback(house, "core", 1)
+    assert published(space) == model({"b": OTHER})
+    run.settle(house, "core")
+    assert published(space) == model({"b": OTHER})
+    assert state_of(space) == {"archive": 1, "last_valid": 1}

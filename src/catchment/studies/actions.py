@@ -10,7 +10,7 @@ from catchment.studies.catalog import Catalog
 from catchment.studies.house import House
 from catchment.studies.model import Kind, State
 from catchment.studies.plan import Wish
-from catchment.studies.run import Outcome, check_all, settle
+from catchment.studies.run import Outcome, check_all, settle, waiting
 
 
 def withdraw(
@@ -36,6 +36,7 @@ def withdraw(
             )
         return Wish(archive=archive)
 
+    _decide_first(house, study, dry_run=dry_run)
     return settle(house, study, wish, dry_run=dry_run)
 
 
@@ -68,7 +69,14 @@ def rollback(house: House, study: str, number: int, *, dry_run: bool = False) ->
             restore += [one for one in candidates if one.digest == digest][-1:]
         return Wish(archive=archive, restore=check_all(house, restore))
 
+    _decide_first(house, study, dry_run=dry_run)
     return settle(house, study, wish, dry_run=dry_run)
+
+
+def _decide_first(house: House, study: str, *, dry_run: bool) -> None:
+    """What waits is decided before: also what a reprocess that was cut off left waiting."""
+    if not dry_run and waiting(house.ledger, study):
+        settle(house, study)
 
 
 def reprocess(house: House, study: str, *, refused: bool = False, dry_run: bool = False) -> Outcome:

@@ -13,8 +13,7 @@ import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -112,11 +111,11 @@ def take_in(
             members = _unzip(store, key, size, (study, site), bounds)
         else:
             members = (_bare(filename, size, digest, (study, site)),)
-            _keep_copy(store, key, kept)
+            _keep(store, study, site, digest, store.stream(key))
         return Intake(size, digest, members)
     except _Refused as refused:
         if refused.keep:
-            _keep_copy(store, key, kept)
+            _keep(store, study, site, digest, store.stream(key))
         place = kept if refused.keep else None
         return Intake(size, digest, (_whole(filename, size, digest, place, refused.problem),))
 
@@ -128,7 +127,7 @@ def refuse(
     size, digest, lines = _scan(store, key)
     kept = None if lines else layout.kept(study, site, digest)
     if kept is not None:
-        _keep_copy(store, key, kept)
+        _keep(store, study, site, digest, store.stream(key))
     return Intake(size, digest, (_whole(filename, size, digest, kept, problem),))
 
 
@@ -171,8 +170,7 @@ def _unzip(
             routes = _check_names(infos, study, bounds)
             found = _check_members(archive, infos, bounds)
             for info, (_, digest) in zip(infos, found, strict=True):
-                with suppress(Conflict):  # the same bytes are there already
-                    store.put(layout.kept(study, site, digest), _chunks(archive, info))
+                _keep(store, study, site, digest, _chunks(archive, info))
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
             raise _Refused(
                 Problem(
@@ -270,9 +268,29 @@ def _chunks(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
             yield chunk
 
 
-def _keep_copy(store: Store, source: str, target: str) -> None:
-    with suppress(Conflict):
-        store.copy(source, target)
+def _keep(store: Store, study: str, site: str, digest: str, chunks: Iterable[bytes]) -> None:
+    """Keep bytes under their digest, if they are those that it was made of.
+
+    Conflict (kind ``upload-moved``) if they are others: nothing is kept then.
+    """
+    try:
+        store.put(layout.kept(study, site, digest), _checked(chunks, digest))
+    except Conflict as error:
+        if error.kind != "key-taken":  # the same bytes are there already
+            raise
+
+
+def _checked(chunks: Iterable[bytes], digest: str) -> Iterator[bytes]:
+    seen = hashlib.sha256()
+    for chunk in chunks:
+        seen.update(chunk)
+        yield chunk
+    if f"sha256:{seen.hexdigest()}" != digest:
+        raise Conflict(
+            "the upload was replaced while it was looked at",
+            kind="upload-moved",
+            hint="it is looked at again; there is no need to send it again",
+        )
 
 
 def _zip(code: str, message: str, hint: str) -> _Refused:

@@ -198,7 +198,18 @@ def _known(store: Store, key: str) -> Merged | None:
         data = json.loads(store.read(key))
     except NotFound:
         return None
-    return Merged.from_json(data) if data["format"] == FORMAT else None
+    if data["format"] != FORMAT:
+        return None
+    found = Merged.from_json(data)
+    # Of a merge that no snapshot names a collection may have taken some, and not the entry.
+    return found if all(_stands(store, one) for one in found.objects.values()) else None
+
+
+def _stands(store: Store, one: Object) -> bool:
+    try:
+        return store.head(one.key).size == one.size
+    except NotFound:
+        return False
 
 
 def _release(store: Store, name: str, merged: Object, policy: Policy, sites: int) -> _Seen:

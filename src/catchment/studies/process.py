@@ -54,6 +54,7 @@ def take_in(house: House, staged: Staged) -> Contribution:
             ) from None
         return known
     taken = _take(house, staged)
+    _check_own(ledger, staged, taken.digest)
     meta = {
         "study": staged.study,
         "version": staged.version,
@@ -215,6 +216,21 @@ def _deliveries(staged: Staged, meta: dict[str, Any], taken: Intake) -> list[Del
 def _known(ledger: Ledger, staged: Staged) -> Contribution | None:
     found = ledger.contributions(layout.UPLOADS, site=staged.site, name=staged.transaction)
     return next((one for one in found if one.meta["filename"] == staged.filename), None)
+
+
+def _check_own(ledger: Ledger, staged: Staged, digest: str) -> None:
+    """Conflict (kind ``upload-taken``) where these bytes came in the transaction as another's.
+
+    What a transaction brought is known by its name and digest: it would be taken for done.
+    """
+    found = ledger.contributions(layout.UPLOADS, site=staged.site, name=staged.transaction)
+    place = {"study": staged.study, "version": staged.version}
+    if any(one.digest == digest and not place.items() <= one.meta.items() for one in found):
+        raise Conflict(
+            "the transaction brought the same bytes for another study or version",
+            kind="upload-taken",
+            hint="send them in a transaction of their own",
+        )
 
 
 def _again(ledger: Ledger, upload: Contribution) -> Contribution:

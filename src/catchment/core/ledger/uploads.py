@@ -122,11 +122,20 @@ class Uploads:
     def offer(self, upload: str, wanted: Wanted, form: str, expires_at: datetime) -> None:
         """Remember that a form is out for a file; a form that was out before is good no more.
 
-        Conflict: kind ``upload-busy`` while its bytes come in or wait to be processed.
+        Conflict: kind ``upload-busy`` while its bytes come in or wait to be processed;
+        ``upload-taken`` if the upload is of another version: what it brings is known by its id.
         """
         at = self._now()
 
         def work(c: sa.Connection) -> None:
+            of_another = (_F.key != wanted.key, _F.version != wanted.version)
+            others = sa.select(_F.key).where(_F.upload == upload, *of_another)
+            if c.scalar(others.limit(1)) is not None:
+                raise Conflict(
+                    "this transaction-id belongs to an upload of another data package version",
+                    kind="upload-taken",
+                    hint="leave the transaction-id out: a new one is made",
+                )
             row = _locked(c, _F.upload == upload, _F.key == wanted.key)
             values = {"state": FileState.REQUESTED, "form": form, "expires_at": expires_at}
             values |= {"attempt": "", "touched_at": at, "size": None, "digest": "", "error": None}

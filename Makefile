@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
 NAME ?= tables
+# Hundreds of processes start here: who forbids kept bytecode has each of them compile all it imports.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: help demo test soak bench check docs pictures reference constraints clean
 

@@ -105,6 +105,22 @@ assert gc.get_freeze_count() <= kept
     subprocess.run([sys.executable, "-c", told], env=PLAIN, check=True)
 
 
+def test_a_program_that_calls_commands_keeps_its_own_garbage(tmp_path):
+    """Only what begins as the program itself leaves what was loaded out of every later look."""
+    told = """
+import gc
+from catchment.cli.main import main
+kept, usual = gc.get_freeze_count(), gc.get_threshold()
+for words in (["init", "new"], ["-w", "new", "status"]):
+    try:
+        main(words)
+    except SystemExit as end:
+        assert end.code == 0
+assert (gc.get_freeze_count(), gc.get_threshold()) == (kept, usual)
+"""
+    subprocess.run([sys.executable, "-c", told], env=PLAIN, check=True, cwd=tmp_path)
+
+
 def test_help_names_every_command_with_its_own_words(catchment):
     text = catchment("--help").out
     assert catchment().out == text

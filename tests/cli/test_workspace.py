@@ -122,10 +122,11 @@ def test_run_goes_on_after_a_failure_and_says_so(catchment, workspace):
 
 def test_run_shows_rows_findings_and_errors(catchment, workspace):
     lines = [line.split() for line in catchment("run").out.splitlines()]
-    assert lines[0][-4:] == ["received", "kept", "dropped", "quarantined"]
+    assert lines[0][-5:] == ["unit", "received", "kept", "dropped", "quarantined"]
     assert lines[2] == ["tables/first", "failed"]
-    assert lines[3] == ["tables/second", "published", "1", "5", "3", "2", "0"]
-    assert [" ".join(line) for line in lines[4:]] == [
+    assert lines[3] == ["tables/second", "published", "1", "files", "1", "1", "0", "0"]
+    assert lines[4] == ["tables/second", "published", "1", "rows", "5", "3", "2", "0"]
+    assert [" ".join(line) for line in lines[5:]] == [
         "tables/first: error: the service is away",
         "hint: wait",
         f"tables/second: {(workspace / 'data').as_uri()}/tables/second/1/",

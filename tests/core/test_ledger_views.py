@@ -81,6 +81,32 @@ def test_standings_tell_the_latest_run_and_the_latest_that_ended(ledger, known):
     assert three.published_at is not None
 
 
+def test_what_was_told_stands_while_runs_have_nothing_to_look_at(ledger, known):
+    """An imaging run at night that finds no new file takes no conflict from the list."""
+    views = Views(ledger)
+
+    def told():
+        (one,) = (s for s in views.standings() if s.aggregate == "tables/good")
+        cell = next(c for c in views.cells(["tables/good"]) if c.site == "boston")
+        whole = views.wholes(["tables/good"], 2)["tables/good"]
+        assert len(whole.findings) == one.errors + one.warnings
+        return one.errors, one.warnings, cell.errors, cell.warnings
+
+    assert told() == (7, 5, 7, 0)
+    for _ in range(2):
+        idle = ledger.start_run("tables/good", {})
+        ledger.finish_run(idle.id, "unchanged")
+        assert told() == (7, 5, 7, 0)
+    idle = ledger.start_run("tables/good", {})  # a provider could not be asked
+    ledger.record(idle.id, findings=[finding("boston", Severity.WARNING, 1, "provider-away")])
+    ledger.finish_run(idle.id, "unchanged")
+    assert told() == (7, 6, 7, 1)
+    looked = ledger.start_run("tables/good", {})  # it has looked, and all is well now
+    ledger.record(looked.id, Account({Line("boston", "uds", "rows"): Balance(1, 1)}))
+    ledger.finish_run(looked.id, "unchanged")
+    assert told() == (0, 0, 0, 0)
+
+
 def test_cells_tell_the_newest_contribution_findings_and_account(ledger, known):
     *_, later = known
     cells = {(c.aggregate, c.site): c for c in Views(ledger).cells(["tables/good", "exports/bad"])}

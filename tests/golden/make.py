@@ -1,6 +1,6 @@
 """Makes a golden workspace with the version of Catchment that is on the path: an archive of it.
 
-``PYTHONPATH=<src of that version> python tests/golden/make.py OUT.tar.xz [arrays|imaging]``. It
+``PYTHONPATH=<src of that version> python tests/golden/make.py OUT.tar.xz [arrays|imaging|merged]``. It
 uses only what each version has had: the command line, and the makers of samples. What comes later
 is left out.
 """
@@ -15,7 +15,9 @@ import shutil
 import sys
 import tarfile
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 PLACE = Path(tempfile.gettempdir()) / "catchment-golden"  # where the workspace thinks it is
 SETTINGS = """
@@ -36,6 +38,22 @@ contract = "Z1"
 files = "claims"
 """
 STUDIES = "\n[studies.core]\nmin_cell = 0\n"
+MERGED = """
+[workspace]
+store = "data"
+
+[executor]
+kind = "threads"
+
+[tables.main]
+centers = "sites/centers.json"
+datasets = "sites/datasets/{center}"
+identifiers = "sites/identifiers.csv"
+freeze_date = "20261121"
+
+[studies.core]
+"""
+CUBE = "core__count_sex.cube.parquet"
 ARRAYS = """
 [workspace]
 store = "data"
@@ -68,7 +86,7 @@ def main(target: str, kind: str = "ledger") -> None:
     shutil.rmtree(PLACE, ignore_errors=True)
     PLACE.mkdir()
     os.chdir(PLACE)
-    {"ledger": tables, "arrays": arrays, "imaging": imaging}[kind]()
+    {"ledger": tables, "arrays": arrays, "imaging": imaging, "merged": merged}[kind]()
     with tarfile.open(target, "w:xz", preset=9) as archive:
         for path in sorted(PLACE.rglob("*")):
             if ".catchment/tmp" in path.as_posix():
@@ -186,6 +204,64 @@ def tables() -> None:
     for _ in range(2):  # the second run changes nothing
         called("run", "tables/main")
     called("exports", "run", "claims")
+
+
+def merged() -> None:
+    """What a later run composes of what was composed before: tables, and a study that hides cells.
+
+    People moved, so rows are dropped; a center and a site have sent twice. What comes next lies in
+    ``later/``, as this version makes it.
+    """
+    from catchment.core.workspace import Workspace
+    from catchment.testing.centers import change_center, make_centers
+
+    hides = find_spec("catchment.studies.disclosure") is not None
+    (PLACE / "catchment.toml").write_text(MERGED + ("" if hides else "min_cell = 0\n"))
+    made = make_centers(
+        PLACE / "sites", centers=4, columns=8, rows=(20, 30), transfers=0.15, drift_columns=2,
+        broken=0,
+    )  # fmt: skip
+    called("run", "tables/main")
+    change_center(made, made.ids[0])
+    called("run", "tables/main")
+    version = change_center(made, made.ids[1])
+    place = Path(made.ids[1], "versions", version)
+    (PLACE / "later" / place).parent.mkdir(parents=True)
+    shutil.move(PLACE / "sites" / "datasets" / place, PLACE / "later" / place)
+    for number, site in enumerate(("boston", "denver", "seattle", "boston")):
+        sent = PLACE / "sent" / f"{number}-{site}.parquet"
+        sent.parent.mkdir(exist_ok=True)
+        sent.write_bytes(cube(number))
+        with Workspace.open(PLACE) as workspace:
+            submit(workspace, site, sent)
+    (PLACE / "later" / "4-denver.parquet").write_bytes(cube(4))
+
+
+def cube(seed: int) -> bytes:
+    """Counts of people by sex and age, their sums included; some are small."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows: dict[tuple[str | None, str | None], int] = {}
+    for n, sex in enumerate(("female", "male")):
+        for k, age in enumerate(("0-17", "18-64", "65+")):
+            count = 2 + (7 * n + 11 * k + 5 * seed) % 40
+            for place in ((None, None), (sex, None), (None, age), (sex, age)):
+                rows[place] = rows.get(place, 0) + count
+    sink = io.BytesIO()
+    counts = pa.array(rows.values(), pa.int64())
+    sex, age = (pa.array([place[n] for place in rows], pa.string()) for n in (0, 1))
+    pq.write_table(pa.table({"cnt": counts, "sex": sex, "age": age}), sink)
+    return sink.getvalue()
+
+
+def submit(workspace: Any, site: str, sent: Path) -> None:
+    """A site's upload, once more the same way as every version has had it."""
+    from catchment.studies import library
+
+    key = f"upload_staging/core/{site}/000/{CUBE}"
+    workspace.store.put(key, sent.read_bytes())
+    library.submit(workspace, site, "core", 0, CUBE, key, "anna", f"tx-{sent.stem}")
 
 
 def _has_studies() -> bool:

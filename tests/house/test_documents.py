@@ -274,6 +274,26 @@ def test_benchmarks_are_recorded():
 NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 
 
+def test_every_invariant_has_the_test_that_is_named():
+    """I1 to I10 in the words of the table, and every other test that a page of trust names."""
+    text = (DOCS / "explanation" / "trust.md").read_text("utf-8")
+    rows = re.findall(r"^\| I(\d+) \|[^|]+\| `(test_\w+)` \|", text, re.MULTILINE)
+    assert [int(number) for number, _ in rows] == [*range(1, 11)]
+    assert all(f"i{number}_" in name for number, name in rows)
+    there = {
+        node.name
+        for path in (ROOT / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    }
+    for page in [*PAGES, ROOT / "ARCHITECTURE.md", *ROOMS]:
+        told = page.read_text("utf-8")
+        paths = set(re.findall(r"`(tests/[\w/]+(?:\.py)?)[`:]", told))
+        assert [path for path in paths if not (ROOT / path).exists()] == [], page
+        names = set(re.findall(r"`(?:[\w/.]+::)?(test_\w+)`", told))
+        assert names - there == set(), page
+
+
 def test_every_test_that_the_threat_model_names_is_there():
     text = (DOCS / "explanation" / "security.md").read_text("utf-8")
     for line in text.splitlines():

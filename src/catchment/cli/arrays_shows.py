@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from catchment.cli.output import findings, table
+from catchment.cli.output import BALANCE, balance, findings, table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -120,18 +120,8 @@ def account(title: str, lines: list[dict[str, Any]]) -> Table:
     """Balances, a line each."""
     return table(
         title,
-        ("site", "unit", "received", "kept", "dropped", "quarantined"),
-        (
-            (
-                line["site"],
-                line["unit"],
-                line["received"],
-                line["kept"],
-                sum(line["dropped"].values()),
-                sum(line["quarantined"].values()),
-            )
-            for line in lines
-        ),
+        ("site", "unit", *BALANCE),
+        ((line["site"], line["unit"], *balance(line)) for line in lines),
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from catchment.cli.output import Output, findings, table
+from catchment.cli.output import BALANCE, Output, balance, findings, table
 from catchment.cli.place import Cluster, Url, open_aggregate
 
 if TYPE_CHECKING:
@@ -222,18 +222,8 @@ def _show_outcome(data: dict[str, Any]) -> Iterator[str | Table]:
         return
     yield table(
         data["aggregate"],
-        ("of", "what", "received", "kept", "dropped", "quarantined"),
-        (
-            (
-                line["part"],
-                line["unit"],
-                line["received"],
-                line["kept"],
-                sum(line["dropped"].values()),
-                sum(line["quarantined"].values()),
-            )
-            for line in data["account"]
-        ),
+        ("of", "what", *BALANCE),
+        ((line["part"], line["unit"], *balance(line)) for line in data["account"]),
     )
     yield from findings(data["findings"])
     yield _files(details["outputs"])

@@ -164,7 +164,8 @@ def common(  # noqa: D103 - the help is the app's
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program ``catchment``; ends with its exit code."""
-    load_quickly()
+    if arguments is None:  # else a program of somebody's calls, whose objects are its own matter
+        load_quickly()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 

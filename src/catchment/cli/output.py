@@ -15,7 +15,7 @@ import tempfile
 import threading
 import traceback
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 HEARTBEAT_SECONDS = 60.0
 SITES = 3  # named in a finding that more of them share
 PIPE_WIDTH = 160  # columns of a table that no terminal shows
+BALANCE = ("received", "kept", "dropped", "quarantined")  # of an account's lines
 SEVERITIES = ("error", "warning", "note")
 UNEXPECTED = 70  # exit code of a fault of our own: EX_SOFTWARE of sysexits.h
 
@@ -140,6 +141,11 @@ def findings(found: Iterable[dict[str, str]]) -> Iterator[str]:
             yield f"  hint: {hint}"
     if notes:
         yield f"and {notes:,} notes (--json shows them)"
+
+
+def balance(line: Mapping[str, Any]) -> list[int]:
+    """The counts of a line of an account, as :data:`BALANCE` names them."""
+    return [n if isinstance(n := line[name], int) else sum(n.values()) for name in BALANCE]
 
 
 def plain(text: str) -> str:

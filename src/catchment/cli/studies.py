@@ -271,13 +271,21 @@ def _show_scanned(data: dict[str, Any]) -> Iterator[str | Table]:
         )
         yield from findings(f for file in upload["files"] for f in file["findings"])
     for name, outcome in data["studies"].items():
-        yield f"{name}: {outcome['state']}, snapshot {outcome['snapshot'] or 'none'}"
+        yield _stands(name, outcome)
     for name in data["busy"]:
         yield f"{name}: another worker is at it"
     for what, error in data["failed"].items():
         yield f"{what}: {error['message']}"
     if not (data["uploads"] or data["studies"]):
         yield "nothing has arrived"
+
+
+def _stands(study: str, outcome: dict[str, Any]) -> str:
+    """Unchanged means that no more was to do: the uploads may have made the snapshot just now."""
+    if outcome["snapshot"] is None:
+        return f"{study}: nothing is published"
+    verb = "published" if outcome["state"] == "published" else "all is in"
+    return f"{study}: {verb} snapshot {outcome['snapshot']}"
 
 
 def _show_list(data: list[dict[str, Any]]) -> Iterator[str | Table]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from catchment.cli.output import Output, findings, table
+from catchment.cli.output import BALANCE, Output, balance, findings, table
 from catchment.cli.place import Cluster, Url, open_aggregate
 from catchment.core.errors import NotFound
 
@@ -276,9 +276,8 @@ def _show_account(account: list[dict[str, Any]]) -> Iterator[str | Table]:
             for reason, count in line[column].items():
                 total[column] += count
                 reasons[column, reason, line["unit"]] += count
-    columns = ("received", "kept", "dropped", "quarantined")
-    rows = [(part, unit, *(t[c] for c in columns)) for (part, unit), t in sorted(totals.items())]
-    yield table("", ("table", "unit", *columns), rows)
+    rows = [(part, unit, *(t[c] for c in BALANCE)) for (part, unit), t in sorted(totals.items())]
+    yield table("", ("table", "unit", *BALANCE), rows)
     for (fate, reason, unit), count in sorted(reasons.items()):
         yield f"{fate}: {count:,} {unit} ({reason})"
 
@@ -291,20 +290,11 @@ def _show_list(data: list[dict[str, Any]]) -> Iterator[Table]:
 def _show_snapshot(data: dict[str, Any]) -> Iterator[str | Table]:
     yield f"snapshot {data['snapshot']} at {data['store'].rstrip('/')}/{data['location']}"
     rows = [
-        (
-            line["site"],
-            line["part"],
-            line["received"],
-            line["kept"],
-            sum(line["dropped"].values()),
-            sum(line["quarantined"].values()),
-            line["drift"],
-        )
+        (line["site"], line["part"], *balance(line), line["drift"])
         for line in data["centers"]
         if line["unit"] == "rows"
     ]
-    columns = ("center", "table", "received", "kept", "dropped", "quarantined", "drifted columns")
-    yield table("", columns, rows)
+    yield table("", ("center", "table", *BALANCE, "drifted columns"), rows)
     for center, reason in data["skipped"].items():
         yield f"skipped: {center} ({reason})"
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -11,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from catchment.cli.output import Output, facts, findings, table
+from catchment.cli.output import BALANCE, Output, balance, facts, findings, table
 from catchment.cli.place import Url, open_workspace
 from catchment.core.errors import CatchmentError, Conflict, NotFound
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-COUNTS = ("received", "kept", "dropped", "quarantined")
 TEMPLATE = ("catchment.toml", "centers.json")
 
 Only = Annotated[
@@ -205,19 +203,17 @@ def _show_settings(settings: dict[str, dict[str, Any]]) -> Iterator[Table]:
 
 
 def _show_outcomes(outcomes: list[dict[str, Any]]) -> Iterator[str | Table]:
-    rows = []
+    rows: list[Sequence[object]] = []
     for outcome in outcomes:
-        totals = Counter[str]()
+        totals: dict[str, list[int]] = {}
         for line in outcome.get("account", []):
-            if line["unit"] == "rows":
-                totals["received"] += line["received"]
-                totals["kept"] += line["kept"]
-                totals["dropped"] += sum(line["dropped"].values())
-                totals["quarantined"] += sum(line["quarantined"].values())
-        known = "account" in outcome
-        counts = [totals[name] if known else None for name in COUNTS]
-        rows.append((outcome["aggregate"], outcome["state"], outcome.get("snapshot"), *counts))
-    yield table("", ("aggregate", "state", "snapshot", *COUNTS), rows)
+            before = totals.get(line["unit"], [0] * len(BALANCE))
+            totals[line["unit"]] = [a + b for a, b in zip(before, balance(line), strict=True)]
+        said = [outcome["aggregate"], outcome["state"], outcome.get("snapshot")]
+        rows += [(*said, unit, *counts) for unit, counts in sorted(totals.items())]
+        if not totals:
+            rows.append((*said, *(None for _ in ("unit", *BALANCE))))
+    yield table("", ("aggregate", "state", "snapshot", "unit", *BALANCE), rows)
     for outcome in outcomes:
         if outcome.get("location") is not None:
             yield f"{outcome['aggregate']}: {outcome['store'].rstrip('/')}/{outcome['location']}"

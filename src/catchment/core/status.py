@@ -18,7 +18,8 @@ def status(
 ) -> list[dict[str, Any]]:
     """One entry for each aggregate of the settings or the ledger, or for the wanted one only.
 
-    ``contributions`` counts them by state; ``findings`` are those of the newest finished run.
+    ``contributions`` counts them by state; ``findings`` are those of the newest finished run, and
+    where it had nothing to look at, those of the latest snapshot's.
     NotFound (kind ``no-aggregate``) if the wanted one is in neither.
     """
     names = sorted({*ledger.aggregates(), *configured})

@@ -231,12 +231,20 @@ class Work:
             leaving = threads.map(self._leaving, (old[site] for site in old if site not in stays))
             new = (n for n, part in enumerate(self.parts) if part.site not in stays)
             coming = threads.map(self._new, new)
-            return [standing.result(), *leaving, *coming]
+            if (stands := standing.result()) is not None:
+                return [stands, *leaving, *coming]
+        return self._sources(None)
 
-    def _standing(self, before: Before, stays: set[str]) -> _Source:
-        """The rows of all sites together, and the loose ones of sites that did not change."""
+    def _standing(self, before: Before, stays: set[str]) -> _Source | None:
+        """The rows of all sites together, and the loose ones of sites that did not change.
+
+        None where the former merge is of a format that does not tell which rows these are.
+        """
         with blocks.opened(self.store, before.totals) as file:
-            loose = json.loads(file.metadata.metadata[_LOOSE])
+            told = (file.metadata.metadata or {}).get(_LOOSE)
+            if told is None:
+                return None
+            loose = json.loads(told)
             reported = file.read()[REPORTED].to_numpy()
         types = {**self.types, SITE: "string"}
         with blocks.opened(self.store, before.merged, types) as file:
@@ -264,9 +272,9 @@ class Work:
         return _Source(columns, counts, sites, np.ones(len(counts), np.int32))
 
     def _blocks(self, part: Part) -> Blocks:
-        """A part with the columns of this merge; written anew where its own are others."""
+        """A part in blocks, with the columns of this merge; else it is written anew."""
         own = Blocks(self.store, part.key)
-        if list(coded.plain(part.columns).items()) == list(self.types.items()):
+        if own.cut and list(coded.plain(part.columns).items()) == list(self.types.items()):
             return own
         told = hashlib.sha256(json.dumps(list(self.types.items())).encode()).hexdigest()
         key = f"{part.key.removesuffix('.parquet')}-{told[:32]}.parquet"

@@ -137,11 +137,21 @@ class Blocks:
         self.key = key
 
     @cached_property
+    def _told(self) -> tuple[bytes | None, bytes]:
+        """What the footer says of pieces, and how its leaves are stored."""
+        with opened(self.store, self.key) as file:
+            return (file.metadata.metadata or {}).get(_PIECES), leaves_of(file.schema)
+
+    @property
+    def cut(self) -> bool:
+        """Whether it is in pieces: parts of the first format are not."""
+        return self._told[0] is not None
+
+    @cached_property
     def stored(self) -> Stored:
         """The pieces, and the row group that each one is."""
-        with opened(self.store, self.key) as file:
-            told = json.loads(file.metadata.metadata[_PIECES])
-            leaves = leaves_of(file.schema)
+        cut, leaves = self._told
+        told = json.loads(cut or b"[]")
         raw = parse(_footer(self.store, self.key))
         ends = np.cumsum([0, *(rows for _, rows in told)]).tolist()
         pieces = tuple(

@@ -60,7 +60,6 @@ class Merged:
     def to_json(self) -> dict[str, Any]:
         """Plain types."""
         return {
-            "format": FORMAT,
             "fingerprint": self.fingerprint,
             "min_cell": self.policy.min_cell,
             "min_sites": self.policy.min_sites,
@@ -178,7 +177,8 @@ def _written(  # noqa: PLR0917 - all that a merge is
         seen.csv,
         seen.marked,
     )
-    store.put(key, json.dumps(result.to_json()).encode(), mode="overwrite")
+    told = {"format": FORMAT} | result.to_json()
+    store.put(key, json.dumps(told).encode(), mode="overwrite")
     return result
 
 

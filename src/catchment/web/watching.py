@@ -47,7 +47,9 @@ class _Workspace:
             "catchment_published_timestamp_seconds", "When it was published.", labels=["aggregate"]
         )
         found = GaugeMetricFamily(
-            "catchment_findings", "Of the latest run that ended.", labels=["aggregate", "severity"]
+            "catchment_findings",
+            "What stands of the latest runs.",
+            labels=["aggregate", "severity"],
         )
         for one in views.standings():
             if one.run is not None:

@@ -66,7 +66,8 @@ class Cell(NamedTuple):
 class Whole:
     """All that is told of an aggregate.
 
-    ``states`` counts its contributions; ``findings`` are those of its newest finished run.
+    ``states`` counts its contributions; ``findings`` are those of its newest finished run, and
+    where that one had nothing to look at, those of the run that made the latest snapshot, too.
     """
 
     snapshot: Snapshot | None = None  # without its provenance
@@ -94,11 +95,14 @@ def _wholes(c: sa.Connection, names: Sequence[str], newest: int, now: datetime) 
         aggregates,
         number.scalar_subquery().label("number"),
         ended.label("ended"),
+        _idle(ended).label("idle"),
         *(_last(name, skip=n).label(f"run{n}") for n in range(newest)),
     )
     made: dict[str, Whole] = {}
     latest, ids, ended_of = [], set(), {}
-    for row in c.execute(query.where(name.in_(names))):
+    rows = c.execute(query.where(name.in_(names))).all()
+    idle = {row.name for row in rows if row.idle}
+    for row in rows:
         made[row.name] = one = Whole()
         if row.expires_at is not None and row.expires_at > now:
             one.lease = Lease(row.name, row.holder, row.fence, row.expires_at)
@@ -109,6 +113,8 @@ def _wholes(c: sa.Connection, names: Sequence[str], newest: int, now: datetime) 
         ids |= {run for run in row[-newest:] if run is not None}
     for snapshot in snapshot_rows.of_keys(c, latest):
         made[snapshot.aggregate].snapshot = snapshot
+        if snapshot.aggregate in idle:
+            ended_of[snapshot.run] = snapshot.aggregate
     for run in run_rows.of_ids(c, ids):
         made[run.aggregate].runs.append(run)
     for run_id, finding in run_rows.findings_of(c, ended_of):
@@ -135,20 +141,32 @@ def _last(where: Any, *more: Any, skip: int = 0) -> Any:
     return newest.order_by(runs.c.id.desc()).limit(1).offset(skip).scalar_subquery()
 
 
+def _idle(run: Any) -> Any:
+    """Whether a run found nothing new to look at: what was told before still stands."""
+    r = runs.alias()
+    looked = sa.exists().where(accounts.c.run == r.c.id)
+    return sa.exists().where(r.c.id == run, r.c.state == "unchanged", ~looked)
+
+
 def standings(c: sa.Connection) -> list[Standing]:
     """How each aggregate stands, by name."""
     name, s = aggregates.c.name, snapshots.c
     number = sa.select(sa.func.max(s.number)).where(s.aggregate == name).scalar_subquery()
-    ids = sa.select(name, _last(name), _last(name, runs.c.finished_at.is_not(None)), number)
+    ended_run = _last(name, runs.c.finished_at.is_not(None))
+    ids = sa.select(name, _last(name), ended_run, number, _idle(ended_run))
     rows = c.execute(ids.order_by(name)).all()
-    wanted = {run for _, last, ended, _ in rows for run in (last, ended) if run}
+    wanted = {run for _, last, ended, *_ in rows for run in (last, ended) if run}
     known = {run.id: run for run in run_rows.of_ids(c, wanted)}
+    latest = sa.tuple_(s.aggregate, s.number).in_([(n, k) for n, _, _, k, _ in rows if k])
+    at = sa.select(s.aggregate, s.published_at, s.run).where(latest)
+    published, made_by = {}, {}
+    for one, when, run in c.execute(at):
+        published[one], made_by[one] = when, run
+    told_of = {ended: one for one, _, ended, _, _ in rows if ended}
+    told_of |= {made_by[one]: one for one, *_, idle in rows if idle and one in made_by}
     counts: Counter[tuple[str, str]] = Counter()
-    for (run, _, severity), n in _counts(c, {ended for _, _, ended, _ in rows if ended}).items():
-        counts[run, severity] += n
-    latest = sa.tuple_(s.aggregate, s.number).in_([(n, k) for n, _, _, k in rows if k])
-    at = sa.select(s.aggregate, s.published_at).where(latest)
-    published = {one: when for one, when in c.execute(at)}  # noqa: C416 - rows are no pairs
+    for (run, _, severity), n in _counts(c, told_of).items():
+        counts[told_of[run], severity] += n
     return [
         Standing(
             one,
@@ -156,10 +174,10 @@ def standings(c: sa.Connection) -> list[Standing]:
             known.get(ended),
             count or 0,
             published.get(one),
-            counts[ended, "error"],
-            counts[ended, "warning"],
+            counts[one, "error"],
+            counts[one, "warning"],
         )
-        for one, last, ended, count in rows
+        for one, last, ended, count, _ in rows
     ]
 
 
@@ -199,13 +217,15 @@ def cells(c: sa.Connection, names: Collection[str], only: str | None) -> list[Ce
 
     published = sa.select(s.run).where(s.aggregate == name).order_by(s.number.desc()).limit(1)
     ended = _last(name, runs.c.finished_at.is_not(None))
-    rows = c.execute(sa.select(name, ended, published.scalar_subquery()).where(name.in_(names)))
+    last = sa.select(name, ended, published.scalar_subquery(), _idle(ended))
     ended_of, published_of = {}, {}
-    for one, finished, run in rows:
+    for one, finished, run, idle in c.execute(last.where(name.in_(names))):
         ended_of[finished], published_of[run] = one, one
-    told: dict[tuple[str, str], dict[str, int]] = {}
+        if idle:
+            ended_of[run] = one
+    told: dict[tuple[str, str], Counter[str]] = {}
     for (run, site, severity), count in _counts(c, [r for r in ended_of if r], only).items():
-        told.setdefault((ended_of[run], site), {})[severity] = count
+        told.setdefault((ended_of[run], site), Counter())[severity] += count
     sums = sa.select(a.run, a.site, a.unit, sa.func.sum(a.received), sa.func.sum(a.kept))
     wanted = sums.where(a.run.in_([r for r in published_of if r]), a.unit != "bytes")
     if only is not None:
@@ -218,9 +238,9 @@ def cells(c: sa.Connection, names: Collection[str], only: str | None) -> list[Ce
     cells = []
     for place in sorted({*given, *told, *kept}):
         if place[1]:
-            counts = told.get(place, {})
+            counts = told.get(place, Counter())
             state, at = given.get(place, ("", None))
             unit, received, count = kept.get(place, ("", 0, 0))
-            errors, warnings = counts.get("error", 0), counts.get("warning", 0)
+            errors, warnings = counts["error"], counts["warning"]
             cells.append(Cell(*place, state, at, errors, warnings, unit, received, count))
     return cells

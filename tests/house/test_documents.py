@@ -224,6 +224,18 @@ def test_links_between_pages_lead_somewhere():
     assert broken == []
 
 
+def test_the_site_builds_strictly(tmp_path):
+    """As ``make docs`` builds it: links and anchors lead somewhere, or it fails."""
+    program = Path(sys.executable).with_name("mkdocs")
+    done = subprocess.run(
+        [program, "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"],
+        cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "site" / "tutorial" / "index.html").stat().st_size > 10_000
+
+
 def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
     pages = [p.relative_to(DOCS).as_posix() for p in PAGES[1:] if not p.name.startswith("_")]
@@ -238,6 +250,8 @@ def test_each_capability_has_a_page_that_names_its_modules_as_they_are():
         told = re.findall(r"`([a-z_/0-9]+(?:\.py|/))`", page.read_text("utf-8"))
         assert len(told) > 5
         assert [name for name in told if not (page.parent / name).exists()] == []
+        modules = {path.name for path in page.parent.glob("*.py")} - {"__init__.py"}
+        assert modules <= set(told), page
 
 
 def test_architecture_names_what_there_is():

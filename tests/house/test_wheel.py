@@ -15,6 +15,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXTRAS = ("boto3", "pydicom", "zarr", "fastapi", "dagster", "psycopg", "argon2", "dask", "xarray")
 
+# Tests that touch every capability, the ledger, the commands and the pages.
+AGAINST = (
+    "tests/golden", "tests/core/test_settings.py", "tests/core/test_workspace.py", "tests/cli/test_main.py",
+    "tests/cli/test_workspace.py", "tests/cli/test_tables.py", "tests/cli/test_exports.py",
+    "tests/cli/test_studies.py", "tests/web/test_pages_roles.py",
+)  # fmt: skip
+
 # Run in the fresh environment, in an empty folder: tables and exports from end to end.
 WORK = """
 import json, pathlib, subprocess, sys
@@ -112,3 +119,31 @@ def test_an_install_without_extras_makes_tables_and_exports(built, tmp_path):
     call(program, "lineage")
     # What needs an extra says which.
     assert "catchment[web]" in call(program, "serve", code=2)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_the_tests_run_against_the_wheel(built, tmp_path):
+    """Migrations, pages and templates among them; the sources are out of reach."""
+    _, wheel, _ = built
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(tmp_path / "wheel")
+    shutil.copytree(
+        ROOT / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("COV", "PYTHON"))}
+    environment["PYTHONPATH"] = os.pathsep.join([f"{tmp_path}/wheel", str(tmp_path)])
+
+    def call(*words):
+        done = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True,
+            check=False, timeout=800,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-5000:] + done.stderr
+        return done.stdout
+
+    where = call("-c", "import catchment; print(catchment.__file__)")
+    assert where.startswith(f"{tmp_path}/wheel/")
+    told = call("-m", "pytest", "-q", "-p", "no:cacheprovider", *AGAINST)
+    assert int(told.split(" passed")[0].split()[-1]) > 150, told

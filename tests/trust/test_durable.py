@@ -4,6 +4,7 @@ harmless."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from catchment.arrays.layout import ROOT
 from catchment.core.workspace import Workspace
 from tests.trust.hurting import SETTINGS, grow
 
@@ -74,7 +76,7 @@ def calls(log: Path):
     "aggregate", ["tables/main", "exports/claims", "imaging/ct", "studies/core"]
 )
 def test_all_is_on_the_disk_before_the_commit_that_names_it(home, aggregate):
-    """Arrays have an order of their own: their chunks, then the record of the commit."""
+    """Of arrays it is their catalog; what they commit before that is the next test's."""
     with Workspace.open(home, SETTINGS) as space:
         before = {
             item["key"]
@@ -95,21 +97,41 @@ def test_all_is_on_the_disk_before_the_commit_that_names_it(home, aggregate):
     assert commits, "the commit was not synced before the seal"
     commit = commits[-1]
     for key in sorted(new):
-        path = f"{home}/data/{key}"
-        named = _named(told, path)
-        assert named < commit, f"{key} has its name after the commit"
-        source = told[named][1]
-        contents = [
-            n for n, (w, p, _) in enumerate(told[:commit]) if w == "sync" and p in {source, path}
-        ]
-        assert contents, f"the bytes of {key} were not synced before the commit"
-        folder = str(Path(path).parent)
-        names = [
-            n
-            for n, (w, p, _) in enumerate(told[:commit])
-            if w == "sync" and p == folder and n > named
-        ]
-        assert names, f"the name of {key} was not synced before the commit"
+        on_disk_before(told, f"{home}/data/{key}", commit)
+
+
+def test_chunks_are_on_the_disk_before_their_commit_and_it_before_the_root(home):
+    """A store of sessions has commits of its own: a chunk, the record that decides, the root."""
+    with Workspace.open(home, SETTINGS) as space:
+        (place,) = {s.key.rpartition("/")[0] for s in space.store.list() if s.key.endswith(ROOT)}
+        before = {s.key for s in space.store.list(f"{place}/")}
+        told = traced(home, "arrays/eeg")
+        new = {s.key for s in space.store.list(f"{place}/")} - before
+        records = {key: json.loads(space.store.read(key)) for key in new if "/log/" in key}
+    assert records, "nothing was appended: the test shows nothing"
+    root = _named(told, f"{home}/data/{place}/{ROOT}")
+    chunks = 0
+    for key, record in records.items():
+        commit = _named(told, f"{home}/data/{key}")
+        on_disk_before(told, f"{home}/data/{key}", root)
+        slots = "|".join(record.get("rows", ["-"]))
+        of_session = re.compile(rf"{re.escape(place)}/[^_/][^/]*/c/({slots})/.+")
+        for chunk in filter(of_session.fullmatch, sorted(new)):
+            on_disk_before(told, f"{home}/data/{chunk}", commit)
+            chunks += 1
+    assert chunks >= len(records)
+
+
+def on_disk_before(told, path: str, when: int) -> None:
+    """The bytes are synced, then named, and the name is synced: all before another call."""
+    named = _named(told, path)
+    assert named < when, f"{path} has its name after what tells of it"
+    source = told[named][1]
+    contents = [n for n, (w, p, _) in enumerate(told[:when]) if w == "sync" and p in {source, path}]
+    assert contents, f"the bytes of {path} were not synced before what tells of it"
+    folder = str(Path(path).parent)
+    syncs = [n for n, (w, p, _) in enumerate(told[:when]) if w == "sync" and p == folder]
+    assert any(n > named for n in syncs), f"the name of {path} was not synced in time"
 
 
 def _named(told, path: str) -> int:

@@ -54,6 +54,8 @@ def hurt_everywhere(grounds, aggregate, kind, points) -> int:
                     reached += 1
                     place.observer.all()
                     place.mend(aggregate)
+            else:  # of the normal suite only some points are asked for
+                assert not isinstance(numbers, range), f"{on}: more operations than {numbers[-1]}"
     return reached
 
 

@@ -596,3 +596,175 @@ def test_a_transform_along_positions(folder, work, tmp_path):
     dataset = xr.Dataset({"v": (("time",), np.ones(3))}, attrs={"session_id": "q"})
     transform.append_dataset_to_s3_zarr(dataset, "hand.zarr", append_dim="time")
     assert xr.open_zarr(tmp_path / "out/hand.zarr").sizes["time"] == 3
+
+
+def edf_with_a_gap(path, *, gap=100.0, kind=b"EDF+D"):
+    """Ten records of a second each; the sixth and those behind it come later."""
+    import edfio
+
+    signal = edfio.EdfSignal(
+        recordings.noise(1, 1000) * 20, 100, label="Fp1", physical_dimension="uV",
+        physical_range=(-200, 200),
+    )  # fmt: skip
+    day = edfio.Recording(startdate=date(2026, 3, 1))
+    notes = [edfio.EdfAnnotation(1.0, None, "x")]
+    edfio.Edf([signal], recording=day, annotations=notes).write(path)
+    data = bytearray(path.read_bytes())
+    data[192:197] = kind
+    signals, head = int(data[252:256]), int(data[184:192])
+    sizes = [2 * int(data[256 + 216 * signals + 8 * n :][:8]) for n in range(signals)]
+    for number in range(5, 10):
+        at = head + number * sum(sizes) + sizes[0]
+        told = b"+%g\x14\x14\0" % (number + gap)
+        data[at : at + sizes[1]] = told.ljust(sizes[1], b"\0")
+    path.write_bytes(data)
+
+
+def test_an_edf_file_with_gaps_tells_when_each_record_began(folder, work):
+    edf_with_a_gap(folder / "a.edf")
+    report = work()
+    assert totals(report)[:2] == (1, 1)
+    found = xr.open_zarr(Path(work.output.path("windows_combined.zarr/zarr.json")).parent)
+    clock = found["timestamp"].values[0]
+    first = np.arange(23) * 210.0  # whole windows of five seconds
+    np.testing.assert_allclose(clock - clock[0], [*first, *(first + 105_000)], atol=1e-3)
+    assert found["eeg_valid"].values.all()
+    assert np.isfinite(found["eeg"].values).all()
+
+
+@pytest.mark.parametrize(
+    ("gap", "kind", "reason"),
+    [(-3.0, b"EDF+D", "not in order"), (float("nan"), b"EDF+D", "does not tell when")],
+)
+def test_an_edf_file_whose_records_have_no_order_is_quarantined(tmp_path, gap, kind, reason):
+    edf_with_a_gap(tmp_path / "a.edf", gap=gap, kind=kind)
+    with pytest.raises(Invalid, match=reason) as error:
+        read_file(str(tmp_path / "a.edf"), ".edf", {})
+    assert error.value.kind == "recording-unreadable"
+
+
+def test_an_edf_file_with_gaps_that_tells_none_is_quarantined(tmp_path):
+    path = tmp_path / "a.edf"
+    recordings.edf(path)
+    data = bytearray(path.read_bytes())
+    data[192:197] = b"EDF+D"
+    path.write_bytes(data)
+    with pytest.raises(Invalid, match="does not tell where"):
+        read_file(str(path), ".edf", {})
+
+
+def test_channels_are_chosen_and_put_in_order_whatever_the_format(tmp_path):
+    recordings.edf(tmp_path / "a.edf", labels=("A", "B", "C"))
+    streams = [
+        ("EEG", "e", 100.0, recordings.noise(1, 400, 3), ["A", "B", "C"]),
+        ("NIRS", "f", 5.0, recordings.noise(1, 20, 2), ["X", "Y"]),
+    ]
+    recordings.xdf(tmp_path / "a.xdf", streams)
+    recordings.hdf5(tmp_path / "a.h5", labels=["A", "B", "C", "D"])
+    options = {"eeg_channels": ["C", "A"], "fnirs_channels": ["Y", "ch02"]}
+    for suffix in (".edf", ".xdf", ".h5"):
+        path = str(tmp_path / f"a{suffix}")
+        plain, made = read_file(path, suffix, {}), read_file(path, suffix, options)
+        assert made.eeg.labels == ["C", "A"]
+        np.testing.assert_array_equal(made.eeg.values, plain.eeg.values[:, [2, 0]])
+        if plain.fnirs is not None:
+            assert made.fnirs.labels == [{".xdf": "Y", ".h5": "ch02"}[suffix]]
+        with pytest.raises(Invalid) as error:
+            read_file(path, suffix, {"eeg_channels": ["nobody"]})
+        assert error.value.kind == "no-signal"
+
+
+def test_what_a_snirf_file_has_beside_the_first_block_is_told(tmp_path):
+    import h5py
+
+    path = tmp_path / "a.snirf"
+    recordings.snirf(path)
+    assert read_file(str(path), ".snirf", {}).findings == []
+    with h5py.File(path, "a") as file:
+        file.copy(file["nirs/data1"], file["nirs"], "data2")
+        file.copy(file["nirs"], file, "nirs2")
+    (told,) = read_file(str(path), ".snirf", {}).findings
+    assert told[0] == "blocks-left-out"
+    assert "2 more" in told[2]
+    with pytest.raises(Invalid) as error:
+        read_file(str(path), ".snirf", {"fnirs_channels": ["nobody"]})
+    assert error.value.kind == "no-signal"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("window_ms", 0),
+        ("window_ms", "x"),
+        ("window_ms", float("inf")),
+        ("highpass_hz", 0),
+        ("lowpass_hz", 0.1),
+        ("eeg_rate", -1),
+        ("chunk_windows", 0),
+        ("eeg_channels", "Fp1"),
+        ("fnirs_channels", []),
+        ("common_store_name", "a/b"),
+        ("common_store_name", ".."),
+        ("common_store_name", ""),
+    ],
+)
+def test_bad_options_are_told_before_a_session_is_done(folder, work, name, value):
+    recordings.edf(folder / "a.edf")
+    for dry_run in (True, False):
+        with pytest.raises(Invalid) as error:
+            work(options={name: value}, dry_run=dry_run)
+        assert error.value.kind in {"bad-transform-option", "bad-store-key"}
+    assert work().account.total("sessions").kept == 1
+
+
+class Deep(BaseTransform):
+    """Stores in a folder of their own."""
+
+    NAME = "deep"
+    DEST_PREFIX = "out/deeper/"
+    OPTIONS: ClassVar = {"key": "s.zarr"}
+
+    def process_session(self, session):
+        dataset = xr.Dataset({"v": (("time",), np.arange(4.0))}, attrs={"session_id": session.id})
+        self.append_dataset_to_s3_zarr(dataset, f"{self.DEST_PREFIX}{self.options['key']}")
+        return TransformResult()
+
+
+def test_stores_below_a_prefix_are_in_the_catalog(folder, work):
+    recordings.edf(folder / "a.edf")
+    name = f"{Path(__file__)}:Deep"
+    work(transform=name)
+    assert stores(work) == ["out/deeper/s.zarr"]
+    assert len(catalog.Catalog.build(work.output).sessions) == 1
+    assert catchment.arrays.open(work.output).sizes["session"] == 1
+
+
+@pytest.mark.parametrize("key", ["../../evil.zarr", "s", ".zarr", "a//s.zarr", "a b.zarr"])
+def test_a_store_is_nowhere_but_below_the_destination(folder, work, key, tmp_path):
+    recordings.edf(folder / "a.edf")
+    report = work(transform=f"{Path(__file__)}:Deep", options={"key": key})
+    assert {f.code for f in report.findings} == {"bad-store-key"}
+    assert totals(report)[:3] == (1, 0, 1)
+    assert not list(tmp_path.rglob("*.zarr"))
+    with pytest.raises(Invalid) as error:
+        sinks.DirectSink(work.output, "x").append(sinks.Piece(xr.Dataset(), key))
+    assert error.value.kind == "bad-store-key"
+
+
+def test_two_recordings_of_one_name_are_told_apart(folder, work):
+    """``a/b`` and ``a-b`` are the same name, once slashes are dashes."""
+    (folder / "a").mkdir()
+    recordings.edf(folder / "a/b.edf", seed=1)
+    recordings.edf(folder / "a-b.edf", seed=2)
+    naming = Naming(b"key", plain=True, site="lab")
+    for state in ("published", "unchanged"):
+        report = work(naming=naming)
+        assert report.state == state
+        assert totals(report)[:3] == (2, 1, 1)
+        (told,) = report.findings
+        assert (told.code, told.site, told.where) == ("session-repeated", "a", "a-b.edf")
+
+
+def test_a_start_in_no_year_is_undated():
+    for start in (float("nan"), 1e300, -1e17):
+        assert Partitioning("month").key("s.zarr", start) == "s.undated.zarr"

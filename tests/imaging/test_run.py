@@ -21,6 +21,7 @@ from catchment.imaging.plan import Came, Claim, Fate, decide, unknown
 from catchment.imaging.receive import Seen, mark
 from catchment.imaging.resolve import conflicts, resolve
 from catchment.imaging.run import plan_only, run, sync_only
+from catchment.imaging.shelf import Shelf, most_rows
 from catchment.testing.dicom import make_file
 
 
@@ -252,6 +253,34 @@ def test_many_small_parts_become_one(sites, job, house, opened, monkeypatch):
     assert len(opened().parts()["images"]) == 2
     assert opened()["images"]["InstanceNumber"].to_pylist() == [1, 2, 3, 4]
     assert opened().verify() == []
+
+
+def test_parts_are_brought_together_as_far_as_memory_has_room(tmp_path):
+    """All of a part is in memory when it is changed, however many files there are."""
+    import pyarrow as pa
+
+    shelf = Shelf(LocalStore(tmp_path), "ct", "run", "2026-11")
+    numbers = iter(range(10**6))
+    wide, narrow = most_rows("raw"), most_rows("files")
+    assert (wide, narrow) == (4000, 65_536)
+    for rows in [10] * 30 + [1500] * 7 + [2500] * 3 + [10] * 2:
+        for table in ("raw", "files"):
+            texts = [f"{next(numbers):06}" for _ in range(rows)]
+            shelf.add(table, pa.table({"sha256": texts}))
+    before = {
+        t: sorted(n for p in shelf.of(t) for n in digests(shelf, p)) for t in ("raw", "files")
+    }
+    shelf.compact()
+    after = {t: sorted(n for p in shelf.of(t) for n in digests(shelf, p)) for t in ("raw", "files")}
+    assert after == before
+    assert [part.rows for part in shelf.of("raw")] == [3300, 3000, 3000, 1520, 2500, 2500, 2500]
+    assert [part.rows for part in shelf.of("files")] == [18_320]
+    assert len(shelf.replaced) == 39 + 42
+    assert not any(part.key in shelf.replaced for part in shelf.parts)
+
+
+def digests(shelf, part):
+    return shelf.read(part, ["sha256"])["sha256"].to_pylist()
 
 
 def test_batches_of_one_run_know_each_other(sites, job, house, opened, monkeypatch):

@@ -14,7 +14,7 @@ from catchment.arrays.foreign import kind_of
 from catchment.arrays.model import Entry
 from catchment.arrays.plan import present
 from catchment.arrays.stack import Stack
-from catchment.arrays.transform.sinks import SUFFIX, below
+from catchment.arrays.transform.sinks import DEEPEST, SUFFIX, below
 from catchment.core.errors import NotFound
 from catchment.core.store import Mode, Store
 
@@ -117,12 +117,15 @@ def look(store: Store) -> tuple[int, str, dict[str, int], list[Entry]]:
     return document.commit, document.schema.fingerprint, document.chunks, entries
 
 
-def keys(folder: Store) -> Iterator[str]:
-    """Keys of the stores that readers can open, in order."""
-    for name in folder.folders(""):
+def keys(folder: Store, prefix: str = "", deep: int = DEEPEST) -> Iterator[str]:
+    """Keys of the stores that readers can open, in order; also below what a transform names."""
+    for name in folder.folders(prefix):
+        key = f"{prefix}{name}"
         if name.endswith(SUFFIX):
             try:
-                folder.head(f"{name}/{layout.ROOT}")
+                folder.head(f"{key}/{layout.ROOT}")
             except NotFound:
                 continue
-            yield name
+            yield key
+        elif deep > 1 and not name.startswith("_"):
+            yield from keys(folder, f"{key}/", deep - 1)

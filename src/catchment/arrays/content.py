@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 BLOCK = 16 << 20  # bytes that are looked at together
+DEEPEST = 20  # lists within one another in an attribute
 CLOCK = "timestamp"  # float64, ms since 1970 UTC; ``time`` itself is an integer position
 # Not in the words of CF, so that readers get the numbers: a recording's clock has microseconds.
 CLOCK_ATTRIBUTES = {"units": "ms", "epoch": "1970-01-01T00:00:00Z"}
@@ -86,8 +87,53 @@ def scalar_type(value: object) -> str:
     return {bool: "bool", int: "int64", float: "float64"}.get(type(value), "string")
 
 
+def json_value(value: Any) -> Any:
+    """What an attribute is in JSON; TypeError or ValueError where JSON cannot say it."""
+    try:
+        text = json.dumps(value, default=_plain, allow_nan=False, ensure_ascii=False)
+        text.encode()
+        found = json.loads(text)
+    except RecursionError:
+        raise ValueError from None
+    if not _shallow(found, DEEPEST):
+        raise ValueError
+    return found
+
+
+def _plain(value: Any) -> Any:
+    import numpy as np
+
+    if isinstance(value, np.generic | np.ndarray):
+        if value.dtype.kind in "Mm":
+            return np.asarray(value).astype(str).tolist()
+        return value.tolist()
+    raise TypeError
+
+
+def _shallow(value: Any, most: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return not inner or (most > 0 and all(_shallow(one, most - 1) for one in inner))
+
+
+def speakable(texts: Iterable[str]) -> bool:
+    """Whether all of the texts are Unicode that can be written down."""
+    try:
+        "\n".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def stable(value: Any) -> Any:
+    """A value that is equal to itself in JSON, too: numbers that are none are text."""
+    found = simple(value)
+    return str(found) if isinstance(found, float) and not math.isfinite(found) else found
+
+
 def simple(value: Any) -> Any:
     """A value as JSON can say it."""
+    if getattr(value, "size", 1) != 1:
+        return text_of(value.tolist())
     moment = getattr(value, "dtype", None) is not None and value.dtype.kind in "Mm"
     value = value.item() if hasattr(value, "item") and not moment else value
     return value if isinstance(value, bool | int | float) else text_of(value)
@@ -99,10 +145,15 @@ def text_of(value: Any) -> str:
 
 
 def milliseconds(values: xr.Variable) -> xr.Variable:
-    """A clock in numbers: ms since 1970 UTC where it has moments, else as it is."""
+    """A clock in numbers: ms since 1970 UTC where it has moments, else ms, or as it is."""
     import numpy as np
     import xarray as xr
 
+    if values.dtype.kind == "m":  # from whenever it was begun
+        spans = values.values.astype("timedelta64[us]")
+        numbers = spans.astype("int64") / 1000
+        numbers[np.isnat(spans)] = np.nan
+        return xr.Variable(values.dims, numbers, {"units": CLOCK_ATTRIBUTES["units"]})
     if values.dtype.kind != "M":
         attrs = {**CLOCK_ATTRIBUTES, **values.attrs}
         return xr.Variable(values.dims, values.values.astype("float64"), attrs)

@@ -6,12 +6,14 @@ import base64
 import json
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from catchment.arrays import layout
-from catchment.arrays.content import CLOCK
+from catchment.arrays.content import CLOCK, json_value
+from catchment.arrays.openable import check_document
 from catchment.arrays.schema import Schema
 from catchment.core.errors import Corrupt, Invalid
 
@@ -180,7 +182,8 @@ def _rechunk(meta: dict[str, Any], rechunked: Mapping[str, Any]) -> None:
 def first(prepared: Prepared, chunks: Mapping[str, int] | None) -> tuple[Document, dict[str, Any]]:
     """The document of a new store, of no session yet, and its small objects: the labels' values.
 
-    The objects are base64 by key, so that a commit record can hold them.
+    The objects are base64 by key, so that a commit record can hold them. Invalid: kind
+    ``bad-chunks``; ``not-openable`` if plain readers could not open such a store.
     """
     schema = prepared.schema
     dims = _chunks(prepared, chunks or {})
@@ -204,11 +207,11 @@ def first(prepared: Prepared, chunks: Mapping[str, int] | None) -> tuple[Documen
     for name in prepared.row.values:
         dtype = schema.variables[name]["dtype"]
         arrays[name] = array(dtype, [schema.append_dim], [0], [layout.ROWS], EMPTY[dtype], {})
-    objects: dict[str, Any] = {}
+    objects: dict[str, bytes] = {}
     for name, variable in prepared.labels.items():
         meta, data = _label(name, variable, schema)
         arrays[name] = meta
-        objects |= {key: base64.b64encode(value).decode() for key, value in data.items()}
+        objects |= data
     attributes = {
         SECTION: {
             "format": FORMAT,
@@ -226,7 +229,9 @@ def first(prepared: Prepared, chunks: Mapping[str, int] | None) -> tuple[Documen
         "attributes": attributes,
         "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": arrays},
     }
-    return Document(root), objects
+    document = Document(root)
+    check_document(document, objects)
+    return document, {key: base64.b64encode(value).decode() for key, value in objects.items()}
 
 
 def _chunks(prepared: Prepared, wanted: Mapping[str, int]) -> dict[str, int]:
@@ -337,11 +342,8 @@ def _attributes(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     """A variable's attributes that JSON can say."""
     plain = {}
     for name, value in attrs.items():
-        item = value.tolist() if hasattr(value, "tolist") else value
-        try:
-            plain[str(name)] = json.loads(json.dumps(item, allow_nan=False))
-        except (TypeError, ValueError):
-            continue
+        with suppress(TypeError, ValueError):
+            plain[str(name)] = json_value(value)
     return plain
 
 

@@ -34,7 +34,7 @@ _CLAIM = re.compile(r"(\d{10})\.(\d{3})\.json")
 
 def is_variable(name: object) -> bool:
     """Whether an array may be called so."""
-    return isinstance(name, str) and _VARIABLE.fullmatch(name) is not None
+    return isinstance(name, str) and name != ROOT and _VARIABLE.fullmatch(name) is not None
 
 
 def log(number: int) -> str:

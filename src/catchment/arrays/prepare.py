@@ -12,14 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from catchment.arrays import layout
+from catchment.arrays import layout, openable
 from catchment.arrays.content import (
     CLOCK,
     digest,
+    json_value,
     length_name,
-    milliseconds,
     scalar_type,
     simple,
+    stable,
     text_of,
     trimmed,
     type_of,
@@ -34,10 +35,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 RAGGED = ("time",)
-MAX_ATTRIBUTES = 64 << 10  # bytes of a session's attributes as JSON
 MAX_LABELS = 65_536
 MAX_VARIABLES = 256
-EPOCH_UNITS = "milliseconds since 1970-01-01"
 FACTS = ("n_windows", "site", "start", "content_hash", "schema", "source", "transform", "status")
 
 
@@ -144,7 +143,10 @@ def _clock(look: Look, dataset: xr.Dataset) -> xr.Dataset:
                 f"drop one of the two: {dim} is a position in the store",
             )  # fmt: skip
             continue
-        dataset = dataset.assign({name: milliseconds(values) if dim == "time" else values})
+        if dim != "time":
+            dataset = dataset.assign({name: values})
+        elif (clock := openable.clock(look, values)) is not None:
+            dataset = dataset.assign({name: clock})
     return dataset
 
 
@@ -155,29 +157,21 @@ def _attributes(look: Look) -> dict[str, Any]:
         if name == "catchment":  # of the store that it was read from
             continue
         try:
-            plain[str(name)] = json.loads(json.dumps(value, default=_plain, allow_nan=False))
+            plain[str(name)] = json_value(value)
         except (TypeError, ValueError):
             look.warning(
                 "attribute-dropped", shown(str(name)), "not a number, text or list of them",
                 "convert it, if readers shall see it",
             )  # fmt: skip
     size = len(json.dumps(plain))
-    if size > MAX_ATTRIBUTES:
+    if size > openable.MAX_ATTRIBUTES:
         look.error(
-            "attributes-too-large", "", f"expected at most {MAX_ATTRIBUTES} bytes, got {size}",
+            "attributes-too-large", "",
+            f"expected at most {openable.MAX_ATTRIBUTES} bytes, got {size}",
             "keep what is long in a variable, or in a file beside the store",
         )  # fmt: skip
+    openable.check_attributes(look)
     return plain
-
-
-def _plain(value: Any) -> Any:
-    import numpy as np
-
-    if isinstance(value, np.generic | np.ndarray):
-        if value.dtype.kind in "Mm":
-            return np.asarray(value).astype(str).tolist()
-        return value.tolist()
-    raise TypeError
 
 
 def _sessions(
@@ -248,6 +242,7 @@ def _labels(look: Look, dataset: xr.Dataset) -> dict[str, xr.Variable]:
         else:
             found[str(name)] = variable
             texts = [str(value) for value in variable.values]
+            openable.check_labels(look, str(name), variable, texts)
             if name in variable.dims and len(set(texts)) < len(texts):
                 look.error("labels-repeated", str(name), "a label occurs twice",
                            "give every channel a name of its own")  # fmt: skip
@@ -280,6 +275,7 @@ def _prepare(  # noqa: PLR0917 - all that makes a session
         values={name: value for name, value in sorted(values.items()) if name not in FACTS},
         attributes=attributes,
     )
+    openable.check_row(look, row)
     schema = _schema(look, variables, row.values, labels)
     digest, raw = _digest(look, variables, row) if not look.failed() else ("", 0)
     row = replace(row, content_hash=digest, schema=schema.fingerprint)
@@ -292,16 +288,20 @@ def _typed(look: Look, name: str, variable: xr.Variable) -> xr.Variable:
     import xarray as xr
 
     kind = variable.dtype.kind
+    if not variable.size and variable.sizes.keys() - set(look.ragged):
+        look.error("variable-empty", name, f"it has no values: its shape is {variable.shape}",
+                   "leave it out")  # fmt: skip
     if kind == "M":
-        moments = variable.values.astype("datetime64[ms]").astype("int64")
-        attrs = {**variable.attrs, "units": EPOCH_UNITS, "calendar": "proleptic_gregorian"}
-        return xr.Variable(variable.dims, moments, attrs)
+        return openable.moments(look, name, variable)
     if kind in "OUST":
         values = variable.values
         if all(isinstance(value, str | bytes) for value in values.reshape(-1)):
             texts = np.array([text_of(v) for v in values.reshape(-1)], dtype=object)
+            if not openable.check_texts(look, name, texts):
+                return variable
             return xr.Variable(variable.dims, texts.reshape(values.shape), variable.attrs)
     elif (kind in "fiub" and variable.dtype.itemsize <= 8) or kind == "c":
+        openable.check_values(look, name, variable)
         return variable.astype(variable.dtype.newbyteorder("<"), copy=False)
     look.error("dtype-unsupported", name, f"values of type {variable.dtype} cannot be kept",
                "convert them to numbers or text")  # fmt: skip
@@ -349,7 +349,7 @@ def _schema(
         for attribute in IDENTITY:
             value = {**variable.encoding, **variable.attrs}.get(attribute)
             if value is not None:
-                described[name][attribute] = simple(value)
+                described[name][attribute] = stable(value)
         sizes |= {
             str(dim): size
             for dim, size in zip(variable.dims, variable.shape, strict=True)
@@ -361,7 +361,7 @@ def _schema(
         name: {
             "dims": list(variable.dims),
             "dtype": "string" if variable.dtype.kind in "OUST" else str(variable.dtype),
-            "values": [simple(v) for v in variable.values],
+            "values": [stable(v) for v in variable.values],
         }
         for name, variable in labels.items()
     }

@@ -18,8 +18,10 @@ from catchment.imaging.model import Part
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COMPACT = 16  # small parts of a month that become one
+COMPACT = 16  # small parts of a month, from which on they are brought together
 SMALL = 8 << 20  # bytes of a part that is small
+ROWS = 1 << 16  # of a part that was brought together: all of it is in memory when it is changed
+WIDE = dict.fromkeys(("raw", "images", "processed_images"), 4000)  # fewer where rows are long
 
 
 class Shelf:
@@ -91,16 +93,19 @@ class Shelf:
             return as_now(part.table, pq.ParquetFile(opened).read(names), names)
 
     def compact(self) -> None:
-        """Make one part of many small ones of the same table and month."""
+        """Bring together small parts of the same table and month, where they are many.
+
+        As many of them as memory has room for, however many files there are.
+        """
         import pyarrow as pa
 
         for (table, month), many in self._small().items():
-            if len(many) >= COMPACT:
-                rows = pa.concat_tables([self.read(part) for part in many])
-                place = self.parts.index(many[0])
+            for some in _together(many, most_rows(table)) if len(many) >= COMPACT else ():
+                rows = pa.concat_tables([self.read(part) for part in some])
+                place = self.parts.index(some[0])
                 self.parts[place] = self._write(table, rows, month)
-                self.parts = [part for part in self.parts if part not in many[1:]]
-                for part in many:
+                self.parts = [part for part in self.parts if part not in some[1:]]
+                for part in some:
                     self._drop(part)
 
     def _drop(self, part: Part) -> None:
@@ -110,7 +115,7 @@ class Shelf:
     def _small(self) -> Mapping[tuple[str, str], list[Part]]:
         groups: dict[tuple[str, str], list[Part]] = {}
         for part in self.parts:
-            if part.size < SMALL:
+            if part.size < SMALL and part.rows <= most_rows(part.table) // 2:
                 groups.setdefault((part.table, part.month), []).append(part)
         return groups
 
@@ -125,6 +130,24 @@ class Shelf:
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         self._store.put(key, data)
         return Part(table, month, key, len(data), digest, rows.num_rows)
+
+
+def most_rows(table: str) -> int:
+    """Rows of a part that was brought together, at most."""
+    return WIDE.get(table, ROWS)
+
+
+def _together(parts: Sequence[Part], most: int) -> Iterator[list[Part]]:
+    """Neighbours that have so many rows at most, two of them or more."""
+    some: list[Part] = []
+    for part in parts:
+        if some and sum(one.rows for one in some) + part.rows > most:
+            if len(some) > 1:
+                yield some
+            some = []
+        some.append(part)
+    if len(some) > 1:
+        yield some
 
 
 def as_now(table: str, rows: pa.Table, columns: Sequence[str] | None) -> pa.Table:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from catchment.arrays.transform import readers
 from catchment.arrays.transform.model import Piece, Recording, Session, TransformResult
 from catchment.core.errors import Invalid
+from catchment.core.names import shown
 from catchment.core.safe import SafePool
 from catchment.core.store import Store
 
@@ -75,6 +76,7 @@ class BaseTransform(ABC):
         self.source = source
         self.destination = destination
         self.options = {**self.OPTIONS, **(options or {})}
+        self.check_options()
         self._sink = sink
         self._isolated = isolated
         self._session: Session | None = None
@@ -94,6 +96,12 @@ class BaseTransform(ABC):
     def identity(cls) -> str:
         """Name, version and code of the transform, as it stands in stores."""
         return f"{cls.NAME} {cls.VERSION} {cls.code_digest()}"
+
+    def check_options(self) -> None:  # noqa: B027 - a hook
+        """Say what is wrong with the options, before a session is done. Yours to write, or not.
+
+        Raise :class:`Invalid`, for instance by :func:`bad_option`: nothing is done then.
+        """
 
     @abstractmethod
     def process_session(self, session: Session) -> TransformResult:
@@ -164,6 +172,15 @@ class BaseTransform(ABC):
 
             self._sink = DirectSink(self.destination, self.identity())
         return self._sink
+
+
+def bad_option(name: str, expected: str, value: object) -> Invalid:
+    """The error of an option that a transform cannot work with."""
+    return Invalid(
+        f"option {name}: expected {expected}, got {shown(str(value))}",
+        kind="bad-transform-option",
+        hint="set it in [arrays.NAME.options]",
+    )
 
 
 class _Local:

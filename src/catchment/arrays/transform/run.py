@@ -76,6 +76,7 @@ class _Work:
         self.destination = below(house.store, job.output.rstrip("/"))
         self.account = Account()
         self.findings: list[Finding] = []
+        self._seen: dict[str, str] = {}  # keys of recordings by the ids of sessions
         self.rows: dict[str, Contribution] = {}  # run records by session, of this transform
         self.stacks: dict[str, Stack] = {}
         self.staged: dict[str, dict[int, Staged]] = {}  # by store key and slot
@@ -113,6 +114,9 @@ class _Work:
             position += 1
             line = self._line(session, "sessions")
             self.account[line].received += 1
+            if self._seen.setdefault(session.id, session.key) != session.key:
+                self._repeated(session, line)
+                continue
             if not choice.takes(session, position) or (
                 choice.most is not None and taken >= choice.most
             ):
@@ -136,6 +140,20 @@ class _Work:
                     f"recordings end in {', '.join(self.transform.SUFFIXES)}",
                 )
             )
+
+    def _repeated(self, session: Session, line: Line) -> None:
+        """Names of files may be alike once their folders are spelt with a dash."""
+        self.account[line].quarantined["session-repeated"] += 1
+        self.findings.append(
+            Finding(
+                session.site,
+                Severity.ERROR,
+                "session-repeated",
+                session.id,
+                "another recording has this id, and comes first",
+                "rename the file, or let sessions have pseudonyms",
+            )
+        )
 
     def _process(self, todo: Sequence[Session]) -> Iterator[Done]:
         """Workers' answers. Where there is no store yet the first goes alone, and makes it.

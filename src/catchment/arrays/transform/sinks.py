@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -19,9 +21,12 @@ from catchment.arrays.stack import Stack, Staged
 from catchment.arrays.transform.model import Piece
 from catchment.core.errors import Invalid
 from catchment.core.finding import Finding, Severity
+from catchment.core.names import shown
 from catchment.core.store import Store, open_store
 
 SUFFIX = ".zarr"
+DEEPEST = 4  # names in the key of a store
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 def below(store: Store, key: str) -> Store:
@@ -56,12 +61,31 @@ class Partitioning:
         """The key of the store for a time."""
         if not self.period:
             return store_key
-        known = start == start  # noqa: PLR0124 - not NaN
-        moment = datetime.fromtimestamp(start / 1000, UTC) if known else None
+        moment = None
+        with suppress(OverflowError, ValueError):  # NaN, or of no year that there is
+            moment = datetime.fromtimestamp(start / 1000, UTC)
         name = "undated" if moment is None else f"{moment:%Y}"
         if moment is not None and self.period == "month":
             name = f"{moment:%Y-%m}"
         return with_part(store_key, name)
+
+
+def check_key(store_key: str) -> str:
+    """A key that a transform gives; Invalid (kind ``bad-store-key``) if it is no name below."""
+    parts = store_key.split("/")
+    if len(parts) > DEEPEST or not all(map(_NAME.fullmatch, parts)) or parts[-1] == SUFFIX:
+        raise Invalid(
+            f"expected the key of a store below the destination, got {shown(store_key)}",
+            kind="bad-store-key",
+            hint=f"use names of A-Z a-z 0-9 . _ -, at most {DEEPEST}, between slashes",
+        )
+    if not store_key.endswith(SUFFIX):
+        raise Invalid(
+            f"expected the key of a store to end in {SUFFIX}, got {shown(store_key)}",
+            kind="bad-store-key",
+            hint="else nobody finds it",
+        )
+    return store_key
 
 
 def with_part(store_key: str, part: str) -> str:
@@ -118,6 +142,7 @@ class StagingSink:
 
     def append(self, piece: Piece) -> str:
         """Stage every session of the dataset; Refused if one cannot be kept."""
+        check_key(piece.store_key)
         facts, session = Facts(transform=self.transform), piece.session
         url = f"{self.destination.url}/{piece.store_key}"
         if session is not None:
@@ -226,7 +251,7 @@ class DirectSink:
         """Append the dataset; Refused if it cannot be kept."""
         from catchment.arrays import api
 
-        store = below(self.destination, piece.store_key)
+        store = below(self.destination, check_key(piece.store_key))
         facts: dict[str, Any] = {}
         if piece.session is not None:
             facts = {"session": piece.session.id, "site": piece.session.site}

@@ -10,8 +10,9 @@ import numpy as np
 
 from catchment.arrays.content import CLOCK_ATTRIBUTES
 from catchment.arrays.transform import signals
-from catchment.arrays.transform.base import BaseTransform
+from catchment.arrays.transform.base import BaseTransform, bad_option
 from catchment.arrays.transform.model import Recording, Session, TransformResult
+from catchment.arrays.transform.sinks import check_key
 from catchment.core.errors import Invalid
 from catchment.core.finding import Finding, Severity
 
@@ -44,6 +45,29 @@ class WindowTransform(BaseTransform):
         "eeg_rate": None,  # of HDF5 files that do not tell
         "fnirs_rate": None,
     }
+
+    def check_options(self) -> None:
+        """Each option is of its kind, and the filter lets something pass."""
+        given = self.options
+        for name in ("window_ms", "highpass_hz", "lowpass_hz", "eeg_rate", "fnirs_rate"):
+            value, told = given[name], not (name.endswith("_rate") and given[name] is None)
+            if told and not (_is_number(value) and 0 < value < math.inf):
+                raise bad_option(name, "a number above 0", value)
+        if given["highpass_hz"] >= given["lowpass_hz"]:
+            raise bad_option("highpass_hz", "less than lowpass_hz", given["highpass_hz"])
+        chunk = given["chunk_windows"]
+        if chunk is not None and not (isinstance(chunk, int) and chunk > 0):
+            raise bad_option("chunk_windows", "a whole number above 0", chunk)
+        for name in ("eeg_channels", "fnirs_channels"):
+            value = given[name]
+            if value is not None and not (
+                isinstance(value, list | tuple) and value and all(isinstance(v, str) for v in value)
+            ):
+                raise bad_option(name, "a list of labels", value)
+        name = str(given["common_store_name"])
+        if "/" in name:
+            raise bad_option("common_store_name", "a name without slashes", name)
+        check_key(f"{name}.zarr")
 
     def process_session(self, session: Session) -> TransformResult:
         """Read, filter, cut, and append to the common store or to a store of the session's own."""
@@ -115,6 +139,10 @@ class WindowTransform(BaseTransform):
         variables["start"] = recording.start  # NaN where only the recording's own clock is known
         variables["timestamp"] = (("time",), starts, dict(CLOCK_ATTRIBUTES))
         return xr.Dataset(variables, coords=coords, attrs=dict(recording.attributes))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _starts(recording: Recording, window_ms: float) -> np.ndarray:

@@ -17,6 +17,7 @@ from catchment.arrays.transform.readers import no_signal, unreadable
 
 # Channels that carry codes instead of potentials.
 CODES = re.compile(r"(status|trig(ger)?|stim|sti ?\d*|marker|events?|annotations?)", re.IGNORECASE)
+_ONSET = re.compile(rb"([+-]\d+(?:\.\d*)?)[\x14\x15]")
 _SCALE = {"uv": 1.0, "µv": 1.0, "μv": 1.0, "mv": 1e3, "v": 1e6, "nv": 1e-3}
 
 
@@ -26,7 +27,9 @@ def read(path: str, options: Mapping[str, Any]) -> Recording:
 
     wanted = options.get("eeg_channels")
     wide = path.lower().endswith(".bdf")
-    finished = _check_whole(Path(path), 3 if wide else 2)
+    width = 3 if wide else 2
+    finished = _check_whole(Path(path), width)
+    onsets = _onsets(Path(path), width)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a length that is not told: so do we
         opened: Any = (edfio.read_bdf if wide else edfio.read_edf)(path)
@@ -55,7 +58,7 @@ def read(path: str, options: Mapping[str, Any]) -> Recording:
     known = units <= _SCALE.keys()
     values = np.stack([np.asarray(s.data, "float64") * scale[s.label] for s in found], axis=1)
     start = _start(opened)
-    times = np.arange(len(values)) * (1000.0 / rate) + (0.0 if start is None else start)
+    times = _times(len(values), rate, onsets) + (0.0 if start is None else start)
     unit = "uV" if known else ", ".join(sorted(units))
     signal = Signal(values, times, float(rate), [s.label.strip() for s in found], unit)
     if start is None:
@@ -77,6 +80,43 @@ def _check_whole(path: Path, width: int) -> bool:
     if records >= 0 and found < expected:
         raise unreadable(f"it is cut off: expected {expected:,} bytes, got {found:,}")
     return records >= 0
+
+
+def _onsets(path: Path, width: int) -> np.ndarray | None:
+    """Seconds at which each record of a file with gaps (EDF+D) begins; None where there are none.
+
+    The first annotation of a record tells it; edfio reads on as if there were no gaps.
+    """
+    with path.open("rb") as file:
+        if file.read(256)[192:197] not in (b"EDF+D", b"BDF+D"):
+            return None
+        file.seek(0)
+        data = file.read()
+    count = int(data[252:256])
+    labels = [data[at : at + 16].strip() for at in range(256, 256 + 16 * count, 16)]
+    sizes = [int(data[256 + 216 * count + 8 * n :][:8]) * width for n in range(count)]
+    place = next((n for n, label in enumerate(labels) if label.endswith(b"Annotations")), None)
+    if place is None:
+        raise unreadable("EDF: it has gaps, and does not tell where")
+    first = int(data[184:192]) + sum(sizes[:place])
+    starts = range(first, len(data) - sum(sizes[place:]) + 1, sum(sizes))
+    found = [_ONSET.match(data, start, start + sizes[place]) for start in starts]
+    if not all(found):
+        raise unreadable("EDF: a record does not tell when it begins")
+    onsets = np.array([float(one[1]) for one in found if one is not None])
+    if (np.diff(onsets) <= 0).any():
+        raise unreadable("EDF: its records are not in order of time")
+    return np.asarray(onsets - onsets[0])
+
+
+def _times(count: int, rate: float, onsets: np.ndarray | None) -> np.ndarray:
+    """Milliseconds of each sample since the first."""
+    if onsets is None:
+        return np.arange(count) * (1000.0 / rate)
+    each, left = divmod(count, len(onsets))
+    if left:
+        raise unreadable(f"EDF: {count} samples in {len(onsets)} records")
+    return (onsets[:, None] * 1000.0 + np.arange(each) * (1000.0 / rate)).reshape(-1)
 
 
 def clock_unknown(where: str) -> tuple[str, str, str, str]:

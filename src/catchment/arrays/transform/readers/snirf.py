@@ -14,11 +14,12 @@ from catchment.arrays.transform.readers import no_signal, unreadable
 from catchment.arrays.transform.readers.edf import clock_unknown
 
 MAX_VALUES = 1 << 28
+_BLOCK, _GROUP = re.compile(r"data\d*"), re.compile(r"nirs\d*")
 _LIST = re.compile(r"measurementList(\d+)")
 _SECONDS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "µs": 1e-3}
 
 
-def read(path: str, options: Mapping[str, Any]) -> Recording:
+def read(path: str, _options: Mapping[str, Any]) -> Recording:
     """The first data block; channels are named by source, detector and wavelength in nm."""
     import h5py
 
@@ -40,15 +41,22 @@ def read(path: str, options: Mapping[str, Any]) -> Recording:
         times = _times(block["time"], len(values)) * _SECONDS.get(unit, 1000.0)
         labels = _labels(nirs, block, values.shape[1])
         start = _start(tags)
+        left = sum(bool(_BLOCK.fullmatch(name)) for name in nirs) - 1
+        left += sum(bool(_GROUP.fullmatch(name)) for name in file) - 1
     rate = round(1000.0 / float(np.median(np.diff(times))), 3)
     findings = []
+    if left:
+        findings.append(
+            (
+                "blocks-left-out",
+                "snirf",
+                f"only the first data block is read: {left} more blocks or measurements are not",
+                "send each as a file of its own, if they matter",
+            )
+        )
     moments = times if start is None else times + start
     if start is None:
         findings.append(clock_unknown("snirf"))
-    chosen = options.get("fnirs_channels")
-    if chosen is not None:
-        places = [labels.index(label) for label in chosen if label in labels]
-        values, labels = values[:, places], [labels[place] for place in places]
     signal = Signal(values, moments, rate, labels, "1")
     if start is None:
         return Recording(fnirs=signal, findings=findings)

@@ -6,6 +6,7 @@ import io
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import imagecodecs
 import numpy as np
@@ -219,6 +220,53 @@ def slices(places, **more):
         )
         for n, place in enumerate(places, 1)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_volume_has_no_overlays_in_its_values(signed):
+    """Old machines put them into the bits above those that are stored (PS3.5, 8.1.1)."""
+    values = np.arange(16, dtype=np.int16).reshape(4, 4) - (8 if signed else 0)
+    stored = (values & 0xFFF).astype(np.uint16) | np.uint16(0x9000)
+    files = [
+        make_file(
+            f"1.2.3.1.1.{n}", InstanceNumber=n, ImagePositionPatient=[0, 0, n],
+            ImageOrientationPatient=[1, 0, 0, 0, 1, 0], PixelSpacing=[1, 1], RescaleSlope=None,
+            RescaleIntercept=None, pixels=stored, BitsStored=12, HighBit=11,
+            PixelRepresentation=int(signed),
+        )
+        for n in (1, 2)
+    ]  # fmt: skip
+    np.testing.assert_array_equal(volume(files).array, [values, values])
+
+
+def test_colours_that_are_told_for_two_pixels_each():
+    """YBR_FULL_422 as it is, not compressed (PS3.3, C.7.6.3.1.2), against pydicom."""
+    from pydicom import dcmread
+    from pydicom.data import get_testdata_file
+    from pydicom.pixels import iter_pixels
+
+    path = Path(str(get_testdata_file("SC_ybr_full_422_uncompressed.dcm")))
+    data = path.read_bytes()
+    (wanted,) = iter_pixels(dcmread(path), raw=True)
+    (frame,) = read_frames(data)
+    np.testing.assert_array_equal(frame.pixels, wanted)
+    header = header_of(data)
+    shown = picture(frame, shape_of(header), window_of(Frames(header)), data)
+    np.testing.assert_array_equal(shown, next(iter_pixels(dcmread(path))))
+    for change, reason in ((data[:-9], "pixels-truncated"), (odd(data), "pixels-undescribed")):
+        with pytest.raises(CannotDecode, match=reason):
+            list(read_frames(change))
+
+
+def odd(data):
+    """The same, with an odd number of columns."""
+    from pydicom import dcmread, dcmwrite
+
+    dataset = dcmread(io.BytesIO(data))
+    dataset.Columns = 99
+    file = io.BytesIO()
+    dcmwrite(file, dataset)
+    return file.getvalue()
 
 
 def test_a_volume_is_in_patient_order_with_its_spacing():

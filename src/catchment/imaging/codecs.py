@@ -120,6 +120,8 @@ def _native(data: bytes, header: Header, shape: Shape, number: int) -> Array:
     start = header.pixels.start if header.pixels else 0
     if shape.allocated == 1:
         return _bits(data, start, shape, number)
+    if shape.samples == 3 and shape.photometric == "YBR_FULL_422":
+        return _halved(data, start, shape, number)
     size = shape.frame_bits // 8
     raw = data[start + number * size : start + (number + 1) * size]
     if len(raw) < size:
@@ -135,6 +137,30 @@ def _arranged(flat: Array, shape: Shape) -> Array:
     if shape.planar:
         return np.moveaxis(flat.reshape(shape.samples, shape.rows, shape.columns), 0, 2)
     return flat.reshape(shape.rows, shape.columns, shape.samples)
+
+
+def _halved(data: bytes, start: int, shape: Shape, number: int) -> Array:
+    """Pixels whose colours are told for each two of them (PS3.3 C.7.6.3.1.2): Y Y Cb Cr."""
+    if shape.allocated != 8 or shape.columns % 2:
+        raise CannotDecode("pixels-undescribed")
+    size = shape.rows * shape.columns * 2
+    raw = np.frombuffer(data[start + number * size : start + (number + 1) * size], np.uint8)
+    if raw.size < size:
+        raise CannotDecode("pixels-truncated")
+    pairs = raw.reshape(-1, 4)
+    made = np.stack([pairs[:, [0, 2, 3]], pairs[:, [1, 2, 3]]], axis=1)
+    return made.reshape(shape.rows, shape.columns, 3)
+
+
+def stored_only(pixels: Array, shape: Shape) -> Array:
+    """Without what stands in the bits above those that are stored: overlays, or what is odd."""
+    if pixels.dtype.kind not in "iu" or shape.stored >= pixels.dtype.itemsize * 8:
+        return pixels
+    masked = pixels & ((1 << shape.stored) - 1)
+    if not shape.signed:
+        return masked
+    half = 1 << (shape.stored - 1)
+    return (masked ^ half) - half
 
 
 def _bits(data: bytes, start: int, shape: Shape, number: int) -> Array:

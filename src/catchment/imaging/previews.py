@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from catchment.imaging.codecs import Array, CannotDecode, Frame, Shape
+from catchment.imaging.codecs import Array, CannotDecode, Frame, Shape, stored_only
 from catchment.imaging.functional import Frames
 
 QUALITY = 90  # of JPEG
@@ -64,7 +64,7 @@ def grey(pixels: Array, shape: Shape, window: Window) -> Array:
     """Stored values of one frame as eight bits."""
     if pixels.dtype.itemsize <= 2 and pixels.dtype.kind in "iu":
         if window.center is None:
-            low, high = _extremes(_clean(pixels, shape))
+            low, high = _extremes(stored_only(pixels, shape))
             window = _spanning(window, low, high)
         table = _table(window, min(shape.stored, 16), shape.signed)
         return table[
@@ -77,17 +77,6 @@ def grey(pixels: Array, shape: Shape, window: Window) -> Array:
         low, high = _extremes(values[np.isfinite(values)])
         window = _spanning(window, low, high)
     return _eight(np.nan_to_num(values * window.slope + window.intercept), window)
-
-
-def _clean(pixels: Array, shape: Shape) -> Array:
-    """Without what stands in the bits above those that are stored."""
-    if shape.stored >= pixels.dtype.itemsize * 8:
-        return pixels
-    masked = pixels & ((1 << shape.stored) - 1)
-    if not shape.signed:
-        return masked
-    half = 1 << (shape.stored - 1)
-    return (masked ^ half) - half
 
 
 def _extremes(values: Array) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from catchment.core.errors import Invalid
-from catchment.imaging.codecs import Array, read_frames
+from catchment.imaging.codecs import Array, read_frames, shape_of, stored_only
 from catchment.imaging.compress import header_of
 from catchment.imaging.functional import Frames
 
@@ -76,7 +76,9 @@ def volume(files: Sequence[bytes]) -> Volume:
 
 def _slices(data: bytes) -> Iterator[_Slice]:
     """Each frame of a file, with its place."""
-    told, pixels = Frames(header_of(data)), [frame.pixels for frame in read_frames(data)]
+    header = header_of(data)
+    told, shape = Frames(header), shape_of(header)
+    pixels = [stored_only(frame.pixels, shape) for frame in read_frames(data)]
     if len(pixels) > 1 and told.told != len(pixels):
         raise _no(f"an image has {len(pixels)} frames and says of {told.told} where they are")
     for number, frame in enumerate(pixels):

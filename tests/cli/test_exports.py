@@ -96,6 +96,28 @@ def test_the_command_for_all_runs_a_job_once(catchment, workspace, server):
     assert catchment("status", "exports/eob").code == 0
 
 
+def test_the_command_for_all_asks_again_for_members_that_could_not_be_given(
+    catchment, workspace, server
+):
+    server.broken["3"] = (503, {"Retry-After": "0"}, b"")
+    first = catchment("run", "--json").json[0]
+    (members,) = [line for line in first["account"] if line["unit"] == "members"]
+    assert members["quarantined"] == {"source-down": 1}
+    del server.broken["3"]
+    second = catchment("run", "--json").json[0]
+    (members,) = [line for line in second["account"] if line["unit"] == "members"]
+    assert (second["snapshot"], members["quarantined"]) == (2, {})
+    assert catchment("run", "--json").json[0]["state"] == "unchanged"
+
+
+def test_the_command_for_all_does_not_ask_again_for_members_that_are_not_there(
+    catchment, workspace, server
+):
+    server.broken["3"] = (404, {}, b"")
+    assert catchment("run", "--json").json[0]["state"] == "published"
+    assert catchment("run", "--json").json[0]["state"] == "unchanged"
+
+
 def test_without_a_workspace(catchment, server, tmp_path):
     (tmp_path / "who").write_text("1\n2\n")
     where = ("--output", tmp_path / "out")

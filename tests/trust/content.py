@@ -89,6 +89,9 @@ def _rows(shown: Any, table: str) -> list[str]:
 
 def differences(one: Workspace, other: Workspace, aggregate: str) -> list[str]:
     """Rows that only one of two workspaces has, for whoever has to find out why."""
+    if aggregate.startswith("exports/"):
+        here, there = (Counter(_lines(w, aggregate)) for w in (one, other))
+        return [f"has {line}" for line in here - there] + [f"lacks {x}" for x in there - here]
     if not aggregate.startswith("imaging/"):
         return []
     from catchment.imaging.snapshot import ALL, open_snapshot
@@ -100,6 +103,17 @@ def differences(one: Workspace, other: Workspace, aggregate: str) -> list[str]:
         told += [f"{table} has {row}" for row in here - there]
         told += [f"{table} lacks {row}" for row in there - here]
     return told
+
+
+def _lines(workspace: Workspace, aggregate: str) -> Iterator[str]:
+    """Of every part, with its name."""
+    latest = workspace.ledger.latest(aggregate)
+    assert latest is not None
+    for item in latest.provenance["objects"]:
+        if item["role"] != "manifest":
+            name = item["key"].removeprefix(latest.location)
+            lines = workspace.store.read(item["key"]).decode(errors="replace").splitlines()
+            yield from (f"{name}: {line}" for line in lines)
 
 
 def _arrays(workspace: Workspace, aggregate: str) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
-from catchment.core.errors import CatchmentError, Conflict
+from catchment.core.errors import CatchmentError, Conflict, Unavailable
 from catchment.core.store import Store
 from catchment.exports import layout
 from catchment.exports.files import told
@@ -89,6 +89,7 @@ class Batch:
         number: of the batch.
         members: how many there were.
         failed: members without records, counted by the kind of their error.
+        unavailable: how many of them failed for now only: the source may have them later.
         received: records that the source gave, refused ones and those of failed members included.
         refused: records that stay out, by reason.
         parts: what was written.
@@ -97,6 +98,7 @@ class Batch:
     number: int
     members: int
     failed: Counter[str] = field(default_factory=Counter)
+    unavailable: int = 0
     received: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     parts: tuple[Part, ...] = ()
@@ -107,6 +109,7 @@ class Batch:
             "batch": self.number,
             "members": self.members,
             "failed": dict(self.failed),
+            "unavailable": self.unavailable,
             "received": self.received,
             "refused": dict(self.refused),
             "parts": [list(part) for part in self.parts],
@@ -119,6 +122,7 @@ class Batch:
             data["batch"],
             data["members"],
             Counter(data["failed"]),
+            data.get("unavailable", 0),  # nobody counted them before
             data["received"],
             Counter(data["refused"]),
             tuple(Part(key, Kind(kind), size, lines) for key, kind, size, lines in data["parts"]),
@@ -178,6 +182,7 @@ def _read(member: str, reader: Reader, batch: Batch, data: LineFile, errors: Lin
         errors.rewind(*before[1])
         errors.write(outcome(issue_type(error), error.message, member))
         batch.failed[error.kind] += 1
+        batch.unavailable += isinstance(error, Unavailable)
         refused = Counter({"member-failed": received})
     batch.received += received
     batch.refused += refused

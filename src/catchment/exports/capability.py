@@ -41,13 +41,15 @@ def run(
     """Export ``exports/<name>``, or take up its open job; see :func:`runs.run`.
 
     A job that was published stands for the same members, source and settings, unless it is to be
-    done ``again``: a server does not tell whether its records changed.
+    done ``again``: a server does not tell whether its records changed. Where the source could not
+    give some members at that time, it is asked again.
     """
     wanted = job(workspace, name)
     ledger = workspace.ledger_to_read() if dry_run else workspace.ledger
     latest = ledger.latest(wanted.aggregate)
     same = latest is not None and latest.provenance["config"] == wanted.config()
-    if same and not again and not ledger.runs(wanted.aggregate, state="running"):
+    lacks = latest is not None and latest.provenance.get("unavailable", 0)
+    if same and not (again or lacks or ledger.runs(wanted.aggregate, state="running")):
         return _outcome(ledger, latest, wanted, "unchanged")
     if dry_run:
         return _outcome(ledger, latest, wanted, "planned")

@@ -284,6 +284,7 @@ class _Work:
                 "config": dict(self.record.config),
                 "objects": objects,
                 "outputs": [m.output.to_json() for m in made],
+                "unavailable": sum(b.unavailable for b in self.book.batches.values()),
             },
             account=self._account(),
             findings=list(self._findings()),

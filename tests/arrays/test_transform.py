@@ -19,7 +19,7 @@ from catchment.arrays import browse, catalog, journal, read
 from catchment.arrays.stack import Stack
 from catchment.arrays.transform import signals, sinks
 from catchment.arrays.transform.base import BaseTransform
-from catchment.arrays.transform.discovery import Choice, Naming, discover, pseudonym_key
+from catchment.arrays.transform.discovery import Choice, Naming, discover
 from catchment.arrays.transform.job import House, Job
 from catchment.arrays.transform.model import (
     Copied,
@@ -37,6 +37,7 @@ from catchment.arrays.transform.worker import load
 from catchment.arrays.verify import verify
 from catchment.core.account import Line
 from catchment.core.errors import CatchmentError, Invalid, Unavailable
+from catchment.core.passwords import kept_key
 from catchment.core.store import open_store
 from catchment.testing.faults import Faults, inject
 
@@ -311,8 +312,8 @@ def test_a_worker_learns_what_stands_in_a_store_once_in_a_run(tmp_path):
 
 def test_names_of_sessions_and_sites(tmp_path):
     store = open_store("memory://names")
-    key = pseudonym_key(store, "_private/k")
-    assert (len(key), pseudonym_key(store, "_private/k")) == (32, key)
+    key = kept_key(store, "_private/k")
+    assert (len(key), kept_key(store, "_private/k")) == (32, key)
     naming = Naming(key)
     assert naming.session("a/b") != naming.session("a-b")
     assert naming.session("a/b") == naming.session("a/b")

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 
+import duckdb
 import pyarrow as pa
 import pytest
 import schemathesis
@@ -252,6 +253,48 @@ def test_suppressed_cells_are_marked_on_every_way_out(tmp_path):
         lines = client.get("/from-parquet/", params=asked).text.splitlines()
         assert lines[0].endswith(",suppressed,sites_reported,sites_suppressed,sites_absent")
         assert lines[-1].endswith(",True,1,1,0")
+
+
+def test_rounded_counts_are_rounded_on_every_way_out(tmp_path):
+    exact = [63, 41, 22, 63, 41, 22]  # those alike are of the same people
+    told = {63: {60, 65}, 41: {40, 45}, 22: {20, 25}}
+    settings_ = {
+        "studies.core.min_cell": 5,
+        "studies.core.round_to": 5,
+        "subscriptions.warehouse": str(tmp_path / "warehouse.duckdb"),
+    }
+    with studying.workspace(tmp_path, **settings_) as space:
+        cube = CUBE.set_column(0, "cnt", pa.array(exact))
+        studying.send_cube(space, "ucd", cube)
+        one = studying.package(space)
+        released = studying.read(space, one.key)
+        assert studying.read(space, one.released.key).equals(released)
+        assert released["rounded_to"].to_pylist() == [5] * 12
+        seen = {row["sex"]: row["cnt"] for row in released.to_pylist()}
+        assert all(seen[sex] in told[n] for sex, n in ((None, 63), ("f", 41), ("m", 22)))
+        assert (one.round_to, one.total) == (5, seen[None])
+        assert max(studying.read(space, one.merged.key)["cnt"].to_pylist()) == 63
+        rows = [tuple(row.values()) for row in released.to_pylist()]
+        counts = sorted(row[0] for row in rows)
+        for key in (one.csv.key, next(s.key for s in space.store.list("csv_aggregates/"))):
+            lines = list(csv.DictReader(io.StringIO(space.store.read(key).decode())))
+            assert sorted(int(line["cnt"]) for line in lines) == counts
+            assert {line["rounded_to"] for line in lines} == {"5"}
+        with duckdb.connect(tmp_path / "warehouse.duckdb", read_only=True) as warehouse:
+            assert warehouse.sql("FROM core__count__000").fetchall() == rows
+
+        Keys(space.ledger).add("every", "t", [], [])
+        client = TestClient(create_app(space, process=False), headers={"x-api-key": "t"})
+        about = client.get("/data-packages/core__count__000").json()
+        assert (about["round_to"], about["total"]) == (5, seen[None])
+        chart = client.get(CHART, params={"column": "sex"}).json()
+        assert dict(chart["data"][0]["rows"]) == {"f": seen["f"], "m": seen["m"]}
+        assert (chart["round_to"], chart["totalCount"]) == (5, seen["f"] + seen["m"])
+        asked = {"s3_path": client.get("/aggregates").json()[0], "type": "json"}
+        plain = client.get("/from-parquet/", params=asked).json()
+        assert sorted(row["cnt"] for row in plain) == counts
+        marked = client.get("/from-parquet/", params=asked | {"marks": True}).json()
+        assert all(row["rounded_to"] == 5 for row in marked)
 
 
 def test_marks_of_rows_have_names_of_their_own(tmp_path):

@@ -14,7 +14,7 @@ from catchment.arrays import verify as verification
 from catchment.arrays.foreign import kind_of
 from catchment.arrays.stack import Stack
 from catchment.arrays.transform import run as runs
-from catchment.arrays.transform.discovery import Choice, Naming, discover, pseudonym_key
+from catchment.arrays.transform.discovery import Choice, Naming, discover
 from catchment.arrays.transform.job import House, Job
 from catchment.arrays.transform.sinks import Partitioning, below
 from catchment.arrays.transform.worker import load
@@ -24,6 +24,7 @@ from catchment.core.collection import under_lease
 from catchment.core.errors import NotFound
 from catchment.core.ledger import Snapshot
 from catchment.core.named_sections import ArraysSettings
+from catchment.core.passwords import kept_key
 from catchment.core.progress import Progress, silent
 from catchment.core.store import Stat, Store
 from catchment.core.workspace import Workspace
@@ -164,7 +165,7 @@ def _key(workspace: Workspace, name: str, settings: ArraysSettings, *, dry_run: 
     place = f"_private/arrays/{name}.key"
     if dry_run:
         return _read_or_zero(workspace.store, place)
-    return pseudonym_key(workspace.store, place)
+    return kept_key(workspace.store, place)
 
 
 def _read_or_zero(store: Store, place: str) -> bytes:

@@ -99,6 +99,7 @@ def list_(ctx: typer.Context) -> None:
             "rows": one.rows,
             "total": one.total,
             "min_cell": one.min_cell,
+            "round_to": one.round_to,
             "updated_at": one.updated_at.isoformat(),
             "key": one.key,
         }
@@ -291,7 +292,7 @@ def _stands(study: str, outcome: dict[str, Any]) -> str:
 def _show_list(data: list[dict[str, Any]]) -> Iterator[str | Table]:
     yield table(
         "packages",
-        ("id", "kind", "sites", "rows", "total", "smallest cell", "changed"),
+        ("id", "kind", "sites", "rows", "total", "smallest cell", "rounded to", "changed"),
         (
             (
                 one["id"],
@@ -300,6 +301,7 @@ def _show_list(data: list[dict[str, Any]]) -> Iterator[str | Table]:
                 one["rows"],
                 one["total"],
                 one["min_cell"],
+                one["round_to"] or "",
                 one["updated_at"][:16],
             )
             for one in data

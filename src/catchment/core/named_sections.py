@@ -161,6 +161,22 @@ class StudiesSettings(Section):
     min_sites: PositiveInt = Field(
         default=1, description="A cell is released only if at least so many sites report it."
     )
+    round_to: NonNegativeInt = Field(
+        default=0,
+        le=1_000_000,
+        description="Counts that are released are rounded at random to multiples of it, so that "
+        "two releases do not tell by how few people they differ; `min_cell` must be a multiple of "
+        "it, and best is it. 0 turns this off: what is released is exact.",
+    )
+
+    @model_validator(mode="after")
+    def _rounds_to_parts_of_min_cell(self) -> Self:
+        if self.round_to == 1 or (self.round_to and self.min_cell % self.round_to):
+            raise ValueError(
+                f"expected 'min_cell' to be a multiple of 'round_to', and that 0, or 2 or more, "
+                f"got {self.min_cell} and {self.round_to}"
+            )
+        return self
 
 
 class ImagingSettings(Section):

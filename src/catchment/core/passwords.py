@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from catchment.core.errors import Invalid
+from catchment.core.errors import Conflict, Invalid, NotFound
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
 
+    from catchment.core.store import Store
+
 MIN_LENGTH = 16  # of a secret that a person chose
 MAX_LENGTH = 1024
+KEY_BYTES = 32  # of a key that no person ever types
 LIVE = 2  # secrets of a user at a time: the old and the new one, while they are exchanged
 
 # OWASP's second choice for argon2id: 19 MiB, two passes.
@@ -27,6 +30,19 @@ _turns = threading.BoundedSemaphore(_AT_ONCE)
 def new_secret() -> str:
     """256 random bits, as 64 hexadecimal digits: no shell and no option parser minds them."""
     return secrets.token_hex(32)
+
+
+def kept_key(store: Store, place: str) -> bytes:
+    """The key that a workspace keeps there for itself; made where there is none."""
+    try:
+        return store.read(place)
+    except NotFound:
+        made = secrets.token_bytes(KEY_BYTES)
+        try:
+            store.put(place, made)
+        except Conflict:
+            return store.read(place)
+        return made
 
 
 def check_secret(secret: str) -> str:

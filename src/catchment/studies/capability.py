@@ -20,6 +20,7 @@ from catchment.core.workspace import Workspace
 from catchment.studies import layout, library
 from catchment.studies import scan as scans
 from catchment.studies.catalog import studies
+from catchment.studies.merge import Policy
 from catchment.studies.model import Staged, Upload
 
 
@@ -129,6 +130,6 @@ def _known(ledger: Ledger, study: str) -> set[str]:
             known.add(key)
             if told["role"] == "released":
                 place = key.rpartition("/")[0]
-                config = snapshot.provenance["config"]
-                known.add(f"{place}/entry-{config['min_cell']}-{config['min_sites']}.json")
+                policy = Policy.from_json(snapshot.provenance["config"])
+                known.add(f"{place}/entry-{policy.label}.json")
     return known

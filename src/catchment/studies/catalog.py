@@ -161,6 +161,7 @@ class Catalog:
             rows=merged.rows,
             total=merged.total,
             min_cell=merged.policy.min_cell,
+            round_to=merged.policy.round_to,
             released=merged.released,
             csv=merged.csv,
             marks=merged.marks,

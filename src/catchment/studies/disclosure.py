@@ -46,6 +46,7 @@ from catchment.studies.marks import Sites
 from catchment.studies.memory import lean
 from catchment.studies.missing import Held, add_missing
 from catchment.studies.nullspace import Equations, determined
+from catchment.studies.rounding import Rounding, rounded, words
 from catchment.studies.witness import Witness
 
 MEASURE = "cnt"
@@ -85,6 +86,7 @@ def release(
     min_cell: int = MIN_CELL,
     min_sites: int = 1,
     sites: int | None = None,
+    rounding: Rounding | None = None,
 ) -> Release:
     """What may be seen of a merged cube.
 
@@ -94,25 +96,40 @@ def release(
         min_cell: counts from 1 to below this are not shown; 0 turns suppression off.
         min_sites: cells that fewer sites reported are not shown, nor is each one's part of them.
         sites: how many sites the cube is of; default: as many as it names.
+        rounding: of what is shown, once it is known what is not. ``min_cell`` is a multiple of it,
+            or else a count that is rounded to less would lie between the two.
 
     Raises:
-        Invalid: kind ``bad-cube``, if it is not a cube; ``bad-setting``, below 0.
+        Invalid: kind ``bad-cube``, if it is not a cube; ``bad-setting``, below 0, or no multiple.
     """
     if min(min_cell, min_sites) < 0:
         raise Invalid(
             f"expected min_cell and min_sites of 0 or more, got {min_cell} and {min_sites}",
             kind="bad-setting",
         )
+    if rounding is not None and (rounding.to < 2 or min_cell % rounding.to):
+        raise Invalid(
+            f"expected a min_cell that is a multiple of what counts are rounded to, 2 or more, "
+            f"got {min_cell} and {rounding.to}",
+            kind="bad-setting",
+            hint="set round_to to what min_cell is",
+        )
+    read = cube if callable(cube) else lambda: cube
     with lean():
-        return _released(cube if callable(cube) else lambda: cube, min_cell, min_sites, sites)
+        return _released(read, min_cell, min_sites, sites, rounding)
 
 
 def _released(
-    read: Callable[[], pa.Table], min_cell: int, min_sites: int, sites: int | None
+    read: Callable[[], pa.Table],
+    min_cell: int,
+    min_sites: int,
+    sites: int | None,
+    rounding: Rounding | None,
 ) -> Release:
     table = read()
     counts, codes, sizes = encode(table, MEASURE)
     site = _site(table)
+    told = words(table, MEASURE, rounding) if rounding else []
     del table
     pa.default_memory_pool().release_unused()
     # 1 more: a value that is listed nowhere
@@ -129,8 +146,9 @@ def _released(
     del held
     marks = None if site is None else Sites.of_lattice(lattice, site, sites, len(hidden))
     codes = lattice.codes[: len(hidden)]
+    near = rounded(lattice, hidden, told, rounding) if rounding else None
     del lattice
-    return _shown(read(), codes, hidden, marks)
+    return _shown(read(), codes, hidden, marks, near)
 
 
 def close(held: Held, hidden: Flags, min_cell: int, site: int | None = None) -> Flags:
@@ -364,19 +382,29 @@ def _site(cube: pa.Table) -> int | None:
     return names.index(SITE) if SITE in names else None
 
 
-def _shown(cube: pa.Table, codes: Codes, hidden: Flags, sites: Sites | None) -> Release:
-    """The table and its marks, the suppressed rows last."""
+def _shown(
+    cube: pa.Table, codes: Codes, hidden: Flags, sites: Sites | None, near: Ints | None
+) -> Release:
+    """The table and its marks, the suppressed rows last; those shown may be ``near``."""
     shown, gone = np.flatnonzero(~hidden), np.flatnonzero(hidden)
+    if near is not None:  # in order of these: that of the cube would tell which is greater
+        again = np.lexsort([*(column[shown] for column in codes.T[::-1]), -near])
+        shown, near = shown[again], near[again]
     if len(gone) and codes.shape[1]:  # in order of values, NULL after all
         gone = gone[np.lexsort([_null_last(column[gone]) for column in codes.T[::-1]])]
     order = np.concatenate([shown, gone])
     table, site = cube, _site(cube)
-    if len(gone):
+    if len(gone) or near is not None:
         columns = dict(zip(cube.column_names, cube.columns, strict=True))
         place = cube.column_names.index(MEASURE)
         del cube, table
         pa.default_memory_pool().release_unused()
         places = pa.array(order)
+        if near is not None:
+            counts = np.zeros(len(hidden), np.int64)
+            counts[shown] = near
+            columns[MEASURE] = pa.array(counts).cast(columns[MEASURE].type)
+            del counts
         table = pa.table({name: columns.pop(name).take(places) for name in [*columns]})
         del places
         measure = pc.if_else(

@@ -216,16 +216,22 @@ def _encoded(column: pa.ChunkedArray) -> Indices:
     """0 where a value is NULL, else the place of the value in their order, from 1."""
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
-    column = column.unify_dictionaries()
-    dictionaries = [chunk.dictionary for chunk in column.chunks[:1]]
-    known = pc.drop_null(pc.unique(pa.chunked_array(dictionaries, column.type.value_type)))
-    known = known.take(pc.sort_indices(known))
+    known = values_of(column)
     codes: list[Indices] = [np.zeros(0, np.int32)]
     for chunk in column.chunks:
         places = pc.fill_null(pc.index_in(chunk.dictionary, value_set=known), -1)
         places = np.append(places.to_numpy(), -1) + 1
         codes.append(places[pc.fill_null(chunk.indices.cast(pa.int32()), -1).to_numpy()])
     return np.concatenate(codes).astype(np.int32)
+
+
+def values_of(column: pa.ChunkedArray) -> pa.Array:
+    """The values that a column may have, in their order."""
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    dictionaries = [chunk.dictionary for chunk in column.unify_dictionaries().chunks[:1]]
+    known = pc.drop_null(pc.unique(pa.chunked_array(dictionaries, column.type.value_type)))
+    return known.take(pc.sort_indices(known))
 
 
 def index(codes: Codes, sizes: tuple[int, ...]) -> Keys:

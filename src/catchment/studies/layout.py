@@ -17,6 +17,7 @@ must not be let in there::
     subscriptions/<target>.json                                what is registered in a target
     studies/<study>/kept/, parts/, merges/, snapshots/         what the views are written from
     studies/<study>/uploads/, results/                         what was found, for the sites
+    studies/rounding.key                                       decides how counts are rounded
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ FLAT = "flat/"
 METADATA = "study_metadata/"
 MANIFEST = "manifest/"
 SUBSCRIPTIONS = "subscriptions/"
+ROUNDING = f"{INTERNAL}rounding.key"  # no study has a dot in its name
 UPLOADS = "uploads"  # the ledger's aggregate of all deliveries
 
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9@+._-]{0,199}")

@@ -124,7 +124,7 @@ def house(workspace: Workspace, progress: Progress = silent, *, dry_run: bool = 
 
     def policy(study: str) -> Policy:
         settings = settings_of(workspace, study)
-        return Policy(settings.min_cell, settings.min_sites)
+        return Policy(settings.min_cell, settings.min_sites, settings.round_to)
 
     ledger = workspace.ledger_to_read() if dry_run else workspace.ledger
     return House(

@@ -10,7 +10,8 @@ import numpy as np
 from catchment.studies.lattice import Flags, Indices, Lattice
 
 # What people read of a row's marks, in the order in which they are stored.
-NAMES = ("suppressed", "sites_reported", "sites_suppressed", "sites_absent")
+# The last only where counts are rounded.
+NAMES = ("suppressed", "sites_reported", "sites_suppressed", "sites_absent", "rounded_to")
 
 
 def named(columns: Iterable[str], marks: int) -> list[str]:

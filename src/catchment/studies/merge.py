@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from catchment.core.errors import NotFound
+from catchment.core.passwords import kept_key
 from catchment.core.store import Store
 from catchment.studies import assembly, coded, layout, once, parquet
 from catchment.studies import columns as types
@@ -29,15 +30,31 @@ FORMAT = 3  # of merges: another one makes them anew
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What may leave the house: cells of at least so many, of at least so many sites."""
+    """What may leave the house: cells of at least so many, of at least so many sites; rounded."""
 
     min_cell: int
     min_sites: int
+    round_to: int = 0  # counts are multiples of it; 0: they are what they are
 
     @property
     def open(self) -> bool:
         """Everything may: the release is the merge itself."""
-        return self.min_cell == 0 and self.min_sites <= 1
+        return self.min_cell == 0 and self.min_sites <= 1 and not self.round_to
+
+    @property
+    def label(self) -> str:
+        """What keys tell of it."""
+        return "-".join(map(str, self.to_json().values()))
+
+    def to_json(self) -> dict[str, int]:
+        """Plain types; what was not known before stands there only where it is used."""
+        told = {"min_cell": self.min_cell, "min_sites": self.min_sites}
+        return told | {"round_to": self.round_to} if self.round_to else told
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Policy:
+        """The inverse of :meth:`to_json`."""
+        return cls(data["min_cell"], data["min_sites"], data.get("round_to", 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +78,7 @@ class Merged:
         """Plain types."""
         return {
             "fingerprint": self.fingerprint,
-            "min_cell": self.policy.min_cell,
-            "min_sites": self.policy.min_sites,
+            **self.policy.to_json(),
             "parts": [part.to_json() for part in self.parts],
             "rows": self.rows,
             "total": self.total,
@@ -83,7 +99,7 @@ class Merged:
         objects: dict[str, Any] = {n: Object(*value) for n, value in data["objects"].items()}
         return cls(
             data["fingerprint"],
-            Policy(data["min_cell"], data["min_sites"]),
+            Policy.from_json(data),
             tuple(Part(**part) for part in data["parts"]),
             data["rows"],
             data["total"],
@@ -125,8 +141,8 @@ def merge(
     ordered = tuple(sorted(parts, key=lambda p: p.site))
     print_ = fingerprint(ordered)
     place = layout.merges(*prefix, print_)
-    name = f"{place}released-{policy.min_cell}-{policy.min_sites}"
-    done = f"{place}entry-{policy.min_cell}-{policy.min_sites}.json"
+    name = f"{place}released-{policy.label}"
+    done = f"{place}entry-{policy.label}.json"
     there = None if again else _known(store, done)
     if there is not None:
         return replace(there, parts=ordered)  # the same rows may have come in another file
@@ -222,7 +238,10 @@ def _release(store: Store, name: str, merged: Object, policy: Policy, sites: int
 
     from catchment.studies import disclosure
     from catchment.studies.marks import named
+    from catchment.studies.rounding import Rounding
 
+    base = policy.round_to
+    rounding = Rounding(base, kept_key(store, layout.ROUNDING)) if base else None
     with local(store, merged.key) as path:
         schema = pq.read_schema(path)
         texts = [name for name in schema.names if pa.types.is_string(schema.field(name).type)]
@@ -231,9 +250,14 @@ def _release(store: Store, name: str, merged: Object, policy: Policy, sites: int
             min_cell=policy.min_cell,
             min_sites=policy.min_sites,
             sites=sites,
+            rounding=rounding,
         )
     table, marks, name = made.table, made.marks, f"{name}-{made.told}"
     del made
+    if base:  # row by row: that counts are no sums goes wherever they go
+        marks = marks.append_column(
+            "rounded_to", pa.repeat(pa.scalar(base, pa.int32()), marks.num_rows)
+        )
     marked = tuple(named(table.column_names, marks.num_columns))
     told = table
     for mark, column in zip(marked, marks.columns, strict=True):

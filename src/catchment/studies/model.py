@@ -217,6 +217,7 @@ class Package:
         key: where people and Athena find ``released``: below ``aggregates/`` or ``flat/``.
         total: the greatest count, which is that of the whole; None for a flat table.
         min_cell: smallest cell that ``released`` shows; 0: nothing was suppressed.
+        round_to: counts of ``released``, and ``total``, are rounded to multiples of it; 0: exact.
         updated_at: when this content was first published.
     """
 
@@ -238,6 +239,7 @@ class Package:
     key: str
     updated_at: datetime
     marked: Sequence[str] = ()
+    round_to: int = 0
 
 
 @dataclass(frozen=True, slots=True)

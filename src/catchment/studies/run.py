@@ -181,7 +181,7 @@ class _Run:
         return Outcome("published", made, snapshot)
 
     def _config(self) -> dict[str, Any]:
-        return {"min_cell": self.policy.min_cell, "min_sites": self.policy.min_sites}
+        return self.policy.to_json()
 
     def _gather(
         self, wish: Callable[[Catalog], Wish] | None

@@ -242,6 +242,8 @@ def chart(  # noqa: PLR0917 - the parameters of the request
         first: dict[str, Any] = {"column": column, "filters": texts}
         if stratifier is not None:
             first["stratifier"] = stratifier
+        if one.round_to:  # sums are of rounded counts, too
+            told["round_to"] = one.round_to
         return JSONResponse(first | told)
 
     return _tagged(tag, if_none_match, answer)
@@ -256,7 +258,8 @@ def from_parquet(
         bool,
         Query(
             description="Also say of each row whether its count is suppressed, how many sites "
-            "reported it, of how many of these it is suppressed, and how many are absent."
+            "reported it, of how many of these it is suppressed, how many are absent, and to what "
+            "counts are rounded where they are."
         ),
     ] = False,
     if_none_match: IfNoneMatch = None,
@@ -368,7 +371,7 @@ def _described(see: View, one: Package) -> dict[str, Any]:
     }
     if one.kind == "flat":
         return told | {"site": one.site, "type": "flat"}
-    return told | {"min_cell": one.min_cell}
+    return told | {"min_cell": one.min_cell, "round_to": one.round_to}
 
 
 def _page(found: Sequence[Any], limit: int, offset: int) -> Response:

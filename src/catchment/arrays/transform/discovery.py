@@ -6,17 +6,15 @@ import base64
 import hashlib
 import hmac
 import re
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from catchment.arrays.transform.model import Session
-from catchment.core.errors import Conflict, Invalid, NotFound
+from catchment.core.errors import Invalid
 from catchment.core.names import check_name
 from catchment.core.store import Store
 
-KEY_BYTES = 32
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -51,19 +49,6 @@ class Naming:
             except Invalid:
                 pass
         return self.site
-
-
-def pseudonym_key(store: Store, place: str) -> bytes:
-    """The key that a workspace keeps for its pseudonyms; made where there is none."""
-    try:
-        return store.read(place)
-    except NotFound:
-        made = secrets.token_bytes(KEY_BYTES)
-        try:
-            store.put(place, made)
-        except Conflict:
-            return store.read(place)
-        return made
 
 
 def discover(

@@ -41,9 +41,11 @@ def studies(ask: Asked) -> dict[str, Any]:
             {
                 "study": name,
                 "packages": [_package(one) for one in found if one.study == name],
-                "min_cell": library.settings_of(ask.workspace, name).min_cell,
+                "min_cell": rules.min_cell,
+                "round_to": rules.round_to,
             }
             for name in names
+            for rules in [library.settings_of(ask.workspace, name)]
         ],
         "uploads": _uploads(ask),
         "subscriptions": _subscriptions(ask, found),
@@ -120,12 +122,16 @@ def chart(  # noqa: PLR0917 - what is charted
 def chart_csv(
     ask: Asked, package: Id, column: Column, stratifier: Column = "", where: Where = ""
 ) -> Response:
-    """The same chart as CSV; suppressed cells are empty, and marked."""
-    told = _chart(ask, _find(ask, package), column, stratifier, where)
+    """The same chart as CSV; suppressed cells are empty, and marked; so are rounded ones."""
+    one = _find(ask, package)
+    told = _chart(ask, one, column, stratifier, where)
     parts = {"part": stratifier} if stratifier else {}
     names = parts | {"value": column, "count": "count"} | _MARKS
+    if one.round_to:
+        names["round_to"] = "rounded to"
+    rows = (row | {"round_to": one.round_to} for row in _rows(told))
     lines = [line([guarded(name) for name in names.values()])]
-    lines += [line([guarded(row[name]) for name in names]) for row in _rows(told)]
+    lines += [line([guarded(row[name]) for name in names]) for row in rows]
     headers = {"Content-Disposition": 'attachment; filename="chart.csv"'}
     return Response("".join(lines), media_type="text/csv; charset=utf-8", headers=headers)
 
@@ -189,6 +195,7 @@ def _package(one: Package) -> dict[str, Any]:
         "rows": one.rows,
         "total": one.total,
         "min_cell": one.min_cell,
+        "round_to": one.round_to,
         "columns": {name: column.type for name, column in one.columns.items()},
         "updated_at": one.updated_at.isoformat(),
     }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter, defaultdict
+from datetime import timedelta
 from itertools import product
 
 import numpy as np
@@ -15,9 +17,11 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_matrix
 
 from catchment.core.errors import Invalid
+from catchment.studies import actions, capability, library
 from catchment.studies.disclosure import release
 from catchment.studies.rounding import Rounding
-from tests.studies import attacker
+from catchment.testing.studies import wide_cube
+from tests.studies import attacker, studying
 from tests.studies.test_disclosure import cube, cubes, merged, people
 
 KEY = bytes(range(32))
@@ -281,3 +285,60 @@ def test_many_sums_of_the_same_people_tell_what_rounding_hides():
     assert alone.std() > 3.5
     assert abs(wrong.std() / alone.std() - (2 / 3) ** (columns / 2)) < 0.1
     assert (abs(wrong) < 0.5).mean() < 0.5  # most of all guesses are still wrong
+
+
+# In a workspace
+
+
+def test_rules_that_tell_the_least_count_are_refused(tmp_path):
+    for rules in ({"round_to": 4}, {"round_to": 1}, {"min_cell": 5, "round_to": 10}):
+        with pytest.raises(Invalid, match="min_cell"):
+            studying.workspace(
+                tmp_path,
+                **{"studies.core.min_cell": 11}
+                | {f"studies.core.{k}": v for k, v in rules.items()},
+            )
+
+
+def test_what_is_not_rounded_is_as_ever_and_what_is_lies_beside_it(tmp_path):
+    """Nothing is merged again, and neither policy takes the other's release for its own."""
+    told = {}
+    for base in (0, 5, 0, 10):
+        rules = {"studies.core.min_cell": 10, "studies.core.round_to": base}
+        with studying.workspace(tmp_path, **rules) as space:
+            if not told:
+                studying.send_cube(space, "a", wide_cube(1, 60))
+            capability.run(space, "core")
+            one = studying.package(space)
+            assert one.round_to == base
+            assert ("rounded_to" in one.marked) == (base > 0)
+            kept = studying.below(space, "studies/core/merges/")
+            entry = f"entry-10-1-{base}.json" if base else "entry-10-1.json"
+            assert f"{one.released.key.rpartition('/')[0]}/{entry}" in kept
+            assert told.setdefault(base, one.released) == one.released
+            assert told.setdefault("merged", one.merged) == one.merged
+            latest = space.ledger.latest("studies/core")
+            assert ("round_to" in latest.provenance["config"]) == (base > 0)
+            catalog = json.loads(space.store.read(f"{latest.location}catalog.json"))
+            assert ("round_to" in catalog["cubes"][0]["merged"]) == (base > 0)
+            assert [s.key for s in space.store.list("studies/") if "rounding" in s.key] == (
+                ["studies/rounding.key"] if len(told) > 2 else []
+            )
+            assert not list(capability.orphans(space, grace=timedelta(seconds=-9)))
+            assert one.total % max(base, 1) == 0
+            studying.whole(space)
+    assert len({told[base].key for base in (0, 5, 10)}) == 3
+
+
+def test_a_release_made_anew_is_the_same(tmp_path):
+    """Elsewhere, with the same key, and by whoever reprocesses it."""
+    found = []
+    for name in ("here", "there"):
+        rules = {"studies.core.min_cell": 5, "studies.core.round_to": 5}
+        with studying.workspace(tmp_path / name, **rules) as space:
+            space.store.put("studies/rounding.key", KEY)
+            studying.send_cube(space, "a", wide_cube(1, 60))
+            actions.reprocess(library.house(space), "core")
+            one = studying.package(space)
+            found.append((one.released, one.csv))
+    assert found[0] == found[1]

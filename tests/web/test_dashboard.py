@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 
 import duckdb
 import pyarrow as pa
@@ -20,6 +21,7 @@ from catchment.core.ledger.keys import Keys, scopes
 from catchment.testing.studies import study_zip
 from catchment.web.app import create_app
 from tests.studies import studying
+from tests.web.looking import Looker, add_people
 
 NAMES = ("sex", "race")
 MARKED = ("suppressed", "suppressed_")  # names that a site may use as well
@@ -295,6 +297,20 @@ def test_rounded_counts_are_rounded_on_every_way_out(tmp_path):
         assert sorted(row["cnt"] for row in plain) == counts
         marked = client.get("/from-parquet/", params=asked | {"marks": True}).json()
         assert all(row["rounded_to"] == 5 for row in marked)
+
+        add_people(space)
+        viewer = Looker(create_app(space, process=False))
+        viewer.sign_in("viewer")
+        page = viewer.get("/api/charts/core__count__000", params={"column": "sex"}).json()
+        assert {row["value"]: row["count"] for row in page["rows"]} == {
+            sex: seen[sex] for sex in ("f", "m")
+        }
+        text = viewer.get("/api/charts/core__count__000/chart.csv", params={"column": "sex"}).text
+        assert [line.rpartition(",")[2] for line in text.splitlines()] == ["rounded to", "5", "5"]
+        for path in ("/ui/charts/core__count__000", "/ui/studies", "/ui/studies/core"):
+            assert re.search(
+                r"ounded\b[^<]* to (a multiple|multiples)? ?(of )?5", viewer.get(path).text
+            )
 
 
 def test_marks_of_rows_have_names_of_their_own(tmp_path):

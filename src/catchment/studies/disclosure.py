@@ -96,8 +96,7 @@ def release(
         min_cell: counts from 1 to below this are not shown; 0 turns suppression off.
         min_sites: cells that fewer sites reported are not shown, nor is each one's part of them.
         sites: how many sites the cube is of; default: as many as it names.
-        rounding: of what is shown, once it is known what is not. ``min_cell`` is a multiple of it,
-            or else a count that is rounded to less would lie between the two.
+        rounding: of what is shown, once it is known what is not; it divides ``min_cell``.
 
     Raises:
         Invalid: kind ``bad-cube``, if it is not a cube; ``bad-setting``, below 0, or no multiple.
@@ -107,13 +106,8 @@ def release(
             f"expected min_cell and min_sites of 0 or more, got {min_cell} and {min_sites}",
             kind="bad-setting",
         )
-    if rounding is not None and (rounding.to < 2 or min_cell % rounding.to):
-        raise Invalid(
-            f"expected a min_cell that is a multiple of what counts are rounded to, 2 or more, "
-            f"got {min_cell} and {rounding.to}",
-            kind="bad-setting",
-            hint="set round_to to what min_cell is",
-        )
+    if rounding is not None:
+        rounding.check(min_cell)
     read = cube if callable(cube) else lambda: cube
     with lean():
         return _released(read, min_cell, min_sites, sites, rounding)

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from catchment.core.errors import Invalid
 from catchment.studies.lattice import Flags, Indices, Ints, Lattice, steps, values_of
 
 type Words = npt.NDArray[np.uint64]
@@ -31,6 +32,19 @@ class Rounding(NamedTuple):
 
     to: int
     key: bytes
+
+    def check(self, min_cell: int) -> None:
+        """Invalid (kind ``bad-setting``) unless it divides the least count that is shown.
+
+        Or else what is rounded to less than that would lie in the few numbers between.
+        """
+        if self.to < 2 or min_cell % self.to:
+            raise Invalid(
+                f"expected a min_cell that is a multiple of what counts are rounded to, 2 or more, "
+                f"got {min_cell} and {self.to}",
+                kind="bad-setting",
+                hint="set round_to to what min_cell is",
+            )
 
 
 def words(cube: pa.Table, measure: str, rounding: Rounding) -> list[Words]:

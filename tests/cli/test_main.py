@@ -121,6 +121,15 @@ assert (gc.get_freeze_count(), gc.get_threshold()) == (kept, usual)
     subprocess.run([sys.executable, "-c", told], env=PLAIN, check=True, cwd=tmp_path)
 
 
+def test_what_is_near_is_told(catchment):
+    told = catchment("tabels", "run")
+    assert (told.code, told.err.splitlines()[0]) == (
+        2,
+        "error: No such command 'tabels'. Did you mean 'tables'?",
+    )
+    assert "mean" not in catchment("frobnicate").err
+
+
 def test_help_names_every_command_with_its_own_words(catchment):
     text = catchment("--help").out
     assert catchment().out == text

@@ -147,6 +147,12 @@ def test_events_can_be_told_again_and_are_the_same(published, catchment):
     (published / "lineage.ndjson").write_bytes(before)
 
 
+def test_lineage_of_what_nobody_knows_is_an_error(published, catchment):
+    told = catchment("lineage", "tables/none", "-w", published)
+    assert told.code == 3
+    assert "nothing is known of 'tables/none'" in told.err
+
+
 def test_nobody_to_send_to_is_told(catchment, tmp_path):
     catchment("init", "w")
     failed = catchment("lineage", "--send", "-w", "w")

@@ -346,6 +346,18 @@ def test_a_provider_that_is_away_does_not_keep_the_others_files(
         run(replace(job, providers=(away,)), house)
 
 
+def test_a_folder_that_is_not_there_is_told(sites, job, house, opened, tmp_path):
+    """A disk that is not mounted does not look like a provider who has nothing new."""
+    sites(beta={"1": image(1)})
+    gone = Provider("gone", (tmp_path / "unmounted").as_uri())
+    outcome = run(replace(job, providers=(gone, *job.providers)), house)
+    (told,) = (f for f in outcome.findings if f.site == "gone")
+    assert (told.severity, told.code) == ("error", "no-folder")
+    assert opened().rows()["images"] == 1
+    with pytest.raises(NotFound, match=r"there is no folder .*unmounted"):
+        run(replace(job, providers=(gone,)), house)
+
+
 @pytest.mark.parametrize("error", [Unavailable("no answer", kind="away"), NotFound("no bucket")])
 def test_a_provider_that_does_not_answer_is_a_finding(sites, job, house, opened, error):
     sites(alpha={"1": image(1)}, beta={"1": image(2)})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -80,6 +81,15 @@ class _Root(TyperGroup):
             return None
         self._add_common(command)
         return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Commands load when they are called, so that what is near is looked for by name."""
+        try:
+            return super().resolve_command(ctx, args)
+        except TyperException as error:
+            if near := get_close_matches(args[0], self.list_commands(ctx), 1):
+                error.message = f"{error.message.rstrip('.')}. Did you mean {near[0]!r}?"
+            raise
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):

@@ -159,6 +159,10 @@ def lineage(
                 hint="set [lineage] url or file in catchment.toml",
             )
         ledger = workspace.ledger_to_read()
+        if aggregate is not None and aggregate not in ledger.aggregates():
+            raise NotFound(
+                f"nothing is known of {aggregate!r}", kind="no-aggregate", hint="catchment status"
+            )
         runs = ledger.runs(aggregate, limit=limit)
         told = [
             one for run in reversed(runs) for one in lineages.events(workspace.place, ledger, run)

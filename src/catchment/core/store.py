@@ -281,6 +281,8 @@ def open_store(url: str, **options: str) -> Store:
 
             return open_s3(rest, {name: value for name, value in options.items() if value})
     raise Invalid(
-        "not the URL of a store; expected file:///folder, memory://name or s3://bucket/prefix",
+        "not the URL of a store: expected file:///folder, memory://name or s3://bucket/prefix, "
+        + (f"got {scheme}://" if rest else "got no scheme"),
         kind="bad-store-url",
+        hint="mend the URL; a folder needs no scheme in catchment.toml",
     )

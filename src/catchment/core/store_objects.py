@@ -267,7 +267,7 @@ def _failure(error: BaseException, key: str) -> CatchmentError:
                 hint="rename or remove the object: a part is empty, '.' or '..'",
             )
     if "169.254.169.254" in text or "redirect" in text:  # no credentials, another region
-        return bad_settings(key, type(error).__name__)
+        return bad_settings(key, "no credentials" if "169.254" in text else "redirected")
     return refusal(key, int(status[1]) if status else 0, code[1] if code else type(error).__name__)
 
 
@@ -317,7 +317,7 @@ def _named(key: str, code: str, told: str) -> CatchmentError | None:
 def bad_settings(key: str, told: str) -> Invalid:
     """The error for settings that cannot work."""
     return Invalid(
-        f"cannot use the S3 settings for {key!r}: {told}",
+        f"cannot use the S3 settings for {repr(key) if key else 'the bucket'}: {told}",
         kind="bad-store-option",
-        hint="check region, endpoint and credentials",
+        hint="set region, endpoint and credentials in [s3], or as AWS_* variables",
     )

@@ -24,7 +24,7 @@ from catchment.exports import run as runs
 from catchment.exports.fhir import FhirSource
 from catchment.exports.job import House, Job, read_members
 from catchment.exports.model import Codec, Rules
-from catchment.exports.ndjson import FileSource
+from catchment.exports.ndjson import SUFFIXES, FileSource
 from catchment.exports.sources import Source
 
 MAX_FILE = 256 << 20  # bytes of a list of members
@@ -134,10 +134,14 @@ def job(workspace: Workspace, name: str) -> Job:
             raise Invalid(f"{file}: expected at most {MAX_FILE} bytes, got more", kind="too-large")
         members, repeated = read_members(data.decode("utf-8", "replace").splitlines())
     if not members:
+        listed = settings.members is not None
         raise NotFound(
-            f"exports/{name} has no members",
+            f"exports/{name} has no members: "
+            + ("their file names nobody" if listed else f"no records lie below {settings.files}"),
             kind="no-members",
-            hint="write their ids into the file of members, one a line",
+            hint="write their ids into the file of members, one a line"
+            if listed
+            else f"put files there whose names end in {', '.join(SUFFIXES)}",
         )
     return Job(
         name,

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import batched
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ from catchment.core.finding import Finding, Severity
 from catchment.core.ledger import Contribution, Delivery, Lease
 from catchment.core.progress import Event
 from catchment.core.store import Stat, Store
+from catchment.core.store_local import LocalStore
 from catchment.imaging import layout
 from catchment.imaging.job import House
 from catchment.imaging.model import Delivered, Job, Provider
@@ -145,8 +147,20 @@ def _receive_one(
 
 
 def source_of(provider: Provider, house: House) -> Store:
-    """The store that a provider's files are in."""
-    return house.store if provider.inbox else house.open_store(provider.url)
+    """The store that a provider's files are in. NotFound (kind ``no-folder``) without its folder.
+
+    A folder that is gone is a disk that is not mounted, or a slip of the pen: not "nothing new".
+    """
+    if provider.inbox:
+        return house.store
+    source = house.open_store(provider.url)
+    if isinstance(source, LocalStore) and not Path(source.root).is_dir():
+        raise NotFound(
+            f"there is no folder {source.url}",
+            kind="no-folder",
+            hint="mount or make it, or mend the provider's URL in the settings",
+        )
+    return source
 
 
 def _empty(job: Job, provider: Provider, house: House, known: Iterable[Contribution]) -> None:

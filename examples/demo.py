@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from shutil import copyfile
 
@@ -211,7 +212,8 @@ def demo() -> int:
     worst = max(workspace(), export(), arrays(), catchment(*WHERE, "status"))
     print(f"\nNext, in a browser: catchment --workspace {FOLDER} serve")
     print(f"Center by center: catchment --workspace {FOLDER} tables show")
-    print(f"All of it, under Dagster: catchment --workspace {FOLDER} flows run nightly")
+    first = "" if find_spec("dagster") else "tools/bootstrap dev, then "
+    print(f"All of it, under Dagster: {first}catchment --workspace {FOLDER} flows run nightly")
     return worst
 
 

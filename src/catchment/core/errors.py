@@ -6,6 +6,7 @@ and what was found, and a ``hint``: the next thing to do, a command where there 
 
 from __future__ import annotations
 
+from types import TracebackType
 from typing import Any
 
 
@@ -73,6 +74,32 @@ class Corrupt(CatchmentError):
     kind = "corrupt"
     exit_code = 6
     status_code = 500
+
+
+class Translating:
+    """Turns foreign errors inside the block into ours, about a key; subclasses say which.
+
+    A class: a context manager made of a generator takes longer than many an operation.
+    """
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None and (ours := self.ours(error)) is not None:
+            raise ours from None
+
+    def ours(self, error: BaseException) -> CatchmentError | None:
+        """What the error means to the caller; None: it is not of those that are turned."""
+        raise NotImplementedError
 
 
 def _bare(cls: type[CatchmentError], message: str) -> CatchmentError:

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Buffer
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from types import TracebackType
+from typing import override
 
 from catchment.core.compose import short
-from catchment.core.errors import CatchmentError, Invalid, NotFound, Unavailable
+from catchment.core.errors import CatchmentError, Invalid, NotFound, Translating, Unavailable
 from catchment.core.store import key_taken
 
 BUFFER = 1 << 18  # bytes; fits a core's cache: larger ones were three times slower to copy through
@@ -164,23 +164,12 @@ def _follow(fd: int, sizes: SimpleQueue[int | None]) -> str:
     return f"sha256:{sha256.hexdigest()}"
 
 
-class os_errors:  # noqa: N801 - used like contextlib.suppress
+class os_errors(Translating):  # noqa: N801 - used like contextlib.suppress
     """Turns an OSError inside the block into one of ours, about a key."""
 
-    def __init__(self, key: str) -> None:
-        self._key = key
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, OSError):
-            raise failure(error, self._key) from None
+    @override
+    def ours(self, error: BaseException) -> CatchmentError | None:
+        return failure(error, self._key) if isinstance(error, OSError) else None
 
 
 def failure(error: OSError, key: str) -> CatchmentError:

@@ -7,7 +7,6 @@ import re
 from collections.abc import Buffer, Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, override
 
 import obstore
@@ -15,7 +14,7 @@ from obstore import exceptions
 from obstore.store import MemoryStore as _Memory
 
 from catchment.core import compose
-from catchment.core.errors import CatchmentError, Invalid, NotFound, Unavailable
+from catchment.core.errors import CatchmentError, Invalid, NotFound, Translating, Unavailable
 from catchment.core.store import (
     Composed,
     Form,
@@ -229,25 +228,15 @@ def _stat(meta: ObjectMeta) -> Stat:
     return Stat(meta["path"], meta["size"], meta["e_tag"] or "", meta["last_modified"])
 
 
-class obstore_errors:  # noqa: N801 - used like contextlib.suppress
+class obstore_errors(Translating):  # noqa: N801 - used like contextlib.suppress
     """Turns an error of obstore inside the block into one of ours, about a key or a prefix."""
 
-    def __init__(self, key: str) -> None:
-        self._key = key
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    @override
+    def ours(self, error: BaseException) -> CatchmentError | None:
         # A panic of the Rust side is a BaseException: nobody further out would catch it.
         foreign = isinstance(error, (exceptions.BaseError, FileNotFoundError, ValueError))
-        if error is not None and (foreign or type(error).__name__ == "PanicException"):
-            raise _failure(error, self._key) from None
+        panic = type(error).__name__ == "PanicException"
+        return _failure(error, self._key) if foreign or panic else None
 
 
 def _failure(error: BaseException, key: str) -> CatchmentError:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, override
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -20,7 +20,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from catchment.core.errors import CatchmentError, Conflict
+from catchment.core.errors import CatchmentError, Conflict, Translating
 from catchment.core.store import Mode
 from catchment.core.store_objects import bad_settings, refusal
 from catchment.core.store_s3_config import TOKEN
@@ -149,26 +149,16 @@ def clock(client: Any, bucket: str, prefix: str) -> datetime | None:
     return None if told is None else parsedate_to_datetime(told)
 
 
-class boto_errors:  # noqa: N801 - used like contextlib.suppress
+class boto_errors(Translating):  # noqa: N801 - used like contextlib.suppress
     """Turns an error of boto3 inside the block into one of ours, about a key."""
 
-    def __init__(self, key: str) -> None:
-        self._key = key
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, (ClientError, BotoCoreError, ResponseParserError)):
-            raise _failure(error, self._key) from None
+    @override
+    def ours(self, error: BaseException) -> CatchmentError | None:
+        foreign = isinstance(error, (ClientError, BotoCoreError, ResponseParserError))
+        return _failure(error, self._key) if foreign else None
 
 
-def _failure(error: Exception, key: str) -> CatchmentError:
+def _failure(error: BaseException, key: str) -> CatchmentError:
     if isinstance(error, ClientError):
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         return refusal(key, status, error.response["Error"]["Code"])

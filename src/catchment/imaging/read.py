@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 BUFFER = 256 << 10  # bytes that pydicom reads at a time
 TAIL = 4096  # bytes from the end in which encapsulated pixels usually end
 _END = b"\xfe\xff\xdd\xe0\0\0\0\0"
-UIDS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 DEVICE = (
     "Manufacturer",
     "ManufacturerModelName",

@@ -36,7 +36,6 @@ class Shelf:
         self._month = month
         self._count = 0
         self.replaced: list[str] = []  # keys that this run wrote and does not need any more
-        self._schemas: dict[str, pa.Schema] = {}
         self.parts: list[Part] = list(parts)
 
     def of(self, table: str) -> list[Part]:

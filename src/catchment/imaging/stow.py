@@ -33,7 +33,6 @@ MOST = 10_000  # instances of one request
 NO_ROOM = 0xA700
 OTHER_STUDY = 0xA900
 NOT_UNDERSTOOD = 0xC000
-PROCESSING = 0x0110
 
 
 class Identity(NamedTuple):

@@ -15,7 +15,6 @@ from catchment.web.pages.route import page
 from catchment.web.pages.runs import of_finding, of_run
 
 PAGE = 50
-GIVEN = 100  # contributions of a page, by aggregate
 
 Before = Annotated[int | None, Query(ge=0, lt=2**63)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -283,6 +284,26 @@ def test_benchmarks_are_recorded():
     text = (DOCS / "benchmarks.md").read_text("utf-8")
     for result in (ROOT / "bench" / "results").glob("*.json"):
         assert f"`{result.stem}`" in text
+
+
+def test_the_names_of_python_are_there():
+    from pydoc import locate
+
+    told = set(re.findall(r"`(catchment(?:\.\w+)+)", (REFERENCE / "python.md").read_text("utf-8")))
+    assert len(told) > 15
+    told.remove("catchment.toml")
+    assert [name for name in told if locate(name) is None] == []
+
+
+def test_scale_tells_what_was_measured():
+    """The tables of the page are those that ``python -m bench.scale`` prints."""
+    from bench import scale
+
+    file = ROOT / "bench" / "results" / "scale" / "constants.json"
+    found = json.loads(file.read_text("utf-8"))["constants"]
+    text = (DOCS / "explanation" / "scale.md").read_text("utf-8")
+    assert scale.told(found) in text
+    assert scale.model(found) in text
 
 
 NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")

@@ -245,6 +245,16 @@ def test_a_fault_of_our_own_is_short_and_its_log_holds_no_values(catchment, fail
     assert "Traceback" not in called.err
 
 
+def test_a_path_that_cannot_be_is_no_fault_of_the_program(tmp_path, catchment):
+    """Only one that the arguments name: of others, nobody could tell what to do."""
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "below", Path("/proc/none/of/this")):
+        called = catchment("init", str(place))
+        assert called.code == 2
+        assert f"{place.parts[1]}/" in called.err
+        assert "path-unusable" in catchment("init", str(place), "--json").out
+
+
 def test_the_log_of_a_fault_holds_its_causes(catchment, failing):
     fault = KeyError("secret")
     fault.__cause__ = OSError("secret")

@@ -10,6 +10,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -216,6 +217,64 @@ def test_a_name_in_technical_text_takes_the_text_out():
     assert "SequenceName" not in clean
     assert clean.ScanOptions == "FS"
     assert read(deidentify(make_file(SequenceName="fast"), BASIC)).SequenceName == "fast"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Lee^Al", "t1 Lee"),  # too short to be looked for in all bytes
+        ("Ng^An", "NG"),
+        ("Zyxwvut^Anna", "head_zyxwvutA1"),  # glued to something else
+        ("Zyxwvut^Anna", "fl3d 20260102"),  # a date
+    ],
+)
+def test_technical_text_holds_no_part_of_a_name_and_no_date(name, text):
+    data = make_file(PatientName=name, SequenceName=text, ScanOptions="FAST")
+    assert "SequenceName" not in read(deidentify(data, BASIC))
+    kept = make_file(PatientName=name, SequenceName="fl3d1 ng2 99")
+    assert read(deidentify(kept, BASIC)).SequenceName == "fl3d1 ng2 99"
+
+
+def overlaid(position, **more):
+    """A file with an overlay in a bit of its pixels, as old machines wrote it."""
+    data = make_file(BitsStored=12, HighBit=11, pixels=PIXELS | (1 << 15), **more)
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    for element, kind, value in ((0x10, "US", 16), (0x11, "US", 16), (0x102, "US", position)):
+        dataset.add_new(0x60000000 | element, kind, value)
+    return written(dataset)
+
+
+PIXELS = np.arange(256, dtype=np.uint16).reshape(16, 16)
+
+
+def written(dataset):
+    file = io.BytesIO()
+    pydicom.dcmwrite(file, dataset)
+    return file.getvalue()
+
+
+def test_overlays_in_the_pixels_and_bytes_behind_them_are_taken_out():
+    """What is burned in there no viewer shows any more, and everybody can read."""
+    made = read(deidentify(overlaid(15), BASIC))
+    np.testing.assert_array_equal(made.pixel_array, PIXELS)
+    assert made.PixelData == PIXELS.tobytes()
+    for position in (3, 16):  # in the bits of the picture itself, or nowhere
+        with pytest.raises(BadFile, match="burned-in"):
+            deidentify(overlaid(position), BASIC)
+    compressed = pydicom.dcmread(io.BytesIO(overlaid(15)))
+    compressed.compress(pydicom.uid.RLELossless)
+    with pytest.raises(BadFile, match="burned-in"):
+        deidentify(written(compressed), BASIC)
+
+    dataset = pydicom.dcmread(io.BytesIO(make_file(pixels=PIXELS)))
+    dataset.PixelData += b"Zyxwvut^Anna"
+    assert read(deidentify(written(dataset), BASIC)).PixelData == PIXELS.tobytes()
+    dataset = pydicom.dcmread(io.BytesIO(make_file(pixels=PIXELS.astype(np.uint8)[:15, :15])))
+    dataset.PixelData += b"\0Zyxwvut^Anna"
+    made = read(deidentify(written(dataset), BASIC))
+    assert made.PixelData == PIXELS.astype(np.uint8)[:15, :15].tobytes() + b"\0"
+    dataset.Rows = None
+    assert b"Zyxwvut" in deidentify(written(dataset), BASIC).data  # its pixels cannot be counted
 
 
 def test_pictures_that_say_that_they_show_nothing_pass():

@@ -255,6 +255,28 @@ def test_many_small_parts_become_one(sites, job, house, opened, monkeypatch):
     assert opened().verify() == []
 
 
+def test_a_file_that_may_not_be_read_is_told_and_read_later(sites, job, house, opened, monkeypatch):
+    sites(alpha={"1": image(1), "2": image(2)})
+    read = LocalStore.read
+
+    def forbidden(self, key, **more):
+        if key == "1":
+            raise Invalid("no permission for '1'", kind="permission-denied")
+        return read(self, key, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "read", forbidden)
+        outcome = run(job, house)
+    (told,) = outcome.findings
+    assert (told.code, told.message) == (
+        "file-forbidden",
+        "1 files were listed and may not be read",
+    )
+    assert balance(outcome, "alpha").kept == 1
+    assert balance(run(job, house), "alpha").kept == 1
+    assert opened().rows()["images"] == 2
+
+
 def test_parts_are_brought_together_as_far_as_memory_has_room(tmp_path):
     """All of a part is in memory when it is changed, however many files there are."""
     import pyarrow as pa

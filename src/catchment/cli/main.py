@@ -22,7 +22,7 @@ from typer.main import get_command, get_group
 
 from catchment.cli.loading import load_quickly
 from catchment.cli.output import UNEXPECTED, Output, unexpected
-from catchment.core.errors import CatchmentError
+from catchment.core.errors import CatchmentError, Invalid
 
 # Names and one line of help each; the module catchment.cli.<name> is loaded when it is called.
 GROUPS = {
@@ -202,11 +202,30 @@ def run(arguments: Sequence[str]) -> int:
     except SystemExit:
         raise
     except BaseException as error:  # native libraries panic outside of Exception
+        if (told := _named(error, arguments)) is not None:
+            output.error(told)
+            return told.exit_code
         if os.environ.get("CATCHMENT_DEBUG"):
             raise
         output.error(unexpected(error))
         return UNEXPECTED
     return code if isinstance(code, int) else 0
+
+
+def _named(error: BaseException, arguments: Sequence[str]) -> CatchmentError | None:
+    """The error of a path that the arguments name, and that the system cannot write or read."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, str):
+        return None
+    place = Path(error.filename).absolute()
+    words = [one.partition("=")[2] if one.startswith("-") else one for one in arguments]
+    named = [Path(one).absolute() for one in words if "/" in one]  # or a folder on the way to it
+    if not any(place.is_relative_to(one) or one.is_relative_to(place) for one in named):
+        return None
+    return Invalid(
+        f"{error.filename}: {error.strerror}",
+        kind="path-unusable",
+        hint="look whether its folder is there, and may be written",
+    )
 
 
 def _usage(error: TyperException) -> CatchmentError:

@@ -17,6 +17,7 @@ from typing import Any
 
 from catchment.imaging import deidentify_standard as standard
 from catchment.imaging import deidentify_table as table
+from catchment.imaging.deidentify_pixels import only_pixels
 from catchment.imaging.entities import Odd, day, instant
 from catchment.imaging.fallback import quiet
 from catchment.imaging.profile import Profile
@@ -25,10 +26,12 @@ from catchment.imaging.walk import BadFile
 STANDARD = "1.2.840.10008."
 SHIFT = 3650  # days back, at most
 LEAST = 4  # letters or digits of what is looked for in the output
+SHORT = 2  # of what no text may hold as a word
 _BYTES = frozenset({"OB", "OW", "OF", "OD", "OL", "OV", "OB or OW", "US or OW"})
 _PLAIN = frozenset(  # codes and numbers
     ["CS", "DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV", "AT", "US or SS"]
 )
+_DATE = re.compile(r"(?<!\d)(?:19|20)\d\d[01]\d[0-3]\d(?!\d)")
 _WORD = re.compile(r"[^\W_]+", re.UNICODE)
 _IDENTIFYING = frozenset({"PN"})
 _LOOKED_FOR = frozenset(
@@ -81,13 +84,15 @@ def deidentify(data: bytes, profile: Profile) -> Clean:
             dataset = pydicom.dcmread(io.BytesIO(data), force=True)
             if "SOPInstanceUID" not in dataset:
                 raise BadFile("header-broken")
-            names = _names(dataset)
+            known = _names(dataset)
         except Exception:  # noqa: BLE001 - what a file of any form makes of pydicom
             raise BadFile("header-broken") from None
         _check_pictures(dataset, profile)
         sop_class = str(dataset.get("SOPClassUID") or "")
-        work = _Work(profile, _patient(dataset), sop_class, names)
+        work = _Work(profile, _patient(dataset), sop_class, known)
+        names = work.long
         try:
+            only_pixels(dataset)
             work.clean(dataset)
             _mark(dataset, work, profile)
             made = _written(dataset, work)
@@ -122,6 +127,7 @@ class _Work:
     def __init__(self, profile: Profile, patient: str, sop_class: str, names: set[str]) -> None:
         self.profile = profile
         self.names = {name.lower() for name in names}
+        self.long = {name for name in names if len(name) >= LEAST}
         self.report = sop_class.startswith(table.REPORTS)
         self.actions: Counter[str] = Counter()
         self.pseudonym = self._digest("patient", patient).hex()[:16].upper()
@@ -210,8 +216,11 @@ class _Work:
         return name in table.TECHNICAL and not self._named(dataset[name].value)
 
     def _named(self, value: Any) -> bool:
-        """Whether text holds a word of the identifiers: a name where none belongs."""
-        return not self.names.isdisjoint(_WORD.findall(str(value).lower()))
+        """Whether text holds a word of the identifiers, a long one in any word, or a date."""
+        text = str(value).lower()
+        if _DATE.search(text) or not self.names.isdisjoint(_WORD.findall(text)):
+            return True
+        return any(name.lower() in text for name in self.long)
 
     def _cap_age(self, dataset: Any) -> None:
         """Ages above 89 are told as 90."""
@@ -352,7 +361,7 @@ def _names(dataset: Any) -> set[str]:
             for value in values:
                 text = str(value or "")
                 found |= {text} if element.VR in ("UI", "DA") else set(_WORD.findall(text))
-    return {one for one in found if len(one) >= LEAST}
+    return {one for one in found if len(one) >= SHORT}
 
 
 def _check_residue(made: bytes, dataset: Any, names: set[str], profile: Profile) -> None:

@@ -47,6 +47,11 @@ TRIES = 3  # of a file that changes while it is read
 THREADS = 8  # transfers at a time
 MARK = 16  # bytes
 
+_LOST = {
+    "file-forbidden": "files were listed and may not be read",
+    "file-moving": "files were listed and could not be read: they kept changing",
+    "file-vanished": "files were listed and could not be read: they went away",
+}
 _FAULTS = (Invalid, NotFound, Unavailable)  # of a store; whose it is decides what they mean
 
 
@@ -139,7 +144,7 @@ def _receive_one(
             Severity.WARNING,
             code,
             "provider",
-            f"{count} files were listed and could not be read: they went away, or kept changing",
+            f"{count} {_LOST[code]}",
             "nothing is lost: the next run looks again",
         )
         for code, count in sorted(lost.items())
@@ -202,7 +207,9 @@ def _take(source: Store, target: Store, name: str, stat: Stat) -> Received | Los
             after = source.head(stat.key)
         except NotFound:
             return Lost("file-vanished")
-        except Invalid as error:
+        except Invalid as error:  # one file's own: the others go on
+            if error.kind == "permission-denied":
+                return Lost("file-forbidden")
             if error.kind != "bad-key":
                 raise
             return _row(stat, None, "name-unusable")

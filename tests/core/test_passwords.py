@@ -5,7 +5,9 @@ import sys
 import pytest
 
 from catchment.core import passwords
-from catchment.core.errors import Invalid
+from catchment.core.errors import Invalid, NotFound
+from catchment.core.passwords import kept_key
+from catchment.core.store import open_store
 
 
 def test_a_secret_matches_its_hash_only():
@@ -57,3 +59,23 @@ def test_argon2_is_an_extra(monkeypatch):
         passwords.hash_secret("x")
     passwords._hasher.cache_clear()
     assert caught.value.kind == "missing-extra"
+
+
+def test_a_key_of_a_workspace_is_made_once():
+    """Of two that make it at once, one is first, and both have the same."""
+    store = open_store("memory://kept")
+    assert kept_key(store, "a/b.key") == kept_key(store, "a/b.key") == store.read("a/b.key")
+    assert kept_key(store, "other.key") != kept_key(store, "a/b.key")
+
+    class Later:
+        """Sees nothing yet, for the other one writes meanwhile."""
+
+        def read(self, key):
+            if not list(store.list("late/")):
+                store.put(key, b"first")
+                raise NotFound(key)
+            return store.read(key)
+
+        put = staticmethod(store.put)
+
+    assert kept_key(Later(), "late/k.key") == b"first"

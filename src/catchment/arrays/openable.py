@@ -27,7 +27,10 @@ MAX_ATTRIBUTES = 64 << 10  # bytes of a session's attributes as JSON, or of its 
 MAX_DESCRIBED = 1 << 20  # of the attributes of all variables
 MAX_LABELS = 2 << 20  # characters of the labels of a variable
 EPOCH_UNITS = "milliseconds since 1970-01-01"
-_DECODED = frozenset({"units", "scale_factor", "add_offset", "_FillValue", "missing_value"})
+_DECODED = frozenset({"scale_factor", "add_offset", "_FillValue", "missing_value"})
+_SPANS = frozenset(
+    ["days", "hours", "minutes", "seconds", "milliseconds", "microseconds", "nanoseconds"]
+)
 
 
 def moments(look: Look, name: str, variable: xr.Variable) -> xr.Variable:
@@ -79,7 +82,9 @@ def check_values(look: Look, name: str, variable: xr.Variable) -> None:
     import numpy as np
     import xarray as xr
 
-    if variable.dtype.kind not in "iuf" or not _DECODED & variable.attrs.keys():
+    units = variable.attrs.get("units")
+    timed = isinstance(units, str) and (" since " in units or units in _SPANS)
+    if variable.dtype.kind not in "iuf" or not (timed or _DECODED & variable.attrs.keys()):
         return
     ends: list[Any] = []
     for _, block in blocks(variable):

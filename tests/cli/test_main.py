@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -253,6 +254,13 @@ def test_a_path_that_cannot_be_is_no_fault_of_the_program(tmp_path, catchment):
         assert called.code == 2
         assert f"{place.parts[1]}/" in called.err
         assert "path-unusable" in catchment("init", str(place), "--json").out
+
+
+def test_a_full_disk_is_no_fault_of_our_own(catchment, failing):
+    failing(OSError(errno.ENOSPC, "x"))
+    called = catchment("doctor")
+    assert called.code == Unavailable.exit_code
+    assert called.err.startswith("error: no space left on a disk\nhint: make room")
 
 
 def test_the_log_of_a_fault_holds_its_causes(catchment, failing):

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from catchment.core.account import Account, Line
 from catchment.core.doctor import examine, mend
-from catchment.core.errors import Invalid, NotFound
+from catchment.core.errors import Invalid, NotFound, Unavailable
 from catchment.core.finding import Finding, Severity
 from catchment.core.ledger import Move, Publication
 from catchment.core.ledger.uploads import FileState, Uploads, Wanted
@@ -100,6 +102,19 @@ def test_without_a_file_the_ledger_lies_in_the_store(elsewhere):
     assert workspace.ledger.aggregates() == []
     assert (elsewhere / "a b" / ".catchment" / "ledger.db").is_file()
     assert list(workspace.store.list()) == []
+
+
+def test_a_disk_that_is_full_when_the_ledger_is_made(elsewhere, monkeypatch):
+    def full(self, **_):
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with (
+        Workspace.described({"workspace.store": elsewhere.as_uri()}) as workspace,
+        pytest.raises(Unavailable) as error,
+    ):
+        workspace.ledger  # noqa: B018 - it is made now
+    assert error.value.kind == "disk-full"
 
 
 def test_the_ledger_of_a_remote_store_lies_in_the_state_folder(folder, tmp_path):

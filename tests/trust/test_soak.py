@@ -16,9 +16,10 @@ import pytest
 from tests.trust.soak import Mother, Soak, running
 
 PARTS = pytest.mark.parametrize("parts", ["embedded", "production"])
-MINUTES = float(os.environ.get("CATCHMENT_SOAK_MINUTES", "20"))  # of each of the two
+MINUTES = float(os.environ.get("CATCHMENT_SOAK_MINUTES", "40"))  # of each of the two
 FIRST = int(os.environ.get("CATCHMENT_SOAK_SEED", "1000"))
-ENOUGH = 50  # kills and faults a minute, at least; two times 20 minutes give 2,000
+# Kills and faults a minute, at least; together 2,000. Servers are slower to damage.
+ENOUGH = {"embedded": 40, "production": 12}
 
 
 @pytest.fixture
@@ -58,4 +59,4 @@ def test_the_soak(parts, servers, template, tmp_path):
                 with Path(record).open("a") as file:
                     file.write(json.dumps({"parts": parts, **tally.to_json()}) + "\n")
             seed += 1
-    assert damage >= ENOUGH * MINUTES, outcomes
+    assert damage >= ENOUGH[parts] * MINUTES, outcomes

@@ -7,6 +7,7 @@ Exit codes: 0 well, 1 a check found faults, 2 :class:`Invalid` or wrong usage, 3
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from typer.main import get_command, get_group
 
 from catchment.cli.loading import load_quickly
 from catchment.cli.output import UNEXPECTED, Output, unexpected
-from catchment.core.errors import CatchmentError, Invalid
+from catchment.core.errors import CatchmentError, Invalid, Unavailable
 
 # Names and one line of help each; the module catchment.cli.<name> is loaded when it is called.
 GROUPS = {
@@ -202,7 +203,7 @@ def run(arguments: Sequence[str]) -> int:
     except SystemExit:
         raise
     except BaseException as error:  # native libraries panic outside of Exception
-        if (told := _named(error, arguments)) is not None:
+        if (told := _of_the_machine(error, arguments)) is not None:
             output.error(told)
             return told.exit_code
         if os.environ.get("CATCHMENT_DEBUG"):
@@ -212,8 +213,14 @@ def run(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _named(error: BaseException, arguments: Sequence[str]) -> CatchmentError | None:
-    """The error of a path that the arguments name, and that the system cannot write or read."""
+def _of_the_machine(error: BaseException, arguments: Sequence[str]) -> CatchmentError | None:
+    """What is no fault of ours: a full disk, a path of the arguments that cannot be used."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Unavailable(
+            "no space left on a disk",
+            kind="disk-full",
+            hint="make room (df tells where), then run the same command again",
+        )
     if not isinstance(error, OSError) or not isinstance(error.filename, str):
         return None
     place = Path(error.filename).absolute()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 from catchment.core.errors import CatchmentError, Conflict, Corrupt, Invalid, NotFound
 from catchment.core.ledger import copy
 from catchment.core.provenance import manifest
+from catchment.core.scratch import scratch_folder
 from catchment.core.store import Store, check_key
 from catchment.core.workspace import Workspace
 
@@ -144,7 +144,7 @@ def fetch(source: Store, digest: str) -> bytes | None:
 def open_desk() -> Iterator[tuple[sqlite3.Connection, Path]]:
     """A place for lists that may be longer than memory."""
     with (
-        tempfile.TemporaryDirectory(prefix="catchment-") as folder,
+        scratch_folder() as folder,
         closing(sqlite3.connect(f"{folder}/desk.db", isolation_level=None)) as desk,
     ):
         desk.execute("PRAGMA synchronous=OFF")
@@ -152,7 +152,7 @@ def open_desk() -> Iterator[tuple[sqlite3.Connection, Path]]:
         columns = "(key TEXT PRIMARY KEY, size INT, etag TEXT, digest TEXT, kind INT)"
         desk.execute(f"CREATE TABLE files {columns} WITHOUT ROWID")
         desk.execute(f"CREATE TABLE known {columns} WITHOUT ROWID")
-        yield desk, Path(folder)
+        yield desk, folder
 
 
 def dump(workspace: Workspace, path: Path) -> dict[str, copy.Table]:

@@ -18,14 +18,13 @@ of and as what.
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from catchment.core.errors import Conflict, NotFound
+from catchment.core.scratch import scratch_folder
 from catchment.core.store_file import StoreFile
 from catchment.core.warehouse.model import Relation, Source
 
@@ -164,8 +163,8 @@ def _converted(source: Source, schema: pa.Schema, prefix: str) -> Source:
     key = f"{prefix}{made.hexdigest()}.parquet"
     with suppress(NotFound):
         return source._replace(key=key, size=source.store.head(key).size, groups=None)
-    with tempfile.TemporaryDirectory(prefix="catchment-") as folder:
-        path = Path(folder, "object.parquet")
+    with scratch_folder() as folder:
+        path = folder / "object.parquet"
         with (
             _opened(source) as file,
             pq.ParquetWriter(path, schema, compression="zstd") as writer,

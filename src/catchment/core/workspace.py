@@ -9,7 +9,6 @@ from concurrent.futures import Executor
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -20,8 +19,10 @@ from catchment.core.ledger import Ledger
 from catchment.core.lineage import Place, Teller
 from catchment.core.provenance import read_all
 from catchment.core.safe import Limits
+from catchment.core.scratch import scratch_folder
 from catchment.core.settings import FILE, Settings, without_password
 from catchment.core.store import RESERVED, Store, open_store
+from catchment.core.store_draft import os_errors
 
 SQLITE = "sqlite:///"
 
@@ -93,7 +94,8 @@ class Workspace:
         """The ledger; made where there is none yet."""
         file = _sqlite_file(self._ledger_url)
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            with os_errors(str(file.parent)):
+                file.parent.mkdir(parents=True, exist_ok=True)
         ledger = self._opened.enter_context(Ledger.open(self._ledger_url))
         lineage = self.settings.lineage
         if lineage.file is not None or lineage.url is not None:
@@ -117,7 +119,7 @@ class Workspace:
         """The ledger, for questions; without one, what the store says of itself, for this once."""
         if "ledger" in vars(self) or self.has_ledger:
             return self.ledger
-        folder = self._opened.enter_context(TemporaryDirectory(prefix="catchment-"))
+        folder = self._opened.enter_context(scratch_folder())
         ledger = self._opened.enter_context(Ledger.open(f"{SQLITE}{folder}/ledger.db"))
         ledger.restore(read_all(self.store))
         return ledger

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from catchment.core.errors import Invalid, NotFound
 from catchment.core.names import shown
+from catchment.core.scratch import scratch_folder
 from catchment.core.store import Store
 from catchment.studies import parquet, values
 from catchment.studies.model import COUNT, SITE, Kind, Problem
@@ -153,8 +153,8 @@ def local(store: Store, key: str) -> Iterator[Path]:
     if path is not None:
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="catchment-") as folder:
-        copy = Path(folder, "object.parquet")
+    with scratch_folder() as folder:
+        copy = folder / "object.parquet"
         with copy.open("wb") as file:
             for chunk in store.stream(key):
                 file.write(chunk)

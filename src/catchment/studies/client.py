@@ -18,12 +18,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from catchment.core.errors import Conflict, Invalid, NotFound, Unavailable
 from catchment.core.progress import Event, Progress, silent
+from catchment.core.scratch import scratch_folder
 from catchment.core.workspace import Workspace
 from catchment.studies import layout, library, route
 from catchment.studies.model import Kind
@@ -71,12 +71,12 @@ def packed(source: Path, study: str | None = None, version: int | None = None) -
     A folder's zip is the same for the same files. Invalid (kind ``nothing-to-upload``,
     ``bad-name``) where there is nothing that could be sent.
     """
-    with TemporaryDirectory(prefix="catchment-upload-") as folder:
+    with scratch_folder() as folder:
         path = source.absolute()
         if path.is_dir():
             name = study or path.name
             ready = path / f"{name}.zip"
-            path = ready if ready.is_file() else _zipped(path, name, Path(folder) / f"{name}.zip")
+            path = ready if ready.is_file() else _zipped(path, name, folder / f"{name}.zip")
         elif not path.is_file():
             raise Invalid(f"there is no file {source}", kind="nothing-to-upload", hint="check it")
         name = layout.check_part(study or path.name.partition(".")[0].partition("__")[0], "study")
@@ -92,7 +92,7 @@ def check(parcel: Parcel) -> dict[str, Any]:
 
     In the shape of the center's own answer, without a transaction.
     """
-    with TemporaryDirectory(prefix="catchment-check-") as folder:
+    with scratch_folder() as folder:
         here = {
             "workspace.store": f"{folder}/store",
             "workspace.ledger": f"{folder}/ledger.db",

@@ -6,11 +6,10 @@ import hashlib
 import io
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from catchment.core.errors import CatchmentError, Conflict, Corrupt, Invalid
+from catchment.core.scratch import scratch_folder
 from catchment.core.store import Store, open_store
 from catchment.core.store_file import StoreFile
 from catchment.core.warehouse import Change, Source, Warehouse
@@ -115,8 +114,8 @@ def _written(tables: Mapping[str, Table]) -> Iterator[Source]:
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), sink)
     data = sink.getvalue()
-    with TemporaryDirectory(prefix="catchment-") as folder:
-        store = open_store(Path(folder).as_uri())
+    with scratch_folder() as folder:
+        store = open_store(folder.as_uri())
         store.put("record.parquet", data)
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         yield Source(store, "record.parquet", len(data), digest)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from catchment.core.scratch import scratch_folder
 from catchment.core.store import Store
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class Source(NamedTuple):
         if path is not None and self.groups is None:
             yield path
             return
-        with tempfile.TemporaryDirectory(prefix="catchment-") as folder:
-            copy = Path(folder, "object.parquet")
+        with scratch_folder() as folder:
+            copy = folder / "object.parquet"
             with copy.open("wb") as file:
                 for chunk in self._bytes():
                     file.write(chunk)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from catchment.core.errors import Invalid, Unavailable
+from catchment.core.scratch import scratch_folder
 from catchment.core.sections import WarehouseSettings
 from catchment.core.warehouse.model import PARTITION, Change, Source
 from catchment.core.warehouse.sql import RECORDS, SNAPSHOT, TABLES, Known, Shape, SqlChange
@@ -293,8 +293,8 @@ class _Change(SqlChange):
     def _put(self, path: Path, source: Source) -> str:
         """The file in our stage, below its digest: no file of another one can lie there."""
         folder = source.digest.removeprefix("sha256:")
-        with tempfile.TemporaryDirectory(prefix="catchment-") as place:
-            link = Path(place, _FILE)  # a stage keeps a file's name
+        with scratch_folder() as place:
+            link = place / _FILE  # a stage keeps a file's name
             link.symlink_to(path.absolute())
             options = "AUTO_COMPRESS = FALSE OVERWRITE = TRUE"
             self.run(f"PUT 'file://{link}' @{STAGE}/{folder}/ {options}")

@@ -152,7 +152,7 @@ def test_files_need_no_list_of_members(catchment, tmp_path):
         tmp_path / "in",
     )
     assert empty.code == 3
-    assert "has no members" in empty.err
+    assert "has no members: no records lie below" in empty.err
 
 
 @pytest.mark.parametrize(

@@ -227,6 +227,19 @@ def test_in_the_real_cubes_little_more_is_hidden_than_is_small():
     assert (small, hidden) == (927, 2443)
 
 
+def test_as_many_hidden_cells_as_what_remains_would_be_one_each():
+    """They are listed, so each has at least one: then a shown sum of as many tells them all."""
+    listed = ["a", "b", "c", "d"]
+    table = pa.table({"cnt": [53, 50, 1, 1, 1], "zip": [None, *listed]})
+    shown = attacker.cells(release(table, min_cell=3).table)
+    assert shown == {(None,): 53, ("a",): None, ("b",): None, ("c",): None, ("d",): None}
+    table = pa.table({"cnt": [54, 50, 2, 1, 1], "zip": [None, *listed]})  # which is two?
+    shown = attacker.cells(release(table, min_cell=3).table)
+    assert shown == {(None,): 54, ("a",): 50, ("b",): None, ("c",): None, ("d",): None}
+    table = pa.table({"cnt": [3, 1, 1, 1], "zip": [None, *listed[:3]]})
+    assert set(attacker.cells(release(table, min_cell=3).table).values()) == {None}
+
+
 def test_two_releases_tell_their_difference():
     """A limit that is known: what one person's arrival changes is seen by who kept the former one."""
     before = pa.table({"cnt": [60, 40, 20], "sex": [None, "f", "m"]})

@@ -5,7 +5,8 @@ rules are applied until nothing changes; the comments name them.
 
 1. No cell that is not shown, and no group of cells that is missing in the cube itself (because a
    site held it back), is what remains of a sum when all its other parts are shown.
-2. What remains of a shown sum is never below the minimum, be it one cell or several.
+2. What remains of a shown sum is never below the minimum, be it one cell or several; nor as many
+   as the cells that are not shown, which are listed: each would be 1.
 3. No combination of sums, over the whole lattice, fixes a cell that is not shown.
 
 Why that is enough: the counts not shown are all above 0, so a solution of the sums that is near
@@ -183,8 +184,10 @@ def _peel(lattice: Lattice, unknown: Flags, fresh: Ints, min_cell: int) -> None:
             open_parts = many[some] + (rest[some] > 0)
             lone = (open_parts == 1) & ((many[some] == 1) | (rest[some] < min_cell))
             remains = total[some] + rest[some]
-            thin = ~unknown[parents[some]] & (remains > 0) & (remains < min_cell)
-            new.append(_smallest(lattice, unknown, some[lone | thin]))
+            shown = ~unknown[parents[some]]
+            thin = shown & (remains > 0) & (remains < min_cell)
+            ones = shown & (many[some] > 0) & (remains == many[some])
+            new.append(_smallest(lattice, unknown, some[lone | thin | ones]))
         fresh = np.unique(np.concatenate(new))
         if not len(fresh):
             return

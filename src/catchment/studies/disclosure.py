@@ -5,8 +5,7 @@ rules are applied until nothing changes; the comments name them.
 
 1. No cell that is not shown, and no group of cells that is missing in the cube itself (because a
    site held it back), is what remains of a sum when all its other parts are shown.
-2. What remains of a shown sum is never below the minimum, be it one cell or several; nor as many
-   as the cells that are not shown, which are listed: each would be 1.
+2. What remains of a shown sum is never below the minimum, nor so many that each cell would be 1.
 3. No combination of sums, over the whole lattice, fixes a cell that is not shown.
 
 Why that is enough: the counts not shown are all above 0, so a solution of the sums that is near

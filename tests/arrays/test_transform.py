@@ -737,7 +737,13 @@ def test_stores_below_a_prefix_are_in_the_catalog(folder, work):
     work(transform=name)
     assert stores(work) == ["out/deeper/s.zarr"]
     assert len(catalog.Catalog.build(work.output).sessions) == 1
-    assert catchment.arrays.open(work.output).sizes["session"] == 1
+    work.output.put(catalog.NAME, b"{}", mode="overwrite")  # rebuilt from what is known
+    assert stores(work) == []
+    recordings.edf(folder / "b.edf", seed=2)
+    work(transform=name)
+    assert stores(work) == ["out/deeper/s.zarr"]
+    assert len(catalog.Catalog.build(work.output).sessions) == 2
+    assert catchment.arrays.open(work.output).sizes["session"] == 2
 
 
 @pytest.mark.parametrize("key", ["../../evil.zarr", "s", ".zarr", "a//s.zarr", "a b.zarr"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ from catchment.arrays.foreign import kind_of
 from catchment.arrays.model import Entry
 from catchment.arrays.plan import present
 from catchment.arrays.stack import Stack
-from catchment.arrays.transform.sinks import DEEPEST, SUFFIX, below
+from catchment.arrays.transform.sinks import SUFFIX, below
 from catchment.core.errors import NotFound
 from catchment.core.store import Mode, Store
 
@@ -57,10 +58,10 @@ class Catalog:
     sessions: Sequence[Place]
 
     @classmethod
-    def build(cls, folder: Store) -> Self:
+    def build(cls, folder: Store, known: Iterable[str] = ()) -> Self:
         """Of all stores of a folder, in order of key; each is read at its present commit."""
         stores, sessions = [], []
-        for key in keys(folder):
+        for key in keys(folder, known):
             commit, fingerprint, _, entries = look(below(folder, key))
             found = present(entries)
             for name, entry in found.items():
@@ -117,15 +118,22 @@ def look(store: Store) -> tuple[int, str, dict[str, int], list[Entry]]:
     return document.commit, document.schema.fingerprint, document.chunks, entries
 
 
-def keys(folder: Store, prefix: str = "", deep: int = DEEPEST) -> Iterator[str]:
-    """Keys of the stores that readers can open, in order; also below what a transform names."""
-    for name in folder.folders(prefix):
-        key = f"{prefix}{name}"
-        if name.endswith(SUFFIX):
-            try:
-                folder.head(f"{key}/{layout.ROOT}")
-            except NotFound:
-                continue
+def keys(folder: Store, known: Iterable[str] = ()) -> Iterator[str]:
+    """Keys of the stores that readers can open, in order.
+
+    Of those that lie deeper, as a transform may want it: what the catalog names, or is ``known``.
+    To look into all folders would take long: each session may have one.
+    """
+    top = (name for name in folder.folders("") if name.endswith(SUFFIX))
+    deeper = {key for key in (*known, *_told(folder)) if "/" in key}
+    for key in sorted({*top, *deeper}):
+        with suppress(NotFound):
+            folder.head(f"{key}/{layout.ROOT}")
             yield key
-        elif deep > 1 and not name.startswith("_"):
-            yield from keys(folder, f"{key}/", deep - 1)
+
+
+def _told(folder: Store) -> list[str]:
+    """Keys of the stores that the folder's catalog names."""
+    with suppress(NotFound, ValueError, KeyError, TypeError):
+        return [one.store for one in Catalog.parse(folder.read(NAME)).stores]
+    return []

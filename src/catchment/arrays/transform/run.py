@@ -161,7 +161,7 @@ class _Work:
         So its schema does not depend on who is fast; the other workers load what they need.
         """
         tasks = [self._task(session) for session in todo]
-        alone = 0 if self.dry_run or next(keys(self.destination), None) else 1
+        alone = 0 if self.dry_run or next(keys(self.destination, self._keys()), None) else 1
         if alone:
             for _ in range(min(len(tasks), self.house.window // 2) - 1):
                 self.house.executor.submit(warm, self.job.transform)
@@ -339,7 +339,7 @@ class _Work:
         if not self.moves and not self.changed:
             return Report("unchanged", self.account, self.findings, latest, self.told)
         record: Run = ledger.start_run(self.job.aggregate, self._config())
-        catalog = Catalog.build(self.destination)
+        catalog = Catalog.build(self.destination, self._keys())
         location = f"{self.job.output}_snapshots/{record.id}/"
         entry = catalog.write(store, location)
         catalog.write(store, self.job.output, mode="overwrite")
@@ -369,6 +369,10 @@ class _Work:
             "source": self.job.source.url,
             "on_conflict": self.job.on_conflict,
         }
+
+    def _keys(self) -> set[str]:
+        """Of the stores that sessions went to, as their records tell."""
+        return {one["key"] for row in self.rows.values() for one in row.meta["stores"]}
 
     def _stack(self, key: str) -> Stack:
         if key not in self.stacks:

@@ -24,6 +24,7 @@ from catchment.core.safe_child import with_pandas
 from catchment.core.store import Store
 
 GROUP = "catchment.transforms"
+CHUNK = 4 << 20  # bytes of a file
 BUILTIN = {"window": "catchment.arrays.transform.window:WindowTransform"}
 
 
@@ -148,7 +149,9 @@ def _place_files(task: Task, result: TransformResult) -> None:
     for key, name in result.files_to_copy:
         task.destination.put(folder + name, task.source.stream(key), mode="overwrite")
     for path, name in result.files_to_upload:
-        task.destination.put(folder + name, Path(path).read_bytes(), mode="overwrite")
+        with Path(path).open("rb") as file:
+            chunks = iter(lambda: file.read(CHUNK), b"")
+            task.destination.put(folder + name, chunks, mode="overwrite")
 
 
 def _from_file(path: Path) -> Any:

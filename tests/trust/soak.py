@@ -54,7 +54,7 @@ STUDIES = f"""
 min_cell = 0
 """
 SETTINGS = {"executor.workers": 2, "exports.claims.threshold": 1.0}  # bad parts stop no export
-SMALL = 8 << 20  # bytes of the disk that fills
+SMALL = 24 << 20  # bytes of the disk that fills; 60 steps leave 8 MB
 
 
 @dataclass

@@ -67,6 +67,7 @@ REFUSED = {
         session(note=HALF),
         session().assign_coords(channel=["E0", "E1", HALF]),
         session(note=(("time",), np.array([HALF] * 8))),
+        session(note=(("time",), np.array([b"\xff\xfe"] * 8))),
     ],
     "attributes-too-large": [with_attributes(note=LONG), session(note=LONG)],
     "labels-too-many": [session().assign_coords(channel=["E0", "E1", LONG])],
@@ -90,6 +91,12 @@ def test_what_cannot_be_said_is_refused_before_any_write(store, code, dataset):
     assert outcome.refused
     assert list(store.list()) == []
     assert not api.append(session("b"), Stack(store)).refused
+
+
+def test_bytes_that_are_utf_8_are_text(store):
+    note = (("time",), np.array(["é".encode()] * 8))
+    assert not api.append(session(note=note), Stack(store)).findings
+    assert set(Stack(store).dataset()["note"].values[0]) == {"é"}
 
 
 def test_a_session_that_xarray_cannot_say_keeps_nobody_from_the_others(tmp_path):

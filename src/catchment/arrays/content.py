@@ -144,6 +144,11 @@ def text_of(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
+def strictly(value: str | bytes) -> str:
+    """A value as text, which cannot be written down where its bytes are no UTF-8."""
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
+
+
 def milliseconds(values: xr.Variable) -> xr.Variable:
     """A clock in numbers: ms since 1970 UTC where it has moments, else ms, or as it is."""
     import numpy as np

@@ -145,7 +145,7 @@ def check_texts(look: Look, name: str, texts: Iterable[str]) -> bool:
     """Whether texts can be written down; notes an error if not."""
     well = speakable(texts)
     if not well:
-        look.error("text-unusable", name, "text that is no Unicode (half of a surrogate pair)",
+        look.error("text-unusable", name, "text that is no Unicode, or bytes that are no UTF-8",
                    "read the file with its own encoding")  # fmt: skip
     return well
 

@@ -21,6 +21,7 @@ from catchment.arrays.content import (
     scalar_type,
     simple,
     stable,
+    strictly,
     text_of,
     trimmed,
     type_of,
@@ -296,9 +297,9 @@ def _typed(look: Look, name: str, variable: xr.Variable) -> xr.Variable:
     if kind in "OUST":
         values = variable.values
         if all(isinstance(value, str | bytes) for value in values.reshape(-1)):
-            texts = np.array([text_of(v) for v in values.reshape(-1)], dtype=object)
-            if not openable.check_texts(look, name, texts):
+            if not openable.check_texts(look, name, map(strictly, values.reshape(-1))):
                 return variable
+            texts = np.array([text_of(v) for v in values.reshape(-1)], dtype=object)
             return xr.Variable(variable.dims, texts.reshape(values.shape), variable.attrs)
     elif (kind in "fiub" and variable.dtype.itemsize <= 8) or kind == "c":
         openable.check_values(look, name, variable)

@@ -10,8 +10,10 @@ import xarray as xr
 
 from catchment.arrays import api
 from catchment.arrays.codec import decode, encode
+from catchment.arrays.content import simple
 from catchment.arrays.document import array
 from catchment.arrays.stack import Stack
+from catchment.arrays.transform.readers import edf
 from catchment.arrays.verify import verify
 from catchment.core.errors import Invalid
 from catchment.core.store import open_store
@@ -198,3 +200,15 @@ def test_a_clock_of_spans_is_in_milliseconds(store):
     found = Stack(store).dataset()["timestamp"]
     np.testing.assert_array_equal(found.values[0], [*np.arange(7) * 250.0, np.nan])
     assert "epoch" not in found.attrs
+
+
+def test_what_json_cannot_say_is_told_as_text():
+    assert [simple(np.array([1, 2])), simple(np.float32(0.5)), simple(b"x")] == ["[1, 2]", 0.5, "x"]
+
+
+def test_samples_that_do_not_fill_records_are_refused():
+    """Of a recording with gaps, each record has as many samples."""
+    with pytest.raises(Invalid) as error:
+        edf._times(5, 1.0, np.array([0.0, 4.0]))
+    assert error.value.kind == "recording-unreadable"
+    assert edf._times(4, 1.0, np.array([0.0, 4.0])).tolist() == [0, 1000, 4000, 5000]

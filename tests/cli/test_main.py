@@ -256,6 +256,13 @@ def test_a_path_that_cannot_be_is_no_fault_of_the_program(tmp_path, catchment):
         assert "path-unusable" in catchment("init", str(place), "--json").out
 
 
+def test_a_path_that_nobody_named_is_a_fault_of_the_program(catchment, failing):
+    failing(FileNotFoundError(errno.ENOENT, "gone", "/elsewhere/secret"))
+    called = catchment("doctor")
+    assert called.code == 70
+    assert "secret" not in called.err
+
+
 def test_a_full_disk_is_no_fault_of_our_own(catchment, failing):
     failing(OSError(errno.ENOSPC, "x"))
     called = catchment("doctor")

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from catchment.cli import studies
 from catchment.cli.main import run
 from catchment.core.workspace import Workspace
 from catchment.studies import library
@@ -133,3 +134,16 @@ def test_a_folder_that_cannot_be_watched_is_looked_at(folder, monkeypatch):
         stop = threading.Event()
         stop.set()
         told_of.wait(60, stop)
+
+
+def test_uploads_that_were_all_refused_publish_nothing(folder, capsys):
+    with Workspace.open(folder) as space:
+        stage(space, "a", b"no parquet", name="core__count.cube.parquet")
+    assert "core: all is in snapshot 1" in call(capsys, "process", "core")
+    with Workspace.open(folder) as space:
+        assert published(space) == []
+
+
+def test_a_study_without_a_snapshot_is_told_as_one():
+    told = studies._stands("core", {"state": "unchanged", "snapshot": None})
+    assert told == "core: nothing is published"

@@ -23,6 +23,7 @@ from catchment.core.errors import Conflict, Invalid, NotFound
 from catchment.core.settings import Settings
 from catchment.core.store import open_store
 from catchment.imaging.deidentify import deidentify
+from catchment.imaging.deidentify_pixels import only_pixels
 from catchment.imaging.deidentify_run import deidentify_all
 from catchment.imaging.deidentify_standard import ACTIONS
 from catchment.imaging.profile import Profile, profile_of
@@ -398,3 +399,14 @@ def test_a_file_without_meta_information_gets_one():
     clean = deidentify(bare[start:], BASIC)
     assert read(clean).PatientIdentityRemoved == "YES"
     assert read(clean).file_meta.TransferSyntaxUID == "1.2.840.10008.1.2.1"
+
+
+@pytest.mark.parametrize(("photometric", "size"), [("YBR_FULL_422", 32), ("YBR_FULL", 48)])
+def test_bytes_behind_the_last_pixel_go(photometric, size):
+    """PS3.5 section 8.2.1, C.7.6.3.1.2: of YBR_FULL_422, two pixels have four samples."""
+    dataset = Dataset()
+    dataset.Rows, dataset.Columns, dataset.BitsAllocated, dataset.SamplesPerPixel = 4, 4, 8, 3
+    dataset.PhotometricInterpretation = photometric
+    dataset.PixelData = bytes(range(size)) + b"DOE^JANE"
+    only_pixels(dataset)
+    assert dataset.PixelData == bytes(range(size))

@@ -121,3 +121,9 @@ def test_no_key_of_a_snapshot_is_written_again(tmp_path, monkeypatch):
         monkeypatch.setattr(merge, "FORMAT", merge.FORMAT + 1)
         actions.reprocess(library.house(space), "core")
         same(space)
+
+
+def test_an_entry_of_another_format_is_none():
+    store = open_store("memory://entries")
+    store.put("entry.json", [b'{"format": 0}'])
+    assert merge._known(store, "entry.json") is None

@@ -114,6 +114,17 @@ def test_a_lost_version_is_told_as_a_contradiction(url):
         Ledger.open(url)
 
 
+def test_a_ledger_that_another_process_makes_between_two_questions(any_url, monkeypatch):
+    def asked_early(c):
+        answers = [None]
+        known = c.scalar
+        monkeypatch.setattr(c, "scalar", lambda *a: answers.pop() if answers else known(*a))
+        return migrate._version(c, "it")
+
+    with Ledger.open(any_url) as ledger:
+        assert ledger._database.read(asked_early) == migrate.HEAD
+
+
 def test_migrations_make_the_schema(any_url):
     with Ledger.open(any_url) as ledger:
         found = ledger._database.read(

@@ -32,13 +32,15 @@ def _version(c: sa.Connection, name: str) -> str:
     sqlite = c.dialect.name == "sqlite"
     asked = "SELECT name FROM sqlite_master WHERE name = :name" if sqlite else _REGISTERED
     if c.scalar(sa.text(asked), {"name": VERSION_TABLE}) is None:
-        if sa.inspect(c).get_table_names():
+        tables = sa.inspect(c).get_table_names()
+        if not tables:
+            return ""
+        if VERSION_TABLE not in tables:  # else another process has made it since the question
             raise Invalid(
                 f"{name}: expected a ledger or an empty database, got other tables",
                 kind="not-a-ledger",
                 hint="give the ledger a database of its own",
             )
-        return ""
     version = c.scalar(sa.select(sa.column("version_num")).select_from(sa.table(VERSION_TABLE)))
     if version is not None and version > HEAD:
         raise Invalid(

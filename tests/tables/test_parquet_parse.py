@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import duckdb
@@ -355,3 +357,26 @@ def test_a_negative_number_of_rows_is_refused() -> None:
     assert footer.count(b"\x16\x02") >= 2
     with pytest.raises(ValueError, match="rows"):
         parse(footer.replace(b"\x16\x02", b"\x16\x01"))
+
+
+def test_footers_of_many_schemas_are_parsed_in_threads_at_once():
+    """Schemas are remembered between files, by all threads."""
+    files = []
+    for number in range(24):
+        out = io.BytesIO()
+        pq.write_table(pa.table({f"c{number}": [number]}), out)
+        files.append(out.getvalue())
+
+    def schemas_from(start: int) -> list[bytes]:
+        return [parse_file(data).schema for data in (files[start:] + files[:start]) * 10]
+
+    often = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(schemas_from, range(0, 24, 6)))
+    finally:
+        sys.setswitchinterval(often)
+    wanted = [parse_file(data).schema for data in files]
+    for start, schemas_found in zip(range(0, 24, 6), found, strict=True):
+        assert schemas_found == (wanted[start:] + wanted[:start]) * 10

@@ -118,10 +118,12 @@ def test_faults_of_s3_at_many_points(wanted, tmp_path, moto, points):  # noqa: F
                 try:
                     work.run()
                 except CatchmentError:
-                    fired += 1
                     assert work.ledger.latest("tables/nacc") is None or work.bytes() == expected
+                else:  # it met what tidies up after the commit
+                    assert work.bytes() == expected
+                fired += faults.fired
             with Work(folder, sites, people, store=bare) as again:
                 assert again.run().state in {"published", "unchanged"}
                 assert again.bytes() == expected
                 assert again.snapshot().verify() == []
-    assert fired >= points // 2
+    assert fired >= min(points, counted.count)  # threads do not always do equally many

@@ -185,7 +185,8 @@ class _Parser:
         return end
 
     def _schema(self, at: int) -> int:
-        self.schema = next((s for s in _recent if self.footer.startswith(s, at)), b"")
+        recent = tuple(_recent)  # other threads add to it
+        self.schema = next((s for s in recent if self.footer.startswith(s, at)), b"")
         if not self.schema:
             self.schema = self.footer[at : Walk(self.footer, at, LIST).end]
             _recent.append(self.schema)

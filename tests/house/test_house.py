@@ -18,7 +18,7 @@ PYPROJECT = ROOT / "pyproject.toml"
 # The names that others may build on; one more is a promise, one less breaks somebody.
 PUBLIC = ["open"]
 MACHINE_PATHS = re.compile(r"/(?:root|work|home|Users)/\w")
-PACKAGE_HOSTS = re.compile(r"pythonhosted|pypi\.org/simple|/simple/|index-url|\bartifactory\b")
+PACKAGE_HOSTS = re.compile(r"pythonhosted|pypi\.org|/simple/|index-url|\bartifactory\b")
 
 
 def tracked() -> list[Path]:

@@ -182,3 +182,63 @@ def test_the_s3_settings_are_the_options_of_the_store():
     assert isinstance(
         Settings.load(None, {"s3.session_token": "t"}, {}).s3.session_token, SecretStr
     )
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://user:pa/ss@host/db", "postgresql://user:***@host/db"),
+        ("postgresql://user:p?a#s@s@host/db", "postgresql://user:***@host/db"),
+        ("postgresql://host/db?user=u&password=p", "postgresql://host/db?user=u&password=***"),
+        ("https://host/ask?api_token=t&x=1", "https://host/ask?api_token=***&x=1"),
+        ("https://host:8080/a?mail=a@b", "https://host:8080/a?mail=a@b"),
+        ("s3://bucket/a@b:c", "s3://bucket/a@b:c"),
+    ],
+)
+def test_no_part_of_a_url_that_opens_a_door_is_shown(url, shown):
+    assert without_password(url) == shown
+
+
+def test_texts_have_keys_with_dots_and_what_is_secret_there_is_not_shown(file):
+    path = file(
+        '[iceberg.properties]\n"s3.secret-access-key" = "hush"\ns3.region = "eu"\n'
+        "[exports.eob]\ncontract = 'c'\nfiles = 'f'\n[exports.eob.parameters]\n'_has.x' = 'y'\n"
+    )
+    environment = {"CATCHMENT_ICEBERG__PROPERTIES__S3__ENDPOINT": "http://h"}
+    settings = Settings.load(path, None, environment)
+    assert settings.iceberg.properties == {
+        "s3.secret-access-key": "hush",
+        "s3.region": "eu",
+        "s3.endpoint": "http://h",
+    }
+    assert settings.exports["eob"].parameters == {"_has.x": "y"}
+    shown = {key: (value, origin) for key, value, origin in settings.shown()}
+    assert shown["iceberg.properties.s3.secret-access-key"] == ("***", "catchment.toml")
+    assert shown["iceberg.properties.s3.region"] == ("eu", "catchment.toml")
+    assert shown["iceberg.properties.s3.endpoint"] == ("http://h", "environment")
+
+
+def test_a_weightier_table_takes_the_place_of_a_text_and_the_other_way_round(file):
+    path = file(MINIMAL)
+    file("[tables.nacc.datasets]\nalpha = '/prod/alpha'\n", "catchment.prod.toml")
+    settings = Settings.load(path, None, {"CATCHMENT_ENV": "prod"})
+    assert settings.tables["nacc"].datasets == {"alpha": "file:///prod/alpha"}
+    more = {"CATCHMENT_ENV": "prod", "CATCHMENT_TABLES__NACC__DATASETS__BETA": "/b"}
+    settings = Settings.load(path, None, more)
+    both = {"alpha": "file:///prod/alpha", "beta": "file:///b"}
+    assert settings.tables["nacc"].datasets == both
+    given = {"tables.nacc.datasets": "s3://bucket/{center}"}
+    assert Settings.load(path, given, more).tables["nacc"].datasets == "s3://bucket/{center}"
+    # But a section that is none is told, whatever comes later.
+    told = refused(file("workspace = 's3://bucket'\n"), None, {"CATCHMENT_WORKSPACE__NAME": "n"})
+    assert told == "catchment.toml:1: 'workspace' is not a table, expected [workspace]"
+
+
+def test_a_secret_of_a_table_of_them_is_not_shown_where_it_is_wrong(file):
+    path = file(
+        "[deidentify.p.keys]\nalpha = 4711\n[iceberg.properties]\n's3.session-token' = 4712\n"
+    )
+    told = refused(path)
+    assert "deidentify.p.keys.alpha" in told
+    assert "4711" not in told
+    assert "4712" not in told

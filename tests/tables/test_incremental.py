@@ -496,3 +496,24 @@ def test_a_file_that_did_not_move_may_turn_out_bad_when_it_is_needed(sites, work
     outcome = work.run()
     assert list(outcome.plan.skipped) == ["gamma"]
     check(work, models(work, without=["gamma"]))
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (("naccid", "visitdate"), ("visitdate",)),
+        (("visitdate",), ("naccid", "visitdate")),
+        (("visitdate", "value"), ("value", "visitdate")),
+    ],
+)
+def test_other_criteria_are_not_compared_by_the_keys_of_earlier_ones(sites, work, before, after):
+    """Participant and center are key columns of every rule, so the columns alone say nothing."""
+    sites.add("beta", 20, visits(("NACC000011", 20, "2020-01-01", 1)), version="2", created=LATER)
+    work.people = People(NACC000011={10})
+    work.run(criteria={"uds": CriteriaRule(before)})
+    # A further center's keys are read anew, and meet kept ones.
+    sites.add("gamma", 30, visits(("NACC000011", 30, "2020-01-01", 1)), version="2", created=LATER)
+    rule = CriteriaRule(after)
+    work.run(criteria={"uds": rule})
+    check(work, models(work) | {"uds": naive(sites.sent(), work.people, rule)})
+    same_as_afresh(work, criteria={"uds": rule})

@@ -42,6 +42,8 @@ PATHS = {
     "file": "",
     "private_key_file": "",
 }
+# Tables of texts whose own keys may have dots, as the libraries that get them call them.
+FREE = frozenset({"parameters", "properties"})
 
 
 def _split(text: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote
 
 from pydantic import Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -32,6 +32,7 @@ from catchment.core.named_sections import (
     TablesSettings,
 )
 from catchment.core.sections import (
+    FREE,
     PATHS,
     EventsSettings,
     ExecutorSettings,
@@ -56,6 +57,11 @@ LOCAL = "local"  # the environment that needs no file of its own
 # Paths that are there unless another is set, beside the workspace's file.
 DEFAULTS = [("workspace.store", "data"), ("warehouse.file", "warehouse.duckdb")]
 SHOWN_SECRET = "***"  # noqa: S105 - what stands in a secret's place
+_TELLING = "(?i:passw|secret|token|key|sig|credential)"  # in the name of one
+_FREE_SECRET = re.compile(rf"\.({'|'.join(sorted(FREE))}|options)\..*{_TELLING}")
+# A port is no password.
+_BEFORE_HOST = re.compile(r"(?<=://)([^:/?#@]*):(?![0-9]{1,5}(?:[/?#]|$)).+@")
+_IN_QUERY = re.compile(rf"([?&;][^=&#]*{_TELLING}[^=&#]*=)[^&#]*")
 
 
 class Settings(Section):
@@ -124,6 +130,8 @@ class Settings(Section):
         ):
             for key, value in layer:
                 if value is not None:
+                    if value != {}:
+                        _overrule(values, key)
                     values[key] = _locate(key, value, base)
                     origins[key] = origin
         try:
@@ -146,20 +154,21 @@ class Settings(Section):
         for key, value in _flatten(self.model_dump()):
             if isinstance(value, SecretStr):
                 value = SHOWN_SECRET  # noqa: PLW2901 - the value must not be in scope any more
+            elif isinstance(value, str) and _FREE_SECRET.search(key):
+                value = SHOWN_SECRET  # noqa: PLW2901 - the same
             elif isinstance(value, str):
                 value = without_password(value)  # noqa: PLW2901 - the same
             yield key, value, self._origins.get(key, "default")
 
 
 def without_password(url: str) -> str:
-    """The URL with ``***`` where it holds a password; any other string as it is."""
-    if "://" not in url or "@" not in url:
+    """The URL with ``***`` where it holds a password or a token; any other string as it is.
+
+    SQLAlchemy takes passwords with ``/``, ``?`` and ``#`` in them, too.
+    """
+    if "://" not in url:
         return url
-    parts = urlsplit(url)
-    user = parts.username or ""
-    host = parts.netloc.rpartition("@")[2]
-    shown = f"{user}:{SHOWN_SECRET}@{host}" if parts.password else parts.netloc
-    return urlunsplit(parts._replace(netloc=shown))
+    return _IN_QUERY.sub(rf"\1{SHOWN_SECRET}", _BEFORE_HOST.sub(rf"\1:{SHOWN_SECRET}@", url))
 
 
 def _read(path: Path) -> tuple[str, str, dict[str, Any]]:
@@ -198,10 +207,30 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield prefix + key, value
 
 
+def _parts(key: str) -> list[str]:
+    parts = key.split(".")
+    free = 2 if parts[0] in NAMED else 1
+    if not FREE.isdisjoint(parts[free : free + 1]):
+        parts[free + 1 :] = [".".join(parts[free + 1 :])] if parts[free + 1 :] else []
+    return parts
+
+
+def _overrule(values: dict[str, Any], key: str) -> None:
+    """Forget what stands in the way of a weightier value: a text for a table, or a table for it.
+
+    A text in the place of a whole section stays, to be told.
+    """
+    parts = key.split(".")
+    least = 3 if parts[0] in NAMED else 2
+    above = {".".join(parts[:count]) for count in range(least, len(parts))}
+    for known in [known for known in values if known in above or known.startswith(f"{key}.")]:
+        del values[known]
+
+
 def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for key, value in values.items():
-        *path, last = key.split(".")
+        *path, last = _parts(key)
         branch = tree
         for part in path:
             branch = branch.setdefault(part, {})
@@ -250,9 +279,8 @@ def _describe(error: ErrorDetails, origins: Mapping[str, str], file: str, text: 
     if error["type"] == "missing":
         return f"{origin}: {key!r} is missing"
     told = error["msg"].removeprefix("Value error, ")
-    secret = _is_secret(section.get(path[-1]))
     if (
-        secret
+        _is_secret(path)
         or error["type"] == "value_error"
         or not isinstance(error["input"], str | int | float)
     ):
@@ -270,8 +298,11 @@ def _section(path: list[str]) -> dict[str, FieldInfo]:
     return getattr(field.annotation, "model_fields", {}) if field else {}
 
 
-def _is_secret(field: FieldInfo | None) -> bool:
-    return field is not None and "SecretStr" in str(field.annotation)
+def _is_secret(path: list[str]) -> bool:
+    """Whether what stands at a path is, or is one of a table of them."""
+    fields = [_section(path[:at]).get(path[at]) for at in range(len(path))]
+    known = any("SecretStr" in str(field.annotation) for field in fields if field)
+    return known or _FREE_SECRET.search(".".join(path)) is not None
 
 
 def _line(text: str, path: list[str]) -> int | None:

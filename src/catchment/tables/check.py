@@ -280,10 +280,13 @@ class KeyReader:
 
 
 def key_types(rule: Rule, unified: Unified) -> dict[str, str]:
-    """What kept keys depend on: their format (under the empty name) and their columns' types."""
+    """What kept keys depend on: format and rule (under the empty name), their columns' types."""
     fields = {f.name: f for f in unified.schema}
     types = {n: str(fields[n].type) for n in key_columns(rule) if n in fields}
-    return {"": f"{FORMAT.decode()} {type(rule).__name__}", **types}
+    about = f"{FORMAT.decode()} {type(rule).__name__}"
+    if isinstance(rule, CriteriaRule):  # their order counts, and who moves is always a column
+        about += f" {json.dumps(rule.criteria)}"
+    return {"": about, **types}
 
 
 def attempt[T](executor: Executor, tasks: Sequence[partial[T]]) -> Iterator[T | Invalid | NotFound]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -353,3 +355,23 @@ def test_merged_is_merged_again() -> None:
     rows = [n for n in range(2, 280) if n not in (2, 279)]
     assert pq.read_table(io.BytesIO(second)).equals(CODES.take(rows))
     assert pq.read_table(io.BytesIO(left)).select(CODES.column_names).equals(CODES.take([2, 279]))
+
+
+@pytest.mark.parametrize("codec", sorted(pages.CODECS))
+def test_threads_write_pages_at_the_same_time(codec: int) -> None:
+    """A codec that two threads share corrupts the heap: gzip's works in a buffer of its own."""
+    first, second = (np.random.default_rng(n).integers(0, 99, 4000) for n in (1, 2))
+    bodies = [numbers.astype("<i4").tobytes() for numbers in (first, second)]
+    alone = [pages.page(pages.DICTIONARY, codec, body, 4000, pages.PLAIN) for body in bodies]
+    start = threading.Barrier(2)
+
+    def write(body: bytes) -> tuple[set[tuple[bytes, int]], int]:
+        start.wait()
+        made = {pages.page(pages.DICTIONARY, codec, body, 4000, pages.PLAIN) for _ in range(50)}
+        start.wait()  # both are alive, so that neither has the other's identity
+        return made, id(pages._codecs[codec]) if codec else id(body)
+
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(write, bodies))
+    assert [made for made, _ in found] == [{one} for one in alone]
+    assert found[0][1] != found[1][1]

@@ -5,6 +5,7 @@ Format: ``parquet.thrift`` (PageHeader) and ``Encodings.md`` (RLE / bit-packing 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -77,14 +78,24 @@ def plain_pages(
 
 def page(kind: int, codec: int, body: bytes, values: int, encoding: int) -> tuple[bytes, int]:
     """A page, and its bytes uncompressed; both with its header."""
-    data = _codec(codec).compress(body, asbytes=True) if CODECS[codec] else body
+    data = _codecs[codec].compress(body, asbytes=True) if CODECS[codec] else body
     head = page_head(kind, len(body), len(data), values, encoding)
     return head + data, len(head) + len(body)
 
 
-@lru_cache(maxsize=8)
-def _codec(codec: int) -> pa.Codec:
-    return pa.Codec(CODECS[codec])
+class _Codecs(threading.local):
+    """Of one thread: that of gzip has a buffer of its own, and two at once corrupt the heap."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, pa.Codec] = {}
+
+    def __getitem__(self, codec: int) -> pa.Codec:
+        if codec not in self._made:
+            self._made[codec] = pa.Codec(CODECS[codec])
+        return self._made[codec]
+
+
+_codecs = _Codecs()
 
 
 def page_head(kind: int, size: int, length: int, values: int, encoding: int) -> bytes:

@@ -50,6 +50,7 @@ SLUG = re.compile(r"[a-z]+[0-9]*(-[a-z0-9]+)+")
 # Text that looks like a kind or a code and is none.
 NOT_SLUGS = {
     "detail-type",  # of an event
+    "not-supported",  # an issue type of FHIR
     "session-token",
     "secret-access-key",
     "force-virtual-addressing",

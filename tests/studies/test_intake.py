@@ -264,3 +264,20 @@ def test_bytes_that_are_replaced_while_they_are_looked_at_are_looked_at_again(
     assert below(space, layout.INTERNAL) == []
     taken = intake.take_in(space.store, key, study="core", site="a", filename=name)
     assert [below(space, layout.INTERNAL)] == [[one.kept] for one in taken.members]
+
+
+@pytest.mark.parametrize("size", [1, 5, 17, 100])
+def test_line_level_names_are_found_however_the_bytes_come(space, monkeypatch, size):
+    """A store may give bytes in chunks that are shorter than the name is."""
+    hidden = b"PK\x03\x04 crafted " + b"x" * 50 + b"core__p.archive.parquet" + CANARY
+    key = stage(space, "a", hidden)
+    stream = type(space.store).stream
+
+    def slowly(self, *args, **named):
+        for chunk in stream(self, *args, **named):
+            yield from (chunk[at : at + size] for at in range(0, len(chunk), size))
+
+    monkeypatch.setattr(type(space.store), "stream", slowly)
+    (one,) = intake.take_in(space.store, key, study="core", site="a", filename="u_core.zip").members
+    assert (one.problem.code, one.kept) == ("line-level-refused", None)
+    assert below(space, layout.INTERNAL) == []

@@ -392,3 +392,38 @@ def test_marks_tell_how_many_sites_are_in_a_cell(tmp_path):
         ]  # fmt: skip
         one_site = told(column="race", filter="site:strEq:uw")
         assert [row[:2] for row in one_site] == [["x", 1]]
+
+
+@pytest.mark.parametrize("value", [[1], {}, [], {"a": 1}, 0, False, "x"])
+@pytest.mark.parametrize("operator", ["isNull", "isNone", "isTrue"])
+def test_an_operator_without_a_value_takes_none(ask, operator, value):
+    answer = ask(CHART, column="sex", where=json.dumps({"any": [["race", operator, value]]}))
+    assert (answer.status_code, answer.json()["kind"]) == (400, "bad-filter")
+
+
+def test_the_latest_version_is_the_greatest_number(tmp_path):
+    with studying.workspace(tmp_path) as space:
+        for version in (2, 999, 1000):
+            data = study_zip("core", {}, manifest=f'study_prefix = "core"\nv = {version}\n')
+            studying.send(space, "ucd", data, version=version)
+        Keys(space.ledger).add("every", "token", *scopes(["all"]))
+        client = TestClient(create_app(space, process=False), headers={"x-api-key": "token"})
+        assert client.get("/studies/core").json()["versions"] == ["002", "999", "1000"]
+        latest = client.get("/studies/core/versions/@latest").json()
+        assert (latest["version"], latest["manifest"]["v"]) == ("1000", 1000)
+
+
+def test_a_package_that_is_told_otherwise_has_another_tag(tmp_path):
+    with studying.workspace(tmp_path) as space:
+        studying.send_cube(space, "ucd", CUBE)
+        Keys(space.ledger).add("every", "token", *scopes(["all"]))
+        client = TestClient(create_app(space, process=False), headers={"x-api-key": "token"})
+        (one,) = client.get("/data-packages").json()
+        path = f"/data-packages/{one['id']}"
+        tag = client.get(path).headers["etag"]
+        assert client.get(path, headers={"if-none-match": tag}).status_code == 304
+        studying.send_cube(space, "ucd", studying.table((70, None, None), (70, "f", None)))
+        studying.send_cube(space, "ucd", CUBE)  # the same bytes as before, at another time
+        answer = client.get(path, headers={"if-none-match": tag})
+        assert answer.status_code == 200
+        assert answer.json()["last_data_update"] > one["last_data_update"]

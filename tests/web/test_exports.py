@@ -96,7 +96,9 @@ def test_a_client_follows_the_manifest(client, job, server):
     assert answer.status_code == 200
     assert "Expires" in answer.headers
     document = answer.json()
-    assert list(document) == ["transactionTime", "requiresAccessToken", "output", "error"]
+    told = ["transactionTime", "request", "requiresAccessToken", "output", "error"]
+    assert list(document) == told
+    assert document["request"].endswith(f"/jobs/{job}")
     assert datetime.fromisoformat(document["transactionTime"]).tzinfo
     entries = manifest.read(document)
     assert [entry.type for entry in entries] == [EOB] * 3 + ["OperationOutcome"]
@@ -118,7 +120,7 @@ def test_a_client_follows_the_manifest(client, job, server):
 def test_the_later_draft(workspace, job):
     with TestClient(app(workspace, lambda *_: True, later_draft=True)) as client:
         document = client.get(f"/jobs/{job}", headers={"Authorization": "Bearer x"}).json()
-    assert list(document) == ["transactionTime", "requiresAccessToken", "output", "outcome"]
+    assert list(document)[1:] == ["request", "requiresAccessToken", "output", "outcome"]
     assert [e.kind for e in manifest.read(document)] == [Kind.DATA] * 3 + [Kind.ERROR]
     assert document["outcome"][0]["fileSize"] > 0
 
@@ -364,3 +366,28 @@ def test_behind_a_real_server(workspace, job, server):
         running.should_exit = True
         thread.join()
     assert json.dumps(document).count("checksum") == 4
+
+
+def test_units_of_ranges_have_no_case(client, job):
+    path = client.get(f"/jobs/{job}").json()["output"][0]["url"]
+    answer = client.get(path, headers={"Range": "Bytes=0-3", "Accept-Encoding": "identity"})
+    assert (answer.status_code, len(answer.content)) == (206, 4)
+
+
+def test_a_bad_token_does_not_learn_which_jobs_there_are(client, job):
+    for path in (f"/jobs/{job}", "/jobs/none", f"/jobs/{job}/none", "/jobs/none/none"):
+        answer = client.get(path, headers={"Authorization": "Bearer guessed"})
+        assert answer.status_code == 401
+        assert client.get(path).status_code == (200 if path.endswith(job) else 404)
+
+
+def test_all_that_is_refused_is_an_operation_outcome(client, job):
+    for answer, status in (
+        (client.post(f"/jobs/{job}"), 405),
+        (client.get("/elsewhere"), 404),
+        (client.get("/jobs/none"), 404),
+    ):
+        assert answer.status_code == status
+        assert answer.headers["content-type"].startswith("application/fhir+json")
+        assert answer.json()["resourceType"] == "OperationOutcome"
+    assert "GET" in client.post(f"/jobs/{job}").headers["allow"]

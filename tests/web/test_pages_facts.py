@@ -294,8 +294,10 @@ def test_exports_show_jobs_and_give_files(facts, otto, vera, demo):
     file = otto.get(f"/api/exports/{job}/files/{name}")
     assert len(file.text.splitlines()) == told["outputs"][0]["count"]
     assert vera.get(f"/api/exports/{job}/files/{name}").status_code == 403
-    listed = otto.get(f"/api/exports/{job}/manifest.json").json()
+    listed = otto.get(f"/api/exports/{job}/manifest.json?from=a/b").json()
+    assert listed["request"].endswith(f"/api/exports/{job}/manifest.json")
     assert len(listed["output"]) == len(told["outputs"])
+    assert listed["output"][0]["url"].endswith(f"/api/exports/{job}/files/{name}")
     events = otto.get(f"/api/exports/{job}/events").text
     assert events.startswith("event: job\ndata: {")
     assert events.endswith("event: end\ndata: {}\n\n")

@@ -108,7 +108,17 @@ def test_requests_that_are_none_are_400_with_a_sentence(quiet, body):
     assert quiet.workspace.ledger.aggregates() == []
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b'{"study": NaN}', b"[" * 50_000])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b'{"study": NaN}',
+        b"[" * 50_000,
+        b'{"study": "flu", "filename": "flu.zip", "study": "rsv"}',
+    ],
+)
 def test_what_is_no_json_is_400(quiet, data):
     assert quiet.client.post("/", content=data, auth=quiet.auth()).status_code == 400
 

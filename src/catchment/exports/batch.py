@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Self
 
-from catchment.core.errors import CatchmentError, Conflict, Unavailable
+from catchment.core.errors import CatchmentError, Conflict, Invalid, Unavailable
 from catchment.core.store import Store
 from catchment.exports import layout
 from catchment.exports.files import told
 from catchment.exports.lines import LineFile
 from catchment.exports.model import MIB, Kind
 from catchment.exports.plan import cut
-from catchment.exports.sources import Reader, Source, issue_type, outcome
+from catchment.exports.sources import Reader, Source, issue_type, outcome, refusal
 
 _SLICE = 0.2  # seconds between two looks at the sign while waiting
 
@@ -173,8 +173,15 @@ def _read(member: str, reader: Reader, batch: Batch, data: LineFile, errors: Lin
     try:
         for item in reader(member):
             received += item.kind is Kind.DATA or bool(item.refused)
+            try:
+                (data if item.kind is Kind.DATA else errors).write(item.line)
+            except Invalid as error:
+                if error.kind != "record-not-utf8":
+                    raise
+                received += item.kind is Kind.ERROR
+                item = refusal("not-utf8", f"record {received} is not UTF-8", member)  # noqa: PLW2901
+                errors.write(item.line)
             refused[item.refused] += bool(item.refused)
-            (data if item.kind is Kind.DATA else errors).write(item.line)
     except CatchmentError as error:
         if error.kind == "job-cancelled":
             raise

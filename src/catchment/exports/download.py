@@ -17,7 +17,7 @@ from catchment.exports.model import Codec, Output
 
 MEDIA_TYPE = "application/fhir+ndjson"
 _ENCODING = {Codec.GZIP: "gzip", Codec.ZSTD: "zstd"}
-_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

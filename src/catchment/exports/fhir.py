@@ -105,7 +105,7 @@ class FhirSource:
         while url is not None:
             seen.add(url)
             bundle = read_bundle(self._get(client, pause, url))
-            yield from items_of(bundle, self.resource_type)
+            yield from items_of(bundle, self.resource_type, member)
             url = _url(bundle.next, base) if bundle.next else None
             if bundle.next and (url is None or url in seen or _origin(url) != _origin(base)):
                 raise Invalid(

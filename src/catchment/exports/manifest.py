@@ -46,7 +46,7 @@ def write(
         resource_type: of the data files.
         at: when the job began: nothing that changed later is promised.
         base_url: what stands before the files' names.
-        request: URL that started the job.
+        request: URL that a client asked; jobs begin without a request of theirs.
         token_required: whether files want the same authorization as the manifest.
         later_draft: say ``outcome`` where STU 2 says ``error``.
     """

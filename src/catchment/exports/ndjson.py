@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import io
 import json
@@ -45,7 +46,7 @@ class FileSource:
 
     def members(self) -> Sequence[str]:
         """Keys of all NDJSON files and Bundles, in order."""
-        return [stat.key for stat in self.store.list() if stat.key.endswith(SUFFIXES)]
+        return [stat.key for stat in self.store.list() if stat.key.lower().endswith(SUFFIXES)]
 
     @contextmanager
     def open(self, pause: Pause) -> Iterator[Reader]:  # noqa: ARG002 - files need no second try
@@ -67,27 +68,29 @@ class FileSource:
         with StoreFile(self.store, member) as raw:
             file: io.BufferedIOBase = io.BufferedReader(raw, MIB)
             try:
-                if member.endswith(".gz"):
+                if member.lower().endswith(".gz"):
                     file = igzip.IGzipFile(fileobj=file)  # type: ignore[no-untyped-call]
-                if member.endswith(BUNDLE):
+                if member.lower().endswith(BUNDLE):
                     data = file.read(MAX_TEXT + 1)
                     if len(data) > MAX_TEXT:
                         raise _too_large("a Bundle")
-                    yield from items_of(read_bundle(data), self.resource_type)
+                    yield from items_of(read_bundle(data), self.resource_type, member)
                 else:
-                    yield from _lines(file)
+                    yield from _lines(file, member)
             except (EOFError, igzip.BadGzipFile, IsalError):  # type: ignore[misc] # its stub
                 raise Invalid("expected gzip, got something else", kind="part-unreadable") from None
 
 
-def _lines(file: io.BufferedIOBase) -> Iterator[Item]:
+def _lines(file: io.BufferedIOBase, member: str) -> Iterator[Item]:
     number = 0
     while line := file.readline(MAX_TEXT + 1):
         number += 1
         if len(line) > MAX_TEXT:
             raise _too_large("a line")
+        if number == 1:  # what editors of one system put before a text
+            line = line.removeprefix(codecs.BOM_UTF8)
         if line.strip():
-            yield item_of(line.rstrip(b"\r\n"), number)
+            yield item_of(line.rstrip(b"\r\n"), number, member)
 
 
 def _too_large(what: str) -> Invalid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -105,7 +106,7 @@ _object = msgspec.json.Decoder(_Object)
 def read_bundle(data: bytes) -> Bundle:
     """The bundle; Invalid (kind ``not-a-bundle``) for anything else."""
     try:
-        bundle = _bundle.decode(data)
+        bundle = _bundle.decode(data.removeprefix(codecs.BOM_UTF8))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         bundle = Bundle()
     if bundle.resourceType != "Bundle":
@@ -113,13 +114,14 @@ def read_bundle(data: bytes) -> Bundle:
     return bundle
 
 
-def items_of(bundle: Bundle, resource_type: str | None) -> Iterator[Item]:
+def items_of(bundle: Bundle, resource_type: str | None, member: str) -> Iterator[Item]:
     """The resources of a bundle, byte for byte but for white space between the tokens.
 
     Args:
         bundle: of a search, or of any other kind.
         resource_type: the type that is asked for; None: any. Another type is refused (reason
             ``other-type``); OperationOutcomes are what the server has to tell.
+        member: whose they are; what is refused says so.
     """
     for entry in bundle.entry:
         data = bytes(entry.resource)
@@ -128,7 +130,8 @@ def items_of(bundle: Bundle, resource_type: str | None) -> Iterator[Item]:
         try:
             found = _resource.decode(data).resourceType
         except msgspec.MsgspecError:
-            yield refusal("not-json", "a resource is not an object, or its type is not a text")
+            told = "a resource is not an object, or its type is not a text"
+            yield refusal("not-json", told, member)
             continue
         if b"\n" in data or b"\r" in data:
             data = msgspec.json.format(data, indent=-1)
@@ -137,21 +140,21 @@ def items_of(bundle: Bundle, resource_type: str | None) -> Iterator[Item]:
         elif resource_type in (None, found):
             yield Item(Kind.DATA, data)
         else:
-            yield refusal("other-type", f"a resource is not of type {resource_type}")
+            yield refusal("other-type", f"a resource is not of type {resource_type}", member)
 
 
-def item_of(line: bytes, number: int) -> Item:
+def item_of(line: bytes, number: int, member: str) -> Item:
     """A line of NDJSON as it stands, or its refusal (reason ``not-json``)."""
     try:
         _object.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return refusal("not-json", f"line {number} is not a JSON object")
+        return refusal("not-json", f"line {number} is not a JSON object", member)
     return Item(Kind.DATA, line)
 
 
-def refusal(reason: str, told: str) -> Item:
-    """A record that stays out, for a reason."""
-    return Item(Kind.ERROR, outcome("structure", told), reason)
+def refusal(reason: str, told: str, member: str) -> Item:
+    """A record of a member that stays out, for a reason."""
+    return Item(Kind.ERROR, outcome("structure", told, member), reason)
 
 
 def outcome(code: str, told: str, member: str | None = None) -> bytes:

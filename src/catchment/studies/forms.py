@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+from catchment.core import strictjson
 from catchment.core.errors import CatchmentError, Invalid, NotFound
 from catchment.core.ledger.uploads import UploadFile, Uploads, Wanted
 from catchment.core.names import check_name
@@ -61,6 +62,8 @@ def read_request(body: Any) -> Request:
     """The request that JSON from outside says. Invalid: kind ``bad-request``, ``bad-name``."""
     if not isinstance(body, dict):
         raise _bad("expected a JSON object with 'study' and 'filename'")
+    if isinstance(body, strictjson.Repeated):
+        raise _bad("expected each name once, got one twice")
     found = {}
     for name in ("study", "filename"):
         value = body.get(name)

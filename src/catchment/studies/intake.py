@@ -145,7 +145,7 @@ def _scan(store: Store, key: str) -> tuple[int, str, bool]:
         seen.update(chunk)
         size += len(chunk)
         lines = lines or bool(_LINES.search(tail + chunk))
-        tail = chunk[-len(route.LINES) :]
+        tail = (tail + chunk)[-len(route.LINES) :]  # chunks may be shorter than the name
     return size, f"sha256:{seen.hexdigest()}", lines
 
 
@@ -247,7 +247,7 @@ def _check_members(
                 )
             if _LINES.search(tail + chunk):
                 raise _line_level("the zip")
-            tail = chunk[-len(route.LINES) :]
+            tail = (tail + chunk)[-len(route.LINES) :]
         if nested:
             # What is in it was not looked at, so nothing of it may be kept.
             raise _Refused(

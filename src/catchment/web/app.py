@@ -20,6 +20,7 @@ from catchment.core.workspace import Workspace
 from catchment.studies.arrivals import Worker
 from catchment.web import dashboard, dicomweb, exports, pages, sites, watching
 from catchment.web.guard import Guard, status_of
+from catchment.web.login import Unauthorized
 
 DESCRIPTION = (
     "Sites upload data packages of studies (`sites`) and DICOM (`dicomweb`), dashboards read what "
@@ -79,7 +80,10 @@ def create_app(workspace: Workspace, *, process: bool = True) -> FastAPI:
     app.state.dashboard = dashboard.Dashboard(workspace)
     app.include_router(dashboard.router)
     app.include_router(dicomweb.router)
-    app.add_middleware(Guard, unbounded=[sites.FORM_PATH, dicomweb.PREFIX])
+    # The last: else a single word, which may be the name of a network, is a method that is wrong.
+    app.router.add_route("/{name}", _nothing, include_in_schema=False)
+    unbounded = [sites.FORM_PATH, dicomweb.PREFIX]
+    app.add_middleware(Guard, unbounded=unbounded, page=pages.fault)
     return app
 
 
@@ -99,10 +103,21 @@ def _failed(request: Request, error: Exception) -> Response:
         return pages.failed(request, status_of(error), error)
     headers = {}
     if error.status_code == HTTPStatus.UNAUTHORIZED:
-        headers = {"WWW-Authenticate": 'Basic realm="catchment", charset="UTF-8"'}
+        headers = {"WWW-Authenticate": _challenge(request, error)}
     elif isinstance(error, Unavailable):
         headers = _RETRY
     return _told(status_of(error), error.kind, error.message, error.hint, headers)
+
+
+def _nothing(_: Request) -> Response:
+    raise HTTPException(HTTPStatus.NOT_FOUND)
+
+
+def _challenge(request: Request, error: CatchmentError) -> str:
+    """How to log in; nothing that a browser asks its user for where a script of a page asked."""
+    if request.headers.get("Sec-Fetch-Dest") == "empty":
+        return 'Session realm="catchment"'
+    return str(getattr(error, "challenge", Unauthorized.challenge))
 
 
 def _invalid(request: Request, error: Exception) -> Response:
@@ -119,7 +134,9 @@ def _refused(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     if pages.is_page(request):
         kind = _KINDS.get(error.status_code, "refused")
-        return pages.failed(request, error.status_code, Invalid(error.detail, kind=kind))
+        answer = pages.failed(request, error.status_code, Invalid(error.detail, kind=kind))
+        answer.headers.update(headers)
+        return answer
     return _told(
         error.status_code, _KINDS.get(error.status_code, "refused"), error.detail, "", headers
     )

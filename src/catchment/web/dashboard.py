@@ -44,6 +44,12 @@ class Forbidden(Invalid):
     status_code = 403
 
 
+class KeyNeeded(Unauthorized):
+    """No key, or one that opens nothing."""
+
+    challenge = 'ApiKey realm="catchment"'
+
+
 _ERRORS: dict[int | str, dict[str, Any]] = {
     304: {"description": "As the client has it"},
     400: {"description": "The request is malformed"},
@@ -103,7 +109,7 @@ def _view(request: Request, token: Annotated[str | None, Depends(_key)]) -> Iter
     house: Dashboard = request.app.state.dashboard
     key = house.keys.find(token) if token else None
     if key is None:
-        raise Unauthorized("expected a key in the header x-api-key", hint="catchment key add NAME")
+        raise KeyNeeded("expected a key in the header x-api-key", hint="catchment key add NAME")
     status = 200
     try:
         yield View(house, key)
@@ -196,8 +202,8 @@ def subscriptions(see: Seen, limit: Limit = _PAGE, offset: Offset = 0) -> Respon
 def package(see: Seen, package_id: str, if_none_match: IfNoneMatch = None) -> Response:
     """One data package."""
     one = see.package(package_id)
-    tag = _tag(one.released.digest, see.key.name, "about")
-    return _tagged(tag, if_none_match, lambda: JSONResponse(_described(see, one)))
+    told = _described(see, one)
+    return _tagged(_tag(told), if_none_match, lambda: JSONResponse(told))
 
 
 @router.get("/data-packages/{package_id}/chart")
@@ -299,7 +305,7 @@ def _manifests(see: View, study: str) -> dict[str, Any]:
 
 def _manifest(see: View, study: str, version: str) -> Any:
     found = _manifests(see, study)
-    name = max(found, default="") if version == "@latest" else version.zfill(3)
+    name = next(reversed(found), "") if version == "@latest" else version.zfill(3)
     if name not in found:
         raise NotFound("there is no such version", kind="no-version", hint=f"/studies/{study}")
     return found[name]

@@ -15,8 +15,10 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from http import HTTPStatus
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -28,7 +30,8 @@ from catchment.exports import run as runs
 from catchment.exports.jobs import Status
 from catchment.exports.sources import issue_type, outcome
 
-Allow = Callable[[str, Status], bool]  # may the bearer of this token see this job?
+# May the bearer of this token see this job? Asked of none: where there is no such job.
+Allow = Callable[[str, Status | None], bool]
 Clock = Callable[[], datetime]
 
 RETRY_SECONDS = 10  # between two questions of a client
@@ -57,7 +60,11 @@ def app(
             Route("/jobs/{job}", api.cancel, methods=["DELETE"]),
             Route("/jobs/{job}/{file}", api.file, methods=["GET"]),
         ],
-        exception_handlers={CatchmentError: _failed, _Unauthorized: _unauthorized},
+        exception_handlers={
+            CatchmentError: _failed,
+            _Unauthorized: _unauthorized,
+            HTTPException: _refused,
+        },
     )
 
 
@@ -67,7 +74,7 @@ def by_digest(digests: Collection[str]) -> Allow:
     Tokens are random and long, so that a plain digest keeps them safe.
     """
 
-    def allow(token: str, _: Status) -> bool:
+    def allow(token: str, _: Status | None) -> bool:
         digest = hashlib.sha256(token.encode()).hexdigest()
         return any(hmac.compare_digest(digest, known) for known in digests)
 
@@ -98,11 +105,13 @@ class _Api:
         until = self._expires(status)
         if status.state == "cancelled" or self._clock() >= until:
             raise NotFound(f"job {status.job} is no more", kind="no-job")
+        url = str(request.url_for("job", job=status.job))
         document = manifest.write(
             status.outputs,
             status.resource_type,
             status.started_at,
-            base_url=f"{request.url_for('job', job=status.job)}/",
+            base_url=f"{url}/",
+            request=url,
             later_draft=self._later_draft,
         )
         return JSONResponse(document, headers={"Expires": format_datetime(until, usegmt=True)})
@@ -133,7 +142,12 @@ class _Api:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise _Unauthorized
-        status = jobs.status(self._workspace.ledger, request.path_params["job"])
+        try:
+            status = jobs.status(self._workspace.ledger, request.path_params["job"])
+        except NotFound:
+            if self._allow(token, None):
+                raise
+            raise _Unauthorized from None  # it is not told which jobs there are
         if not self._allow(token, status):
             raise _Unauthorized
         return status
@@ -152,6 +166,14 @@ def _failed(_: Request, error: Exception) -> Response:
 def _unauthorized(_: Request, __: Exception) -> Response:
     response = _told(401, "login", "expected a bearer token that is good for this job")
     response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - by its registration
+    code = "not-found" if error.status_code == HTTPStatus.NOT_FOUND else "not-supported"
+    response = _told(error.status_code, code, error.detail)
+    response.headers.update(error.headers or {})
     return response
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from catchment.core.errors import CatchmentError
@@ -25,6 +26,9 @@ HEADERS = {
 }
 _HSTS = b"max-age=31536000"
 
+# What a browser shows at a path instead of JSON: by status, kind and message; None for no page.
+Page = Callable[[str, int, str, str], Response | None]
+
 log = logging.getLogger(__name__)
 
 
@@ -35,10 +39,14 @@ class Guard:
         app: what it guards.
         unbounded: paths whose requests may be of any size, because they count for themselves; of
             one that ends in ``/``, all below it.
+        page: what browsers are shown of what no route answers.
     """
 
-    def __init__(self, app: ASGIApp, unbounded: Iterable[str] = ()) -> None:
+    def __init__(
+        self, app: ASGIApp, unbounded: Iterable[str] = (), page: Page = lambda *_: None
+    ) -> None:
         self._app = app
+        self._page = page
         self._unbounded = frozenset(unbounded)
         self._below = tuple(path for path in self._unbounded if path.endswith("/"))
 
@@ -46,8 +54,13 @@ class Guard:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-            return
-        began, status = time.monotonic(), 0
+        elif scope["method"] == "HEAD":  # as GET, without the body (RFC 9110, section 9.3.2)
+            await self._serve({**scope, "method": "GET"}, receive, _without_body(send), "HEAD")
+        else:
+            await self._serve(scope, receive, send, scope["method"])
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, method: str) -> None:
+        path, began, status = scope["path"], time.monotonic(), 0
         secure = scope.get("scheme") == "https"
 
         async def sent(message: Message) -> None:
@@ -57,22 +70,28 @@ class Guard:
                 message["headers"] = _with_headers(message["headers"], secure=secure)
             await send(message)
 
+        async def answer(status: int, kind: str, message: str) -> None:
+            told = {"kind": kind, "message": message, "hint": ""}
+            made = self._page(path, status, kind, message) or JSONResponse(told, status)
+            await made(scope, receive, sent)
+
         try:
-            path = scope["path"]
             if path in self._unbounded or path.startswith(self._below):
                 await self._app(scope, receive, sent)
             else:
                 await self._app(scope, _bounded(scope, receive), sent)
         except _TooLong:
             if not status:
-                await _answer(sent, 413, "body-too-large", f"expected at most {MAX_BODY:,} bytes")
+                await answer(413, "body-too-large", f"expected at most {MAX_BODY:,} bytes")
+        except ClientDisconnect:  # in the middle of what it sent: nobody is there to be answered
+            status = status or 499
         except Exception as error:  # noqa: BLE001 - nothing may reach the client, or the log, as it is
             log.error("fault of the program: %s", _places(error))  # noqa: TRY400 - no values
             if not status:
-                await _answer(sent, 500, "unexpected", "a fault of the program itself")
+                await answer(500, "unexpected", "a fault of the program itself")
         finally:
             millis = (time.monotonic() - began) * 1000
-            log.info("%s %s %d %.0f ms", scope["method"], scope["path"], status, millis)
+            log.info("%s %s %d %.0f ms", method, path, status, millis)
 
 
 class _TooLong(Exception):
@@ -82,7 +101,9 @@ class _TooLong(Exception):
 def _bounded(scope: Scope, receive: Receive) -> Receive:
     left = MAX_BODY
     for name, value in scope["headers"]:
-        if name == b"content-length" and (not value.isdigit() or int(value) > MAX_BODY):
+        if name == b"content-length" and (
+            not value.isdigit() or len(value) > 18 or int(value) > MAX_BODY
+        ):
             raise _TooLong
 
     async def counted() -> Message:
@@ -96,6 +117,21 @@ def _bounded(scope: Scope, receive: Receive) -> Receive:
     return counted
 
 
+def _without_body(send: Send) -> Send:
+    """The answer ends where its body would begin."""
+    over = False
+
+    async def bare(message: Message) -> None:
+        nonlocal over
+        if message["type"] == "http.response.start":
+            await send(message)
+        elif not over:
+            over = True
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    return bare
+
+
 def _with_headers(
     headers: Iterable[tuple[bytes, bytes]], *, secure: bool
 ) -> list[tuple[bytes, bytes]]:
@@ -106,13 +142,6 @@ def _with_headers(
     if secure:
         more.append((b"strict-transport-security", _HSTS))
     return given + more
-
-
-async def _answer(send: Send, status: int, kind: str, message: str) -> None:
-    body = json.dumps({"kind": kind, "message": message, "hint": ""}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 def _places(error: BaseException) -> str:

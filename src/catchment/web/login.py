@@ -41,6 +41,7 @@ class Unauthorized(Invalid):
 
     kind = "unauthorized"
     status_code = 401
+    challenge = 'Basic realm="catchment", charset="UTF-8"'  # RFC 9110, section 11.6.1
 
 
 class TooMany(Unavailable):

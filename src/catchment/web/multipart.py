@@ -14,7 +14,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from catchment.core.errors import Invalid
 
 MAX_FIELDS = 32
-MAX_FIELD_BYTES = 16 << 10
+MAX_FIELD_BYTES = 16 << 10  # of a value, and of what stands above it
+MAX_AFTER = 1 << 20  # bytes behind the file
 FILE = b"file"
 
 
@@ -37,6 +38,7 @@ class Form:
         self._body = body
         self._chunks: deque[bytes] = deque()
         self._in_file = self._seen_file = self._ended = False
+        self._parts = self._after = 0
         self._header = self._value = b""
         self._name = b""
         self._field = bytearray()
@@ -87,12 +89,21 @@ class Form:
     def _part_begins(self) -> None:
         self._name = b""
         self._field.clear()
+        self._parts += not self._seen_file
+        if self._parts > MAX_FIELDS + 1:
+            raise _too_many()
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
+        self._bound(self._header)
 
     def _header_value(self, data: bytes, start: int, end: int) -> None:
         self._value += data[start:end]
+        self._bound(self._value)
+
+    def _bound(self, text: bytes | bytearray) -> None:
+        if len(text) > MAX_FIELD_BYTES:
+            raise _too_many()
 
     def _header_ends(self) -> None:
         if self._header.lower() == b"content-disposition":
@@ -107,9 +118,12 @@ class Form:
         if self._in_file:
             self._chunks.append(data[start:end])
         elif not self._seen_file:  # what stands after the file is passed over, as S3 does
-            if len(self._field) + end - start > MAX_FIELD_BYTES or len(self.fields) >= MAX_FIELDS:
-                raise bad("the fields of the form are too many or too long")
             self._field += data[start:end]
+            self._bound(self._field)
+        else:
+            self._after += end - start
+            if self._after > MAX_AFTER:
+                raise bad("too much stands behind the file")
 
     def _part_ends(self) -> None:
         if not self._seen_file:
@@ -119,6 +133,10 @@ class Form:
 
     def _end(self) -> None:
         self._ended = True
+
+
+def _too_many() -> Invalid:
+    return bad("the fields of the form are too many or too long")
 
 
 def bad(message: str) -> Invalid:

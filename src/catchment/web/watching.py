@@ -24,7 +24,13 @@ from catchment.web.login import Unauthorized
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2.5, 5, 10)
 _PROBE = "catchment-readiness"  # a key that is never there
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+
 log = logging.getLogger(__name__)
+
+
+class _TokenNeeded(Unauthorized):
+    challenge = 'Bearer realm="catchment"'
 
 
 class _Workspace:
@@ -104,7 +110,7 @@ def add(app: FastAPI, workspace: Workspace) -> None:
         proxied = "x-forwarded-for" in request.headers or "forwarded" in request.headers
         allowed = any(hmac.compare_digest(token, one) for one in known)
         if not allowed and (known or not near or proxied):
-            raise Unauthorized(
+            raise _TokenNeeded(
                 "expected a bearer token for metrics",
                 hint="[serve] metrics_tokens holds the SHA-256 of those that are good",
             )
@@ -152,7 +158,8 @@ class _Counted:
             await self._app(scope, receive, sent)
         finally:
             route = getattr(scope.get("route"), "path", "none")
-            self._requests.labels(route, scope["method"], str(status)).inc()
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._requests.labels(route, method, str(status)).inc()
             self._seconds.labels(route).observe(time.perf_counter() - began)
             if span is not None:
                 _end(span, scope["method"], route, status)

@@ -129,7 +129,7 @@ def condition(column: str, operator: str, value: object = None) -> Condition:
         )
     kind = OPERATORS[operator][0]
     if not kind:
-        if value not in {None, ""}:
+        if value is not None and value != "":
             raise _bad(f"{operator} takes no value, got one")
         return Condition(column, operator)
     if value is None or isinstance(value, (dict, list)):

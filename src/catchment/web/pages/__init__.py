@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse, Response
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from catchment.core.errors import CatchmentError
+from catchment.core.errors import CatchmentError, Invalid
 from catchment.core.workspace import Workspace
 from catchment.web.pages import (
     admin,
@@ -27,7 +27,7 @@ from catchment.web.pages import (
     studies,
     tables,
 )
-from catchment.web.pages.house import UI, House, house_of, sign_in_url
+from catchment.web.pages.house import UI, House, csrf_of, house_of, sign_in_url
 
 # In the order of the menu; each registers its pages when it is loaded.
 PARTS = (overview, tables, studies, imaging, exports, arrays, runs, site, admin)
@@ -37,6 +37,7 @@ _TITLES: dict[int, str] = {
     403: "Not for you",
     404: "There is nothing here",
     409: "It has changed meanwhile",
+    413: "This is too large",
     429: "Too many failed attempts",
     503: "Not now",
 }
@@ -75,14 +76,34 @@ def failed(request: Request, status: int, error: CatchmentError) -> Response:
         who: Any = house_of(request).visitor(request)
     except CatchmentError:  # the ledger may be what failed
         who = None
+    given = render.common(request) | {
+        "me": who,
+        "csrf": csrf_of(who.token) if who else "",
+        "workspace": house_of(request).workspace.settings.workspace.name,
+    }
+    return _error(given, status, error)
+
+
+def fault(path: str, status: int, kind: str, message: str) -> Response | None:
+    """The same for what no route answers, below ``/ui``; elsewhere None."""
+    if not path.startswith(f"{UI}/"):
+        return None
+    given: dict[str, Any] = dict.fromkeys(("me", "csrf", "workspace"), "")
+    given |= {"path": path, "asked": {}}
+    response = _error(given, status, Invalid(message, kind=kind))
+    response.headers.update(render.POLICIES)
+    return response
+
+
+def _error(given: dict[str, Any], status: int, error: CatchmentError) -> Response:
     facts = {
         "title": _TITLES.get(status, "Something went wrong"),
         "message": error.message,
         "hint": error.hint,
         "kind": error.kind,
     }
-    given = render.common(request) | {"me": who, "f": facts, "csrf": ""}
-    return render.html(render.environment().get_template("error.html").render(given), status)
+    text = render.environment().get_template("error.html").render(given | {"f": facts})
+    return render.html(text, status)
 
 
 class _Browsers:

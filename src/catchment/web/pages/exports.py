@@ -72,11 +72,13 @@ def events(
 def bulk_manifest(ask: Asked, job: Job) -> Response:
     """The manifest of a published job, as FHIR Bulk Data has it."""
     found = _published(ask, job)
+    url = str(ask.request.url.replace(query="", fragment=""))
     document = manifest.write(
         found.outputs,
         found.resource_type,
         found.started_at,
-        base_url=str(ask.request.url).rpartition("/")[0] + "/files/",
+        base_url=url.rpartition("/")[0] + "/files/",
+        request=url,
     )
     return JSONResponse(document)
 

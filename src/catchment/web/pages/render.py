@@ -115,14 +115,24 @@ def html(text: str, status: int = 200) -> HTMLResponse:
 
 
 @cache
-def _file(name: str) -> tuple[bytes, bytes, str]:
-    """Content, the same compressed, and its digest; NotFound (kind ``no-file``)."""
-    path = (STATIC / name).resolve()
-    if not path.is_relative_to(STATIC) or not path.is_file():
-        raise NotFound("there is no such file", kind="no-file")
+def _files() -> dict[str, Path]:
+    """What is served, by name: nothing else is looked for, or remembered."""
+    return {p.relative_to(STATIC).as_posix(): p for p in STATIC.rglob("*") if p.is_file()}
+
+
+@cache
+def _content(path: Path) -> tuple[bytes, bytes, str]:
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()[:16]
     return content, gzip.compress(content, 9, mtime=0), digest
+
+
+def _file(name: str) -> tuple[bytes, bytes, str]:
+    """Content, the same compressed, and its digest; NotFound (kind ``no-file``)."""
+    path = _files().get(name)
+    if path is None:
+        raise NotFound("there is no such file", kind="no-file")
+    return _content(path)
 
 
 @cache

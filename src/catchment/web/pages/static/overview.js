@@ -25,9 +25,10 @@
   const draw = () => {
     const found = new Map(series.filter((one) => `${one.capability}: ${one.unit}` === choice.value).map((one) => [`${one.day.slice(0, 4)}-${one.day.slice(4, 6)}-${one.day.slice(6)}`, one]));
     const top = Math.max(...[...found.values()].map((one) => one.received), 1);
-    const step = 600 / days;
+    const wide = Math.max(200, chart.clientWidth || 600); // so that text keeps its size
+    const step = wide / days;
     const told = [...found].map(([day, one]) => `${day}: received ${one.received}, kept ${one.kept}`).join("; ");
-    const picture = node("svg", { viewBox: "0 0 600 150", role: "img", "aria-label": `${choice.value}. ${told}` });
+    const picture = node("svg", { viewBox: `0 0 ${wide} 150`, role: "img", "aria-label": `${choice.value}. ${told}` });
     names.forEach((day, n) => {
       const one = found.get(day);
       if (!one) return;
@@ -35,11 +36,12 @@
       const bar = (value, name) => node("rect", { class: name, x: n * step + 1, width: Math.max(step - 2, 2), y: 128 - high(value), height: Math.max(high(value), 1) }, node("title", {}, `${day}: received ${one.received.toLocaleString()}, kept ${one.kept.toLocaleString()}`));
       picture.append(bar(one.received, "f-dropped"), bar(one.kept, "f-kept"));
     });
-    picture.append(node("line", { class: "axis", x1: 0, x2: 600, y1: 128.5, y2: 128.5 }), node("text", { x: 0, y: 144 }, names[0]), node("text", { x: 600, y: 144, "text-anchor": "end" }, names.at(-1)), node("text", { x: 0, y: 10 }, top.toLocaleString()));
+    picture.append(node("line", { class: "axis", x1: 0, x2: wide, y1: 128.5, y2: 128.5 }), node("text", { x: 0, y: 144 }, names[0]), node("text", { x: wide, y: 144, "text-anchor": "end" }, names.at(-1)), node("text", { x: 0, y: 10 }, top.toLocaleString()));
     chart.replaceChildren(picture);
   };
   choice.addEventListener("change", draw);
-  draw();
+  addEventListener("resize", draw);
   const legend = node("ul", { class: "legend" }, node("li", {}, node("span", { class: "swatch s-kept" }), "kept"), node("li", {}, node("span", { class: "swatch s-dropped" }), "received and not kept"));
   place.replaceChildren(node("div", {}, label, choice), chart, legend);
+  draw();
 })();

@@ -216,6 +216,14 @@ def test_an_encoding_that_loses_is_found_before_anybody_sees_it(store):
     assert put(store, good).steps[0].decision is Decision.UNCHANGED
 
 
+def test_raw_numbers_with_units_of_time_are_told_what_to_do(store):
+    raw = xr.Dataset({"v": (("time",), np.arange(4.0), {"units": "days since 2026-01-01"})})
+    (told,) = api.append(raw, Stack(store), append_dim="time").findings
+    assert told.code == "encoding-loses"
+    assert "decode_cf" in told.hint
+    assert put(store, xr.decode_cf(raw)).steps[0].slot == 0
+
+
 @pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.soak), "after"])
 def test_every_fault_leaves_the_old_state_or_the_new(tmp_path, when):
     pieces = [stretch(0, 5)[["eeg"]], stretch(5, 6)[["eeg"]]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -277,6 +278,56 @@ def test_a_transform_of_ones_own(folder, work, tmp_path):
         assert caught.value.kind == "bad-transform"
     with pytest.raises(Invalid, match="no option colour"):
         work(transform=name, options={"colour": 1})
+
+
+class Elsewhere(Mine):
+    """It names a store that it wrote by other means."""
+
+    def process_session(self, session):
+        result = super().process_session(session)
+        return replace(result, zarr_stores=["mine.zarr", "theirs.zarr"])
+
+
+def test_a_store_that_nothing_was_appended_to_is_told(folder, work):
+    recordings.edf(folder / "a.edf")
+    report = work(transform=f"{Path(__file__)}:Elsewhere")
+    (told,) = report.findings
+    assert (told.code, told.where.endswith("'theirs.zarr'")) == ("store-unknown", True)
+
+
+def test_sessions_done_under_other_options_are_told(folder, work):
+    for name in "ab":
+        recordings.hdf5(folder / f"{name}.h5")
+    work()
+    assert work(options={"lowpass_hz": 40}).findings == []  # that is the default
+    report = work(options={"lowpass_hz": 30})
+    (told,) = report.findings
+    assert (told.code, told.message[:10]) == ("options-differ", "2 sessions")
+    assert report.state == "unchanged"
+    again = {"lowpass_hz": 30}
+    done = work(options=again, choice=Choice(reset=True))
+    assert {f.code for f in done.findings} == {"own-partition"}
+    assert work(options=again).findings == []
+    # Back to the first options: the newest record of each session counts.
+    work(choice=Choice(reset=True))
+    assert work().findings == []
+    assert [f.code for f in work(options=again).findings] == ["options-differ"]
+
+
+def test_a_recording_that_is_broken_again_is_looked_at_once(folder, work):
+    recordings.edf(folder / "a.edf")
+    path = folder / "a.edf"
+    good, stat = path.read_bytes(), path.stat()
+
+    def put(data):
+        path.write_bytes(data)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+    for data in (bytes(len(good)), good, bytes(len(good))):
+        put(data)
+        work(choice=Choice(reset=True))
+    assert work().sessions == []
+    assert work().account.total("sessions").quarantined.total() == 1
 
 
 def test_a_transform_by_hand(folder, tmp_path):

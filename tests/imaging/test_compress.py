@@ -364,3 +364,27 @@ def test_a_series_of_a_snapshot(sites, job, house, opened):
     assert sheet.format == "PNG"
     with pytest.raises(NotFound):
         opened().series("9")
+
+
+def test_a_series_without_pixels_says_so(sites, job, house, opened):
+    bare = pydicom.dcmread(io.BytesIO(make_file("1.2.3.1.1.1")))
+    del bare.PixelData
+    file = io.BytesIO()
+    bare.save_as(file)
+    sites(alpha={"1": file.getvalue()})
+    run(job, house)
+    (uid,) = opened()["images"]["SeriesInstanceUID"].to_pylist()
+    with ThreadPoolExecutor(1) as threads:
+        with pytest.raises(Invalid, match="no-pixels") as caught:
+            sheet_of(opened(), uid, threads)
+        assert caught.value.kind == "cannot-decode"
+        with pytest.raises(Invalid, match="no-pixels") as caught:
+            opened().series(uid, threads).volume()
+        assert caught.value.kind == "no-volume"
+    # Of a series of which something can be shown, that is.
+    series = opened()["images"]["SeriesInstanceUID"][0].as_py()
+    sites(alpha={"2": make_file("1.2.3.1.1.2", series=series)})
+    run(job, house)
+    with ThreadPoolExecutor(1) as threads:
+        sheet = Image.open(io.BytesIO(sheet_of(opened(), series, threads)))
+    assert sheet.size[0] == 2 * 192

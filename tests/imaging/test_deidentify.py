@@ -288,6 +288,29 @@ def test_what_cannot_be_read_is_left_out():
         deidentify(b"no dicom", BASIC)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_files_in_conflict_none_is_written(tmp_path, order):
+    """Whichever comes first; and a file that may not be read keeps no other away."""
+    files = [
+        make_file("1.2.3.1.1.1"),
+        make_file("1.2.3.1.1.1", SeriesNumber=2),
+        make_file("1.2.3.1.1.1"),
+    ]
+    (tmp_path / "in").mkdir()
+    for name, data in zip("abc", files[::order], strict=True):
+        (tmp_path / "in" / name).write_bytes(data)
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "in" / "a")
+    (tmp_path / "in" / "good").write_bytes(make_file("1.2.3.1.1.2"))
+    source, target = open_store((tmp_path / "in").as_uri()), open_store((tmp_path / "out").as_uri())
+    with ThreadPoolExecutor(1) as threads:
+        account, left_out = deidentify_all(source, target, BASIC, threads)
+    assert left_out == {"conflict": 3, "not-a-file": 1}
+    assert account.total("files").kept == 1
+    assert len(list(target.list())) == 2  # one image, and the evidence
+    lines = [json.loads(line) for line in target.read("evidence.ndjson").splitlines()]
+    assert sum("file" in line for line in lines) == 1
+
+
 def test_a_folder(tmp_path):
     for name, data in {
         "DOE^JANE/1.dcm": make_file("1.2.3.1.1.1"), "2": make_file("1.2.3.1.1.2"), "again": make_file("1.2.3.1.1.1"),
@@ -299,12 +322,12 @@ def test_a_folder(tmp_path):
     source, target = open_store((tmp_path / "in").as_uri()), open_store((tmp_path / "out").as_uri())
     with ThreadPoolExecutor(1) as threads:
         account, left_out = deidentify_all(source, target, BASIC, threads)
-        assert left_out == {"burned-in": 1, "header-broken": 1, "conflict": 1}
-        assert account.total("files").kept == 3
+        assert left_out == {"burned-in": 1, "header-broken": 1, "conflict": 3}
+        assert account.total("files").kept == 1
         with pytest.raises(Conflict):
             deidentify_all(source, target, BASIC, threads)
     names = {stat.key for stat in target.list()}
-    assert len(names) == 3  # two images, and the evidence
+    assert len(names) == 2  # an image, and the evidence
     assert not any("JANE" in name for name in names)
     lines = [json.loads(line) for line in target.read("evidence.ndjson").splitlines()]
     assert len(lines) == 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -275,6 +276,55 @@ def test_a_file_that_may_not_be_read_is_told_and_read_later(sites, job, house, o
     assert balance(outcome, "alpha").kept == 1
     assert balance(run(job, house), "alpha").kept == 1
     assert opened().rows()["images"] == 2
+
+
+def test_a_link_or_a_special_file_keeps_no_other_away(sites, job, house, opened, tmp_path):
+    sites(alpha={"1": image(1), "sub/2": image(2)})
+    folder = tmp_path / "sites" / "alpha"
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "3").write_bytes(image(3))
+    (folder / "link").symlink_to(secret / "3")
+    (folder / "sub" / "more").symlink_to(secret)
+    os.mkfifo(folder / "pipe")
+    outcome = run(job, house)
+    assert balance(outcome, "alpha").kept == 2
+    assert balance(outcome, "alpha").quarantined == {"not-a-file": 3}
+    assert [f.code for f in outcome.findings] == ["not-a-file"]
+    assert run(job, house).state == "unchanged"
+    assert opened().verify(sources=True) == []
+    # Another file takes its place, and is one.
+    (folder / "link").unlink()
+    sites(alpha={"link": image(3)})
+    assert balance(run(job, house), "alpha").kept == 1
+
+
+def test_what_stands_of_earlier_files_is_told_by_every_snapshot(sites, job, house):
+    def told():
+        run = house.ledger.latest("imaging/ct").run
+        return [(f.site, f.code, f.message) for f in house.ledger.findings(run=run)]
+
+    claim = "files claim a SOPInstanceUID that other bytes claim too"
+    sites(alpha={"1": image(1), "text": b"hello"})
+    run(job, house)
+    sites(beta={"1": image(1, SeriesDescription="other")})
+    run(job, house)
+    sites(beta={"2": image(2)})
+    outcome = run(job, house)
+    expected = [
+        ("alpha", "conflict", f"1 {claim}; 0 of them are new"),
+        ("alpha", "not-dicom", "1 files were kept and not published; 0 of them are new"),
+        ("beta", "conflict", f"1 {claim}; 0 of them are new"),
+    ]
+    assert [(f.site, f.code, f.message) for f in outcome.findings] == expected
+    assert told() == expected
+    sites(beta={"text": b"hello!"}, alpha={"text2": b"hello there"})
+    assert {(f.site, f.message) for f in run(job, house).findings if f.code == "not-dicom"} == {
+        ("alpha", "2 files were kept and not published; 1 of them are new"),
+        ("beta", "1 files were kept and not published"),
+    }
+    resolve(job, house, "1.2.1.1.1", None)
+    assert {code for _, code, _ in told()} == {"not-dicom"}
 
 
 def test_parts_are_brought_together_as_far_as_memory_has_room(tmp_path):

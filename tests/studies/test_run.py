@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -283,11 +284,35 @@ def test_what_arrived_by_itself_is_found(space):
     assert published(space) == model({"a": CUBE})
     again = scan.scan(library.house(space))
     assert (again.uploads, again.outcomes["core"].state) == ([], "unchanged")
-    assert capability.run(space, "core").to_json()["state"] == "unchanged"
+    outcome = capability.run(space, "core").to_json()
+    assert outcome["state"] == "unchanged"
+    assert [(f["code"], f["where"]) for f in outcome["findings"]] == [
+        ("stray-upload", "upload_staging/core/A/000/x.zip"),
+        ("stray-upload", "upload_staging/core/a/zero/x.zip"),
+    ]
     # Other bytes under the same key are another upload; so are the same ones, later.
     stage(space, "a", parquet(OTHER), name="core__count.cube.parquet")
     scan.scan(library.house(space), "core")
     assert published(space) == model({"a": OTHER})
+
+
+def test_a_link_where_uploads_arrive_keeps_no_other_away(space, tmp_path):
+    """It is never followed: what it leads to is not the site's."""
+    key = stage(space, "a", parquet(CUBE), name="core__count.cube.parquet")
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "x.zip").write_bytes(b"not the site's")
+    place = space.store.path(key).parent
+    (place / "b.zip").symlink_to(tmp_path / "secret" / "x.zip")
+    (place.parent / "001").symlink_to(tmp_path / "secret")
+    os.mkfifo(place / "c.zip")
+    (place / ".part").write_bytes(b"what a copying program has not finished")
+    done = scan.scan(library.house(space))
+    assert [u.accepted for u in done.uploads] == [True]
+    assert {k.rpartition("/")[2]: e.kind for k, e in done.failed.items()} == {
+        "b.zip": "not-a-file", "c.zip": "not-a-file"
+    }  # fmt: skip
+    assert [f.where for f in done.strays] == ["upload_staging/core/a/001"]
+    assert published(space) == model({"a": CUBE})
 
 
 def test_a_scan_does_what_it_can(space, monkeypatch):

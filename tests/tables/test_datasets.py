@@ -500,3 +500,25 @@ def test_anything_is_an_instant_or_invalid_and_is_not_quoted(value):
         assert error.message.startswith("created: expected")
     else:
         assert created.tzinfo is UTC
+
+
+@pytest.mark.parametrize("where", ["tables/uds", "tables", "tables/uds/b.parquet"])
+def test_a_link_in_a_dataset_is_no_table_that_left(sites, where, tmp_path):
+    """Its center is told, and nothing is taken for a dataset without that table."""
+    sites.version("ucd/latest", OLD, "mds/a.parquet", "uds/a.parquet")
+    path = sites.folder / "fw/ucd/latest" / where
+    moved = tmp_path / "elsewhere"
+    if path.exists():
+        path.rename(moved)
+    else:
+        moved.write_bytes(b"PAR1")
+    path.symlink_to(moved)
+    found = sites.find()
+    if where.endswith(".parquet"):  # whoever reads it is refused
+        (dataset,) = found.datasets
+        link = dataset.tables["uds"][-1]
+        with pytest.raises(Invalid) as caught:
+            link.store.read(link.key)
+        assert caught.value.kind == "not-a-file"
+    else:
+        assert (found.datasets, [f.code for f in found.findings]) == ((), ["not-a-file"])

@@ -313,7 +313,9 @@ class Flat:
                     "encoding-loses", sent.session,
                     "the store's encoding cannot hold these values: read back, they differ",
                     "convert them to the store's units and types, or append to a new store: "
-                    f"catchment arrays append {self.store.url} NEW",
+                    f"catchment arrays append {self.store.url} NEW" if group else
+                    "let moments be moments (xarray.decode_cf), or call the attribute units "
+                    "of numbers that are none something else",
                 )  # fmt: skip
                 return None
             if splice is not None and group is not None:

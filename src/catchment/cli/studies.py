@@ -237,6 +237,7 @@ def _scanned(done: Scanned) -> dict[str, Any]:
         "studies": {name: _outcome(name, one) for name, one in done.outcomes.items()},
         "busy": done.busy,
         "failed": {what: facts(error) for what, error in done.failed.items()},
+        "strays": [finding.to_json() for finding in done.strays],
     }
 
 
@@ -277,6 +278,7 @@ def _show_scanned(data: dict[str, Any]) -> Iterator[str | Table]:
         yield f"{name}: another worker is at it"
     for what, error in data["failed"].items():
         yield f"{what}: {error['message']}"
+    yield from findings(data["strays"])
     if not (data["uploads"] or data["studies"]):
         yield "nothing has arrived"
 

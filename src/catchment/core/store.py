@@ -120,8 +120,9 @@ class Store(Protocol):
     def list(self, prefix: str = "") -> Iterator[Stat]:
         """Objects below a prefix that is empty or ends in ``/``, in order of key (UTF-8 bytes).
 
-        Foreign objects whose names are no usable keys are listed too, so that none is passed over
-        in silence; every other verb refuses such a name.
+        Foreign objects whose names are no usable keys are listed too, and so are links and special
+        files of a folder, so that none is passed over in silence and none keeps the others away;
+        every other verb refuses them.
         """
         ...
 

@@ -36,8 +36,11 @@ def below(folder: int, name: bytes, prefix: str) -> Iterator[Stat]:
             os.close(child)
 
 
-def names(folder: int, prefix: str) -> list[bytes]:
-    """Names in a folder, in the order of the keys below: a folder's name ends in ``/``."""
+def names(folder: int, prefix: str, *, refuse: bool = False) -> list[bytes]:
+    """Names in a folder, in the order of the keys below: a folder's name ends in ``/``.
+
+    A link or a special file has a name as a file has, unless it is to be refused.
+    """
     found = []
     with os_errors(prefix), os.scandir(folder) as entries:
         for entry in entries:
@@ -45,10 +48,10 @@ def names(folder: int, prefix: str) -> list[bytes]:
             if entry.is_dir(follow_symlinks=False):
                 if prefix or entry.name != RESERVED:
                     found.append(name + b"/")
-            elif entry.is_file(follow_symlinks=False):
-                found.append(name)
-            else:
+            elif refuse and not entry.is_file(follow_symlinks=False):
                 raise not_followed(prefix + text(name))
+            else:
+                found.append(name)
     return sorted(found)
 
 

@@ -59,8 +59,9 @@ class LocalStore(Store):
     """Objects are files below a folder; see :class:`catchment.core.store.Store`.
 
     An object is written to ``.catchment/tmp/`` below the folder, made durable, and only then linked
-    to its name. Links and special files below the folder are refused, never followed (Invalid,
-    kind ``not-a-file``). A listing holds the names of one folder at each level in memory.
+    to its name. Links and special files below the folder are listed, and refused by every other
+    verb but delete (Invalid, kind ``not-a-file``): none is followed. A listing holds the names of
+    one folder at each level in memory.
     """
 
     def __init__(self, root: str) -> None:
@@ -348,8 +349,8 @@ class LocalStore(Store):
 
     def _folders(self, prefix: str) -> Iterator[str]:
         with suppress(NotFound), self._folder(prefix, prefix.split("/")[:-1]) as folder:
-            names = [name[:-1] for name in folders.names(folder, prefix) if name.endswith(b"/")]
-            for name in sorted(names):
+            found = folders.names(folder, prefix, refuse=True)  # a link may stand for a folder
+            for name in sorted(name[:-1] for name in found if name.endswith(b"/")):
                 if any(True for _ in folders.below(folder, name, prefix)):
                     yield folders.text(name)
 

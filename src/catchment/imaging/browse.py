@@ -13,9 +13,10 @@ from concurrent.futures import Executor
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from catchment.core.errors import Corrupt, Invalid, NotFound
+from catchment.core.errors import Corrupt, NotFound
 from catchment.core.store import Store
 from catchment.imaging import layout
+from catchment.imaging.one_series import not_shown
 from catchment.imaging.snapshot import ImagingSnapshot
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def picture(
     key = layout.staged_key(snapshot.name, digest, rows[0]["stage_sha256"])
     found = executor.submit(_drawn, snapshot.store, key, look).result()
     if isinstance(found, str):
-        raise Invalid(f"the picture cannot be shown: {found}", kind="cannot-decode")
+        raise not_shown(found)
     return found
 
 

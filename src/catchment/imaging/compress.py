@@ -74,12 +74,13 @@ def compress(store: Store, wanted: Wanted, images: Sequence[Image]) -> list[Row]
         except (MemoryError, CatchmentError):  # a store that is away says nothing of an image
             raise
         except Exception as error:  # noqa: BLE001 - what pixels of any form make of decoders
-            made = [_failed(image, _reason(error))]
+            made = [_failed(image, reason_of(error))]
         rows += made
     return rows
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why an image could not be decoded, in a word."""
     from catchment.imaging.codecs import CannotDecode
 
     return str(error) if isinstance(error, CannotDecode) else "decoder-failed"

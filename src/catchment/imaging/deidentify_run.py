@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from catchment.core.account import Account, Line
-from catchment.core.errors import Conflict, NotFound
+from catchment.core.errors import Conflict, Invalid, NotFound
 from catchment.core.store import Stat, Store
 from catchment.imaging.deidentify import deidentify
 from catchment.imaging.profile import Profile
@@ -22,6 +22,7 @@ from catchment.imaging.walk import BadFile
 EVIDENCE = "evidence.ndjson"
 CHUNK = 8  # files of a task
 SITE = "input"
+CONFLICT = "conflict"
 
 type Told = dict[str, Any]
 
@@ -31,8 +32,9 @@ def deidentify_all(
 ) -> tuple[Account, Counter[str]]:
     """De-identify every file; those that are not are left out, and counted by reason.
 
-    The evidence, a line for each file, is written last, under :data:`EVIDENCE`. Names of the input
-    are in none of the output. Conflict (kind ``key-taken``) if there is evidence already.
+    Of files with one SOPInstanceUID and other bytes none is written. The evidence, a line for each
+    file, is written last, under :data:`EVIDENCE`. Names of the input are in none of the output.
+    Conflict (kind ``key-taken``) if there is evidence already.
     """
     with suppress(NotFound):
         target.head(EVIDENCE)
@@ -48,6 +50,7 @@ def deidentify_all(
             lines += result
         else:
             lines.append({"state": "quarantined", "reason": result[1]})
+    _withdraw(target, lines)
     balance = account[Line(SITE, "files", "files")]
     for line in lines:
         balance.received += 1
@@ -61,10 +64,24 @@ def deidentify_all(
     return account, balance.quarantined
 
 
+def _withdraw(target: Store, lines: list[Told]) -> None:
+    """Leave out what another file is in conflict with: which was first depends on the workers."""
+    taken = {line["SOPInstanceUID"] for line in lines if line.get("reason") == CONFLICT}
+    for number, line in enumerate(lines):
+        if line["state"] == "written" and line["SOPInstanceUID"] in taken:
+            target.delete(line["file"])
+            rest = {name: value for name, value in line.items() if name != "file"}
+            lines[number] = rest | {"state": "quarantined", "reason": CONFLICT}
+
+
 def _task(source: Store, target: Store, profile: Profile, files: Sequence[Stat]) -> list[Told]:
     told: list[Told] = []
     for stat in files:
-        data = source.read(stat.key)
+        try:
+            data = source.read(stat.key)
+        except (Invalid, NotFound) as error:  # one file's own: a link, no permission, gone
+            told.append({"state": "quarantined", "reason": error.kind})
+            continue
         try:
             clean = deidentify(data, profile)
         except BadFile as bad:
@@ -76,7 +93,7 @@ def _task(source: Store, target: Store, profile: Profile, files: Sequence[Stat])
             target.put(key, clean.data)
         except Conflict:
             if target.read(key) != clean.data:
-                told.append({"state": "quarantined", "reason": "conflict", **clean.evidence})
+                told.append({"state": "quarantined", "reason": CONFLICT, **clean.evidence})
                 continue
         told.append({"state": "written", "file": key, **clean.evidence})
     return told

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
-from catchment.core.errors import NotFound
+import numpy as np
+
+from catchment.core.errors import Invalid, NotFound
 from catchment.core.executor import open_executor
 from catchment.core.store import Store
 from catchment.imaging import layout
@@ -47,32 +49,69 @@ class Series:
 
 
 def sheet_of(snapshot: ImagingSnapshot, uid: str, executor: Executor) -> bytes:
-    """Pictures of a series on one sheet, PNG: evenly chosen where there are too many."""
+    """Pictures of a series on one sheet, PNG: evenly chosen where there are too many.
+
+    Invalid (kind ``cannot-decode``) where there is nothing to see.
+    """
     keys = Series(snapshot, uid).keys
-    return executor.submit(_sheet, snapshot.store, keys).result()
+    found = executor.submit(_sheet, snapshot.store, keys).result()
+    if isinstance(found, str):
+        raise not_shown(found)
+    return found
+
+
+def not_shown(why: str) -> Invalid:
+    """The error of a picture that there is none of."""
+    return Invalid(
+        f"the picture cannot be shown: {why}",
+        kind="cannot-decode",
+        hint="catchment imaging export writes the files themselves",
+    )
 
 
 def _volume(store: Store, keys: Sequence[str]) -> Volume:
-    return volume([store.read(key) for key in keys])
+    from catchment.imaging.codecs import CannotDecode
+
+    try:
+        return volume([store.read(key) for key in keys])
+    except CannotDecode as error:
+        raise Invalid(f"the series is no volume: {error}", kind="no-volume") from None
 
 
-def _sheet(store: Store, keys: Sequence[str]) -> bytes:
+def _sheet(store: Store, keys: Sequence[str]) -> bytes | str:
+    """The sheet, or why nothing can be shown. An image that cannot be is an empty place on it."""
+    from catchment.imaging.compress import reason_of
+    from catchment.imaging.previews import sheet
+
+    room = TILES if len(keys) == 1 else 1
+    shown: list[list[Array]] = []
+    why = ""
+    for key in keys[:: max(1, -(-len(keys) // TILES))]:
+        data = store.read(key)
+        try:
+            shown.append(_pictures(data, room))
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 - what pixels of any form make of decoders
+            shown.append([])
+            why = why or reason_of(error)
+    if not any(shown):
+        return why or "no-pixels"
+    return sheet([one for some in shown for one in some or [np.zeros((1, 1), np.uint8)]])
+
+
+def _pictures(data: bytes, room: int) -> list[Array]:
+    """So many frames of a file, evenly chosen; the middle one where there is room for one."""
     from catchment.imaging.codecs import read_frames, shape_of
     from catchment.imaging.compress import header_of
     from catchment.imaging.functional import Frames
-    from catchment.imaging.previews import picture, sheet, window_of
+    from catchment.imaging.previews import picture, window_of
 
-    step = max(1, -(-len(keys) // TILES))
-    pictures: list[Array] = []
-    for key in keys[::step]:
-        data = store.read(key)
-        header = header_of(data)
-        shape, told = shape_of(header), Frames(header)
-        room = TILES - len(pictures) if len(keys) == 1 else 1
-        numbers = range(0, shape.frames, max(1, -(-shape.frames // room)))
-        wanted = list(numbers)[:room] if len(keys) == 1 else [shape.frames // 2]
-        pictures += [
-            picture(frame, shape, window_of(told, frame.number), data)
-            for frame in read_frames(data, wanted)
-        ]
-    return sheet(pictures)
+    header = header_of(data)
+    shape, told = shape_of(header), Frames(header)
+    numbers = range(0, shape.frames, max(1, -(-shape.frames // room)))
+    wanted = [shape.frames // 2] if room == 1 else list(numbers)[:room]
+    return [
+        picture(frame, shape, window_of(told, frame.number), data)
+        for frame in read_frames(data, wanted)
+    ]

@@ -210,9 +210,10 @@ def _take(source: Store, target: Store, name: str, stat: Stat) -> Received | Los
         except Invalid as error:  # one file's own: the others go on
             if error.kind == "permission-denied":
                 return Lost("file-forbidden")
-            if error.kind != "bad-key":
+            reason = {"bad-key": "name-unusable", "not-a-file": "not-a-file"}.get(error.kind)
+            if reason is None:
                 raise
-            return _row(stat, None, "name-unusable")
+            return _row(stat, None, reason)
         if (after.etag, after.size) == (stat.etag, size):
             return _row(stat, digest, None)
         stat = after

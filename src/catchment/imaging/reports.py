@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from catchment.core.account import Account, Line
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 HINT = "catchment imaging quarantine lists them"
 CONFLICT = "conflict"
+REJECTED = "conflict-rejected"  # by a person, in favour of another file
 
 
 def tell(
@@ -51,18 +52,42 @@ def count_odd(odd: Counter[tuple[str, str]], read: pa.Table) -> None:
             odd[site, name] += 1
 
 
+def standing(files: Iterable[pa.Table]) -> Counter[tuple[str, str]]:
+    """How many files are not published, by site and reason; but for what a person decided."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for rows in files:
+        grouped = rows.group_by(["site", "state", "reason"]).aggregate([([], "count_all")])
+        for row in grouped.to_pylist():
+            match row["state"]:
+                case State.CONFLICT:
+                    counts[row["site"], CONFLICT] += row["count_all"]
+                case State.QUARANTINED if row["reason"] != REJECTED:
+                    counts[row["site"], row["reason"]] += row["count_all"]
+    return counts
+
+
 def findings(
-    reasons: Mapping[tuple[str, str], int], odd: Mapping[tuple[str, str], int]
+    reasons: Mapping[tuple[str, str], int],
+    standing: Mapping[tuple[str, str], int],
+    odd: Mapping[tuple[str, str], int],
 ) -> Iterator[Finding]:
-    """One finding for each site and reason, and for each site and column."""
-    for (site, reason), count in sorted(reasons.items()):
+    """One finding for each site and reason, and for each site and column.
+
+    Args:
+        reasons: why files of this run were not published.
+        standing: the same, of all files.
+        odd: values of this run that their columns could not hold.
+    """
+    for (site, reason), count in sorted(standing.items()):
         if reason == CONFLICT:
             message = f"{count} files claim a SOPInstanceUID that other bytes claim too"
             hint = "catchment imaging resolve"
         else:
             message = f"{count} files were kept and not published"
             hint = HINT
-        yield Finding(site, Severity.WARNING, reason, "files", message, hint)
+        new = reasons.get((site, reason), 0)
+        told = message if new == count else f"{message}; {new} of them are new"
+        yield Finding(site, Severity.WARNING, reason, "files", told, hint)
     for (site, name), count in sorted(odd.items()):
         yield Finding(
             site,

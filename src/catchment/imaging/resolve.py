@@ -10,11 +10,10 @@ from catchment.core.errors import CatchmentError, Invalid, NotFound
 from catchment.imaging import run as runs
 from catchment.imaging.job import House
 from catchment.imaging.model import Job, State
+from catchment.imaging.reports import REJECTED
 from catchment.imaging.run import Outcome, Work
 from catchment.imaging.snapshot import ImagingSnapshot
 from catchment.imaging.stage import SOURCE
-
-REJECTED = "conflict-rejected"
 
 
 def conflicts(snapshot: ImagingSnapshot) -> list[dict[str, Any]]:

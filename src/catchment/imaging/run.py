@@ -130,19 +130,22 @@ class Work:
             rows = read_delivery(self.house.store, self.job, one, names)
             for start in range(0, rows.num_rows, FILES):
                 self._take(one, rows.slice(start, FILES))
-        told = [*findings, *reports.findings(self.reasons, self.odd)]
         if not waiting:
             ledger = self.house.ledger
-            if told:
-                ledger.record(self.record.id, self.account, told)
+            if findings:
+                ledger.record(self.record.id, self.account, findings)
             ledger.finish_run(self.record.id, "unchanged")
-            return Outcome("unchanged", self.latest, self.account, told)
+            return Outcome("unchanged", self.latest, self.account, findings)
         moves = [Move(one.id, Delivered.RECEIVED, Delivered.PUBLISHED) for one in waiting]
-        return self.publish(told, moves)
+        return self.publish(findings, moves)
 
-    def publish(self, told: Sequence[Finding], moves: Sequence[Move] = ()) -> Outcome:
-        """Make the shelf's parts the latest snapshot."""
+    def publish(self, findings: Sequence[Finding], moves: Sequence[Move] = ()) -> Outcome:
+        """Make the shelf's parts the latest snapshot; told is also what stands of earlier files."""
         self.shelf.compact()
+        standing = reports.standing(
+            self.shelf.read(part, ["site", "state", "reason"]) for part in self.shelf.of("files")
+        )
+        told = [*findings, *reports.findings(self.reasons, standing, self.odd)]
         parent = self.latest.number if self.latest else 0
         provenance = {
             "program": manifest(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -47,7 +48,8 @@ def run(
         )
     after = ledger.latest(layout.aggregate(name))
     changed = after is not None and (before is None or after.number != before.number)
-    return _outcome(name, ledger, after, "published" if changed else "unchanged", done.uploads)
+    outcome = _outcome(name, ledger, after, "published" if changed else "unchanged", done.uploads)
+    return replace(outcome, findings=[*done.strays, *outcome.findings])
 
 
 def scan(

@@ -17,7 +17,7 @@ from datetime import UTC
 from typing import Any
 
 from catchment.core.errors import CatchmentError, Conflict, Invalid, NotFound
-from catchment.core.finding import Finding
+from catchment.core.finding import Finding, Severity
 from catchment.core.ledger import Contribution, Delivery, Ledger, Move
 from catchment.core.store import Stat, Store
 from catchment.studies import intake, layout, run
@@ -144,28 +144,52 @@ def unfinished(ledger: Ledger) -> Iterator[Contribution]:
     return ledger.contributions(layout.UPLOADS, state=RECEIVED)
 
 
-def staged(store: Store) -> Iterator[Staged]:
+def staged(
+    store: Store, study: str | None = None, strays: list[Finding] | None = None
+) -> Iterator[Staged]:
     """What lies in ``upload_staging/``, whoever put it there; a transaction of its own for each.
 
     The transaction follows from the object as it is, so that a second look finds the same.
+
+    Args:
+        store: where.
+        study: only what lies in its folder.
+        strays: takes what is told of each object that lies where no upload can.
     """
-    for study in store.folders(layout.STAGING):
-        for site in store.folders(f"{layout.STAGING}{study}/"):
-            for version in store.folders(f"{layout.STAGING}{study}/{site}/"):
-                prefix = f"{layout.STAGING}{study}/{site}/{version}/"
-                for stat in store.list(prefix):
-                    yield from _found(stat, study, site, version, stat.key.removeprefix(prefix))
+    for stat in store.list(f"{layout.STAGING}{study}/" if study else layout.STAGING):
+        found = _found(stat)
+        if found is not None:
+            yield found
+        elif strays is not None and not _passing(stat):
+            strays.append(
+                Finding(
+                    "",
+                    Severity.WARNING,
+                    "stray-upload",
+                    ascii(stat.key)[1:-1],
+                    "it lies where no upload can, and is not read: expected "
+                    f"{layout.STAGING}STUDY/SITE/VERSION/FILE, the version of three digits",
+                    "move it there, or remove it",
+                )
+            )
 
 
-def _found(stat: Stat, study: str, site: str, version: str, filename: str) -> Iterator[Staged]:
+def _passing(stat: Stat) -> bool:
+    """A mark of a folder, or what a program writes before it gives it its name."""
+    return stat.key.endswith("/") or any(part.startswith(".") for part in stat.key.split("/"))
+
+
+def _found(stat: Stat) -> Staged | None:
     try:
+        study, site, version, filename = stat.key.removeprefix(layout.STAGING).split("/")
         key = layout.staging(study, site, int(version), filename)
     except (Invalid, ValueError):
-        return
-    if key == stat.key:
-        name = f"{stat.key}\n{stat.etag}\n{stat.size}\n{stat.modified.isoformat()}"
-        transaction = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
-        yield Staged(site, study, int(version), filename, "", transaction, key)
+        return None
+    if key != stat.key:
+        return None
+    name = f"{stat.key}\n{stat.etag}\n{stat.size}\n{stat.modified.isoformat()}"
+    transaction = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+    return Staged(site, study, int(version), filename, "", transaction, key)
 
 
 def _take(house: House, staged: Staged) -> Intake:

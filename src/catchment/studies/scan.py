@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from catchment.core.errors import CatchmentError, Conflict, NotFound
+from catchment.core.finding import Finding
 from catchment.core.ledger.uploads import FileState, Uploads
 from catchment.studies import layout, process, run
 from catchment.studies.catalog import studies
@@ -28,17 +29,19 @@ class Scanned:
         outcomes: of studies that had more to do.
         busy: studies that another worker holds; it decides on what waits there.
         failed: what could not be done now, and why; it stays where it is.
+        strays: what lies where no upload can.
     """
 
     uploads: list[Upload] = field(default_factory=list)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     busy: list[str] = field(default_factory=list)
     failed: dict[str, CatchmentError] = field(default_factory=dict)
+    strays: list[Finding] = field(default_factory=list)
 
 
 def arrived(house: House, study: str | None = None) -> Iterator[Staged]:
     """What lies in ``upload_staging/``, of one study or of all."""
-    return (one for one in process.staged(house.store) if study in (None, one.study))
+    return process.staged(house.store, study)
 
 
 def announced(uploads: Uploads) -> Identify:
@@ -65,7 +68,7 @@ def scan(house: House, study: str | None = None, identify: Identify | None = Non
     result = Scanned()
     uploads = Uploads(house.ledger)
     identify = identify or announced(uploads)
-    for one in arrived(house, study):
+    for one in process.staged(house.store, study, result.strays):
         try:
             process.take_in(house, identify(one))
         except NotFound:

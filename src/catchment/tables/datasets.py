@@ -246,6 +246,7 @@ def _tables(
     for stat in place.store.list(below):
         table, problem = _table_of(stat, below)
         if problem:
+            place.store.head(stat.key)  # refuses a link: it may stand for a whole table
             refused.setdefault(table, problem)
         elif table:
             tables[table].append(SourceFile(place.store, stat.key, stat.size, stat.etag))

@@ -110,7 +110,8 @@ class TransformResult:
 
     Attributes:
         metadata: plain JSON, kept in the run record; no patient's values.
-        zarr_stores: keys of the stores that the session went to.
+        zarr_stores: keys or URLs of the stores that the session went to; one that nothing was
+            appended to is told.
     """
 
     status: Literal["success", "failed", "skipped"] = "success"

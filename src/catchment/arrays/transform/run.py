@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -73,6 +75,7 @@ class _Work:
         self.dry_run = dry_run
         self.transform = load(job.transform)
         self.identity = self.transform.identity()
+        self.options = json.loads(json.dumps({**self.transform.OPTIONS, **job.options}))
         self.destination = below(house.store, job.output.rstrip("/"))
         self.account = Account()
         self.findings: list[Finding] = []
@@ -107,6 +110,7 @@ class _Work:
             self.job.source, self.transform.SOURCE_PREFIX, self.transform.SUFFIXES, self.job.naming
         )
         choice, ignored, position, taken = self.job.choice, 0, -1, 0
+        others: Counter[str] = Counter()
         for session in found:
             if isinstance(session, str):
                 ignored += 1
@@ -126,9 +130,22 @@ class _Work:
             same = row is not None and row.meta["version"] == session.version
             if row is not None and same and not (choice.again or choice.reset):
                 self._account(row)
+                others[session.site] += row.meta.get("options", self.options) != self.options
                 continue
             taken += 1
             yield session
+        self.findings += [
+            Finding(
+                site,
+                Severity.WARNING,
+                "options-differ",
+                "options",
+                f"{count} sessions were done under other options, and stand as they are",
+                f"catchment arrays transform {self.job.name} --reset does all of them again",
+            )
+            for site, count in sorted(others.items())
+            if count
+        ]
         if ignored:
             self.findings.append(
                 Finding(
@@ -265,6 +282,8 @@ class _Work:
                 continue
             self._withdraw_elsewhere(done)
             text = f"{session.id} {session.version} {self.identity} {state} {meta['stores']}"
+            if former := self.rows.get(session.id):  # else a result that comes back is no news
+                text += f" after {former.id}"
             digest = f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
             delivery = Delivery(session.site, session.id, digest, session.size, meta)
             deliveries.setdefault(state, []).append(delivery)
@@ -280,6 +299,7 @@ class _Work:
         return {
             "version": done.session.version,
             "transform": self.identity,
+            "options": self.options,
             "reason": reason,
             "windows": sum(s.windows for s in done.sent),
             "bytes": sum(s.raw_bytes for s in done.sent),

@@ -137,6 +137,7 @@ class StagingSink:
     partitioning: Partitioning
     on_conflict: OnConflict
     dry_run: bool = False
+    asked: set[str] = field(default_factory=set)  # keys of stores, as the transform names them
     sent: list[Sent] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
@@ -145,6 +146,7 @@ class StagingSink:
         check_key(piece.store_key)
         facts, session = Facts(transform=self.transform), piece.session
         url = f"{self.destination.url}/{piece.store_key}"
+        self.asked |= {piece.store_key, url}
         if session is not None:
             facts = replace(facts, session=session.id, site=session.site, source=session.id)
         if self._by_positions(piece, facts):

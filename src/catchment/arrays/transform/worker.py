@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
@@ -18,7 +18,7 @@ from catchment.arrays.transform.base import BaseTransform
 from catchment.arrays.transform.model import Session, TransformResult
 from catchment.arrays.transform.sinks import Partitioning, Refused, Sent, StagingSink
 from catchment.core.errors import CatchmentError, Invalid
-from catchment.core.finding import Finding
+from catchment.core.finding import Finding, Severity
 from catchment.core.names import shown
 from catchment.core.safe_child import with_pandas
 from catchment.core.store import Store
@@ -106,8 +106,23 @@ def process(task: Task) -> Done:
         return Done(session, TransformResult("failed"), (), refused.findings, _plain(refused))
     except CatchmentError as error:
         return Done(session, TransformResult("failed"), (), tuple(sink.findings), error)
-    findings = [*sink.findings, *result.findings]
+    findings = [*sink.findings, *result.findings, *_strangers(session, result, sink.asked)]
     return Done(session, result, tuple(sink.sent), tuple(findings))
+
+
+def _strangers(session: Session, result: TransformResult, asked: set[str]) -> Iterator[Finding]:
+    """Stores that a transform names and that it gave us nothing for."""
+    for key in result.zarr_stores:
+        if key not in asked:
+            yield Finding(
+                session.site,
+                Severity.WARNING,
+                "store-unknown",
+                f"{session.id}: {shown(key)}",
+                "the transform names a store that it appended nothing to: it is in no catalog, "
+                "no snapshot and no verification",
+                "append to it by append_dataset_to_s3_zarr or save_dataset_to_s3_zarr",
+            )
 
 
 def warm(transform: str) -> None:

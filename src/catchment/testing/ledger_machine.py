@@ -63,7 +63,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = ManualClock()
-        self.ledger = Ledger.open(self.ledger_url, clock=self.clock, patience=5)
+        self.ledger = Ledger.open(self.ledger_url, clock=self.clock, patience=60)
         self.aggregate = f"machine/{next(self.numbers)}"
         self.fault: Fault | None = None
         self.known: dict[tuple[str, str], Contribution] = {}
@@ -129,7 +129,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def reopen(self) -> None:
         """Nothing is kept in the object."""
         self.ledger.close()
-        self.ledger = Ledger.open(self.ledger_url, clock=self.clock, patience=5)
+        self.ledger = Ledger.open(self.ledger_url, clock=self.clock, patience=60)
 
     @rule(site=st.sampled_from("xy"), name=st.sampled_from("ab"))
     def receive(self, site: str, name: str) -> None:

@@ -90,8 +90,9 @@ def test_a_dry_run_and_what_cannot_be(filled):
         rechunk(Stack(open_store("memory://void")), {"time": 3})
 
 
+@pytest.mark.parametrize("each", [3, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.soak), "after"])
-def test_every_fault_and_the_next_run(tmp_path, when, monkeypatch):
+def test_every_fault_and_the_next_run(tmp_path, when, each, monkeypatch):
     monkeypatch.setitem(SESSIONS, "a", make_session("a", windows=20)[["eeg"]])
     monkeypatch.setitem(SESSIONS, "c", make_session("c", windows=3)[["eeg"]])
     sessions = {name: SESSIONS[name] for name in "ac"}
@@ -108,7 +109,8 @@ def test_every_fault_and_the_next_run(tmp_path, when, monkeypatch):
         assert whole(store, "ac")[1] in (64, 8)
         resumed += rechunk(Stack(store), {"time": 8}).resumed
         assert whole(store, "ac")[1] == 8
-        assert verify(Stack(store)).wrong == []
+        if number % each == 0:
+            assert verify(Stack(store)).wrong == []
     assert resumed
 
 

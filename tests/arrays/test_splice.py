@@ -151,9 +151,10 @@ def former(store, number):
     return Group(3, documents).dataset(store)
 
 
+@pytest.mark.parametrize("each", [3, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("verb", ["replace", "withdraw"])
 @pytest.mark.parametrize("when", [pytest.param("before", marks=pytest.mark.soak), "after"])
-def test_every_fault_leaves_the_old_state_or_the_new(tmp_path, when, verb):
+def test_every_fault_leaves_the_old_state_or_the_new(tmp_path, when, verb, each):
     first = [bare(number, 5) for number in range(3)]
     second = [first[0], first[2]] if verb == "withdraw" else [first[0], bare(9, 6, "s1"), first[2]]
 
@@ -177,11 +178,12 @@ def test_every_fault_leaves_the_old_state_or_the_new(tmp_path, when, verb):
         except NotFound:
             assert verb == "withdraw"
         assert holds(plain(store), second)
-        assert verify(Stack(store)).wrong == []
         if verb == "withdraw":
             assert bool(former(store, 4)["eeg"][5:10].isnull().all())
-        put(store, bare(3, 3))
-        assert holds(plain(store), [*second, bare(3, 3)])
+        if number % each == 0:
+            assert verify(Stack(store)).wrong == []
+            put(store, bare(3, 3))
+            assert holds(plain(store), [*second, bare(3, 3)])
 
 
 def bare(number, count, name=None):

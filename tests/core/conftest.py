@@ -26,8 +26,12 @@ def postgres_ledgers(postgres):
 def emptied_ledgers(postgres_ledgers):
     """The same URLs, each of an empty ledger."""
     psycopg = pytest.importorskip("psycopg")
-    tables = ", ".join(table.name for table in metadata.sorted_tables)
+    # A fifth of what TRUNCATE costs, which makes a new file for each table and index.
+    deletes = "; ".join(f"DELETE FROM {table.name}" for table in metadata.sorted_tables[::-1])
+    restart = "SELECT setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S'"
     for url in postgres_ledgers:
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(f"TRUNCATE {tables} RESTART IDENTITY")
+        with psycopg.connect(url) as connection:
+            connection.execute("SET session_replication_role = replica")  # no keys are asked for
+            connection.execute(deletes)
+            connection.execute(restart)
     return postgres_ledgers

@@ -5,16 +5,21 @@ from itertools import count
 import pytest
 
 from catchment.testing.ledger import LedgerContract
+from tests.forking import CONTEXT
 
 
-class TestSqlite(LedgerContract):
+class Contract(LedgerContract):
+    processes = staticmethod(lambda: CONTEXT)  # one server of processes for all tests
+
+
+class TestSqlite(Contract):
     @pytest.fixture
     def new_url(self, tmp_path):
         numbers = count()
         return lambda: f"sqlite:///{tmp_path / f'ledger-{next(numbers)}.db'}"
 
 
-class TestPostgres(LedgerContract):
+class TestPostgres(Contract):
     @pytest.fixture
     def new_url(self, emptied_ledgers):
         urls = iter(emptied_ledgers)

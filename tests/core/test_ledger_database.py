@@ -1,5 +1,6 @@
 """The database below the ledger: how it is opened, what its errors become, what it costs."""
 
+import json
 import pickle
 import sqlite3
 import subprocess
@@ -125,15 +126,37 @@ def test_a_ledger_that_another_process_makes_between_two_questions(any_url, monk
         assert ledger._database.read(asked_early) == migrate.HEAD
 
 
-def test_migrations_make_the_schema(any_url):
+def described(c):
+    """All tables: columns, keys, constraints, indexes; by names, for their order says nothing."""
+    at = sa.inspect(c)
+    asked = ("columns", "pk_constraint", "foreign_keys", "unique_constraints", "check_constraints")
+    return {
+        (table, what): sorted(json.dumps(one, default=str) for one in told)
+        for table in at.get_table_names()
+        for what in (*asked, "indexes")
+        for found in [getattr(at, f"get_{what}")(table)]
+        for told in [found if isinstance(found, list) else [found]]
+    }
+
+
+def test_migrations_make_the_schema_that_a_new_ledger_gets_at_once(request, tmp_path, any_url):
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    if any_url.startswith("postgresql"):
+        other = request.getfixturevalue("postgres").database()
     with Ledger.open(any_url) as ledger:
-        found = ledger._database.read(
-            lambda c: compare_metadata(
-                MigrationContext.configure(c, opts={"version_table": migrate.VERSION_TABLE}),
-                schema.metadata,
-            )
+        at_once = ledger._database.read(described)
+    database = Database(other, 1)
+    database.write(migrate.upgrade)
+    assert database.read(described) == at_once
+    assert database.read(
+        lambda c: compare_metadata(
+            MigrationContext.configure(c, opts={"version_table": migrate.VERSION_TABLE}),
+            schema.metadata,
         )
-    assert found == []
+    ) == []  # fmt: skip
+    database.close()
+    with Ledger.open(other) as ledger:
+        assert ledger.aggregates() == []
 
 
 def test_head_is_the_last_migration():
@@ -141,13 +164,9 @@ def test_head_is_the_last_migration():
     assert ScriptDirectory(str(folder)).get_current_head() == migrate.HEAD
 
 
-def test_a_ledger_of_the_first_version_is_upgraded_with_all_it_holds(any_url, monkeypatch):
-    command = pytest.importorskip("alembic.command")
-    upgrade = command.upgrade
-    with monkeypatch.context() as patch:
-        patch.setattr(command, "upgrade", lambda config, _: upgrade(config, "0001"))
-        database = Database(any_url, 1)
-        migrate.migrate(database)
+def test_a_ledger_of_the_first_version_is_upgraded_with_all_it_holds(any_url):
+    database = Database(any_url, 1)
+    database.write(lambda c: migrate.upgrade(c, "0001"))
     assert "uploads" not in database.read(lambda c: sa.inspect(c).get_table_names())
     known = [(schema.aggregates, {"name": AGGREGATE})]
     known += [(schema.contributions, {"aggregate": AGGREGATE, "site": "alpha", "name": "uds/1",
@@ -162,7 +181,6 @@ def test_a_ledger_of_the_first_version_is_upgraded_with_all_it_holds(any_url, mo
 
 
 def test_alembic_is_imported_for_migrations_only(url):
-    Ledger.open(url).close()
     code = f"import sys; from catchment.core.ledger import Ledger; Ledger.open({url!r}); print('alembic' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

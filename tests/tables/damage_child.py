@@ -11,6 +11,7 @@ and answers, when the child has ended, with its status and with what its runs sa
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import select
@@ -149,6 +150,8 @@ def warm() -> None:
 
     with TemporaryDirectory() as folder:
         Ledger.open(f"sqlite:///{folder}/ledger.db").close()
+    gc.collect()
+    gc.freeze()  # else a child that collects garbage gets a copy of every page
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import sqlite3
@@ -121,8 +122,8 @@ class Mother:
         while not true():
             if time.monotonic() > deadline:
                 return False
+            select.select([self._process.stdout], [], [], 0.01)  # who stopped says nothing
             self._read()
-            time.sleep(0.002)
         return True
 
     def _read(self) -> None:

@@ -66,7 +66,10 @@ class Served:
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv(
+        "CATCHMENT_WORKSPACE", str(tmp_path)
+    )  # `serve` sets it: it ends with the test
     make_workspace(tmp_path).close()
     return tmp_path
 

@@ -45,6 +45,7 @@ def cluster(folder: Path, workers: int, path: str = "") -> Iterator[Cluster]:
     environment = os.environ | {
         "PYTHONPATH": path,
         "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
+        "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "false",  # nobody looks at it
         "DASK_TEMPORARY_DIRECTORY": str(folder),
     }
     information = folder / "scheduler.json"

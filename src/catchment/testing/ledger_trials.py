@@ -44,7 +44,7 @@ MINUTE = timedelta(minutes=1)
 def processes() -> Any:
     """A context whose processes start quickly and inherit nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["catchment.testing.ledger_faults", "alembic.command"])
+    context.set_forkserver_preload(["catchment.testing.ledger_faults", "psycopg", "pytest"])
     return context
 
 
@@ -77,6 +77,8 @@ def race(pool: ThreadPoolExecutor, verbs: list[Callable[[], object]]) -> int:
 
 class LedgerTrials:
     """What a ledger survives. A subclass gives the fixture ``new_url``."""
+
+    processes = staticmethod(processes)
 
     @pytest.fixture
     def new_url(self) -> Callable[[], str]:
@@ -124,7 +126,7 @@ class LedgerTrials:
             assert sorted(here + there.result()) == list(range(2, 42))
 
     def test_many_processes_open_an_empty_database_at_once(self, empty_url: str) -> None:
-        context = processes()
+        context = self.processes()
         children = [context.Process(target=open_and_close, args=(empty_url,)) for _ in range(8)]
         for child in children:
             child.start()
@@ -152,7 +154,7 @@ class LedgerTrials:
         assert len(ledger.runs()) == 20
 
     def test_eight_processes_publish_and_none_is_lost(self, url: str) -> None:
-        with Ledger.open(url) as ledger, ProcessPoolExecutor(8, processes()) as pool:
+        with Ledger.open(url) as ledger, ProcessPoolExecutor(8, self.processes()) as pool:
             jobs = [pool.submit(publish_many, ledger, worker, 5) for worker in range(8)]
             acknowledged = {
                 f"{worker}-{i}": number
@@ -162,7 +164,7 @@ class LedgerTrials:
             assert len(unbroken(ledger, acknowledged)) == len(set(acknowledged.values())) == 40
 
     def test_kill_9_at_random_times(self, url: str) -> None:
-        context, acknowledged, kills = processes(), {}, 24
+        context, acknowledged, kills = self.processes(), {}, 24
         chance = random.Random(24)
         with Ledger.open(url) as ledger:
             for first in range(0, kills, 4):
@@ -192,7 +194,7 @@ class LedgerTrials:
             assert step(ledger, "after").number == len(snapshots) + 1
 
     def test_kill_9_at_every_instant(self, url: str) -> None:
-        context = processes()
+        context = self.processes()
         with Ledger.open(url) as ledger:
             step(ledger, "before")
             made = {"before": 1}

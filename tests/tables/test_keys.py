@@ -65,6 +65,22 @@ def test_each_row_has_its_participant_and_center(kind, row_group_size):
     assert centers == [0, 7, None, 7, 0]
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.binary()])
+@pytest.mark.parametrize("encoding", ["DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY", "PLAIN"])
+def test_strings_in_any_encoding_are_keys(encoding, kind):
+    """pyarrow makes no codes of delta encodings, which Spark and DuckDB write for version 2."""
+    columns = {
+        "naccid": pa.array(["a", "b", "a", None]).cast(kind),
+        "adcid": [1, 1, 2, 2],
+        "note": ["x", "y", "x", None],
+    }
+    how = dict.fromkeys(("naccid", "note"), encoding)
+    options = {"use_dictionary": False, "column_encoding": how, "row_group_size": 3}
+    assert transfers(columns, **options) == (["a", "b", "a", None], [1, 1, 2, 2])
+    types = {"note": pa.string(), "naccid": pa.string()}
+    assert hashes(columns, types, **options) == hashes(columns, types)
+
+
 @pytest.mark.parametrize(
     "centers",
     [
@@ -368,3 +384,7 @@ def test_two_columns_of_one_name():
     error = refusal(table)
     assert error.kind == "parquet-disagreement"
     assert "naccid" in error.message
+
+
+def test_a_column_of_nulls_in_every_file_is_null_in_every_key():
+    assert hashes({"visitdate": pa.nulls(3)}, {"visitdate": pa.null()}) == [None] * 3

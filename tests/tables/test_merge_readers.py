@@ -190,3 +190,33 @@ def test_filters_skip_row_groups(merged: tuple[Path, pa.Table]) -> None:
     ]
     assert all(b.has_min_max for b in bounds)
     assert len({(b.min // 100, b.max // 100) for b in bounds}) == len(WRITERS)
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "BYTE_STREAM_SPLIT"])
+def test_encodings_that_few_readers_know_are_not_copied(encoding: str, tmp_path: Path) -> None:
+    """DuckDB reads no split bytes of fixed length, Polars neither these nor differences of them."""
+    table = pa.table(
+        {
+            "before": pa.array([1.5, None, 2.5]),
+            "rows": pa.array([[1], None, [2, 3]]),
+            "digits": pa.array([Decimal(1), None, Decimal(-3)], pa.decimal128(30, 0)),
+            "half": pa.array([1.5, None, 0.5], pa.float16()),
+            "after": ["a", "b", None],
+        }
+    )
+    how = {"digits": encoding, "half": encoding}
+    sink = io.BytesIO()
+    pq.write_table(table, sink, use_dictionary=False, column_encoding=how)
+    merging = Merging()
+    result = merging.merge([File(sink.getvalue())])
+    path = tmp_path / "merged.parquet"
+    path.write_bytes(merging.read(result.table.key))
+    columns = [pq.read_metadata(path).row_group(0).column(n) for n in range(5)]
+    assert all(encoding not in column.encodings for column in columns)
+    others = [columns[n] for n in (0, 1, 4)]  # as they were: these have no dictionary
+    assert not any("RLE_DICTIONARY" in column.encodings for column in others)
+    assert pq.read_table(path).select(table.column_names).equals(table)
+    assert pl.read_parquet(path, columns=["digits", "half"])["digits"].to_list()[0] == 1
+    with duckdb.connect() as connection:
+        rows = connection.execute("SELECT digits, half FROM read_parquet(?)", [str(path)])
+        assert rows.fetchall() == [(Decimal(1), 1.5), (None, None), (Decimal(-3), 0.5)]

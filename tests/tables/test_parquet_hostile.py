@@ -76,7 +76,9 @@ def test_what_was_accepted_merges_or_names_the_input(
             footer = pool.submit(inspect, store, path.name, path.stat().st_size).result()
         except Invalid:
             continue
-        footer = replace(footer, recode=True)  # so that every page is decoded
+        footer = replace(
+            footer, recode=tuple(range(len(footer.columns.paths)))
+        )  # so that every page is decoded
         item = Fresh("alpha", path.name, store, path.name, footer)
         unified = unify([("alpha", footer.schema)])
         prefix = f"{number}/"

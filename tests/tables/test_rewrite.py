@@ -388,3 +388,14 @@ def test_cycles_are_looked_for_again_afterwards(enabled) -> None:
         assert gc.isenabled() == enabled
     finally:
         (gc.enable if before else gc.disable)()
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY"])
+def test_much_text_in_a_delta_encoding_is_decoded(monkeypatch, encoding) -> None:
+    """Large columns of text are read as dictionaries, which pyarrow cannot from these."""
+    monkeypatch.setattr(decode, "BATCH_BYTES", 1)
+    table = pa.table({"s": ["a", "b", None, "a"], "b": [b"x", b"", None, b"y"]})
+    sink = io.BytesIO()
+    how = dict.fromkeys(table.column_names, encoding)
+    pq.write_table(table, sink, use_dictionary=False, column_encoding=how)
+    assert part_of(sink.getvalue()).decode().equals(table)

@@ -126,6 +126,7 @@ class Part(NamedTuple):
             if len(column.elements) == 1
             and column.leaves[0].physical_type == "BYTE_ARRAY"
             and (self.group.size[leaf] > BATCH_BYTES or self.group.only_dictionary(leaf))
+            and self.group.can_be_codes(leaf)
         ]
 
 

@@ -188,7 +188,7 @@ def _batches(
     fields = [schema.field(place) for place in places]
     columns = Columns(stored[place] for place in places)
     # Strings come as codes: their pages are dictionaries already, nothing is hashed twice.
-    text = [field.name for field in fields if _is_text(field.type)]
+    texts = [(f.name, at) for f, at in zip(fields, columns.first, strict=False) if _is_text(f.type)]
     for group in footer.groups:
         if not places:
             yield from _empty(group.rows)
@@ -199,7 +199,7 @@ def _batches(
         try:
             file = pq.ParquetFile(
                 pa.BufferReader(b"".join([MAGIC, *chunks, end])),
-                read_dictionary=text,
+                read_dictionary=[name for name, leaf in texts if some.can_be_codes(leaf)],
                 coerce_int96_timestamp_unit="us",
                 pre_buffer=False,
             )
@@ -306,8 +306,10 @@ def _hash_rows(
     lanes = np.zeros((2, batch.num_rows), np.uint64)
     whole = np.ones(batch.num_rows, np.bool_)
     for name in criteria:
-        # A column that no file has is null everywhere, in whatever type.
-        column = _codes(_column(batch, name), types.get(name, pa.string()), name)
+        # A column that no file has, or none has a value of, is null everywhere, in whatever type.
+        kind = types.get(name, pa.null())
+        kind = pa.string() if pa.types.is_null(kind) else kind
+        column = _codes(_column(batch, name), kind, name)
         codes = column.indices.fill_null(len(column.dictionary)).to_numpy()
         whole &= codes < len(column.dictionary)
         values = np.pad(_hash_values(column.dictionary), ((0, 0), (0, 1)))

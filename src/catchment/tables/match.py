@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +52,7 @@ class Matcher:
         if key not in self._known:
             columns = footer.columns
             at = {name: number for number, name in enumerate(schema.names)}
+            rare = {bisect_right(columns.first, leaf) - 1 for leaf in footer.recode}
             column = np.full(len(self._unified), -1)
             same = np.zeros(len(self._unified), np.bool_)
             for target, field in enumerate(self._unified):
@@ -61,8 +63,9 @@ class Matcher:
                 if equal or not pa.types.is_null(schema.field(number).type):
                     column[target] = number
                     leaves = columns[number].leaves
-                    same[target] = equal and leaves == self._stored[target].leaves
-            self._known[key] = self._match(columns, column, same & (not footer.recode))
+                    alike = leaves == self._stored[target].leaves
+                    same[target] = equal and alike and number not in rare
+            self._known[key] = self._match(columns, column, same)
         return self._known[key]
 
     def kept(self, placed: bytes) -> Match:

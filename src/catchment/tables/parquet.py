@@ -91,7 +91,7 @@ class Footer:
         elements: the list of ``SchemaElement`` structs.
         leaves: how each leaf is stored (:func:`.footer.leaves_of`).
         groups: its row groups that have rows.
-        recode: a chunk is compressed in a way that not every reader knows, so none is copied.
+        recode: leaves that are stored in a way that not every reader knows, so none is copied.
         claims: what :func:`vouch` is to confirm.
         digest: ``sha256:<hex>`` of the file's bytes; None before it is vouched for.
     """
@@ -102,7 +102,7 @@ class Footer:
     elements: bytes
     leaves: bytes
     groups: tuple[Group, ...]
-    recode: bool
+    recode: tuple[int, ...]
     claims: Claims
     digest: str | None = None
 
@@ -189,7 +189,7 @@ def read_footer(store: Store, key: str, size: int, *, limits: Limits = DEFAULT_L
         raw.schema,
         layout.leaves,
         raw.groups,
-        raw.framed_lz4,
+        raw.rare,
         Claims.of(footer, raw.rows, raw.groups),
     )
 

@@ -40,6 +40,7 @@ HEAD = b"\x26\x00\x1c\x15"  # how a template begins: file_offset = 0; meta_data;
 TYPE_ORDER = b"\x1c\x00\x00"  # ColumnOrder{TYPE_ORDER}
 _DATA_PAGES = frozenset({0, 3})
 _REFERENCES = frozenset({2, 8})  # PLAIN_DICTIONARY, RLE_DICTIONARY
+_DELTA_BYTES = frozenset({6 << 1, 7 << 1})  # DELTA_LENGTH_BYTE_ARRAY, DELTA_BYTE_ARRAY, as zigzag
 _NONE = np.zeros(0, np.int64)
 
 
@@ -110,6 +111,10 @@ class Group(NamedTuple):
     def codec(self) -> int:
         """The ``CompressionCodec`` of the first chunk."""
         return self._walk(0).number((3, 4))
+
+    def can_be_codes(self, chunk: int) -> bool:
+        """Whether pyarrow decodes strings of a chunk as a dictionary: not from all encodings."""
+        return _DELTA_BYTES.isdisjoint(self._walk(chunk).bytes((3, 2))[1:])
 
     def only_dictionary(self, chunk: int) -> bool:
         """Whether a chunk is known to have no data page but of references to its dictionary."""

@@ -35,6 +35,8 @@ Bounds = tuple[tuple[int, int] | None, ...]
 _ENCODINGS = frozenset({0, 2, 3, 4, 5, 6, 7, 8, 9})
 _CODECS = frozenset({0, 1, 2, 4, 5, 6, 7})  # all but LZO, which nobody reads
 _FRAMED_LZ4 = 5
+_FIXED = 7  # FIXED_LEN_BYTE_ARRAY
+_RARE = frozenset({7 << 1, 9 << 1})  # DELTA_BYTE_ARRAY, BYTE_STREAM_SPLIT as zigzag: of fixed bytes
 _INT64 = 2
 _OLD_WRITERS = re.compile(rb"parquet-mr version 1\.[0-9]\.|parquet-cpp version (0|1\.[0-2])\.")
 _REQUIRED = {1: I32, 2: LIST, 3: LIST, 4: I32, 5: I64, 6: I64, 7: I64, 9: I64}  # ColumnMetaData
@@ -62,7 +64,7 @@ class Raw(NamedTuple):
         bounds: for each leaf the least and greatest value of a 64-bit integer column, where the
             statistics tell; unsigned ones as signed.
         values: for each row group and leaf the number of values, nulls and empty lists included.
-        framed_lz4: a chunk is compressed in a way that not every reader knows.
+        rare: leaves of which a chunk is compressed or encoded in a way that not every reader knows.
     """
 
     rows: int
@@ -72,7 +74,7 @@ class Raw(NamedTuple):
     groups: tuple[Group, ...]
     bounds: Bounds
     values: Ints
-    framed_lz4: bool
+    rare: tuple[int, ...]
 
 
 def parse(footer: bytes) -> Raw:
@@ -137,7 +139,7 @@ class _Parser:
             tuple(chunks.group(rows, i * width, width) for i, (rows, _) in enumerate(groups)),
             chunks.bounds(len(groups)),
             chunks.values.reshape(len(groups), width),
-            bool((chunks.codec == _FRAMED_LZ4).any()),
+            tuple(np.flatnonzero(chunks.rare.reshape(len(groups), width).any(axis=0)).tolist()),
         )
 
     def _likely_chunks(self) -> Ints:
@@ -235,6 +237,7 @@ class _Chunks:
         self.path = np.full(count, None, object)
         self.slot = np.zeros(count, np.int64)  # the first open slot of the template
         self.codec = np.zeros(count, np.int64)
+        self.rare = np.zeros(count, np.bool_)
         self.values = np.zeros(count, np.int64)
         self.size = np.zeros(count, np.int64)
         self.length = np.zeros(count, np.int64)
@@ -257,6 +260,12 @@ class _Chunks:
             (self.data, 9),
         ):
             target[lanes] = self.buffer.signed(alike.first((3, number)))
+        self.rare[lanes] = self.codec[lanes] == _FRAMED_LZ4
+        fixed = self.buffer.signed(alike.first((3, 1))) == _FIXED
+        if fixed.any():
+            encodings = self.buffer.slices(alike.first((3, 2)), alike.after((3, 2)))
+            known = np.array([_RARE.isdisjoint(some[1:]) for some in encodings])
+            self.rare[lanes] |= fixed & ~known
         if _DICTIONARY in alike.fields:
             place = self.buffer.signed(alike.first(_DICTIONARY))
             self.dictionary[lanes] = np.where((place > 0) & (place < self.data[lanes]), place, 0)

@@ -229,6 +229,16 @@ def test_the_runs_dates_win_over_a_sites_own(sites, work, options):
     assert work.table().schema.field("freeze_date").type == pa.string()
 
 
+def test_a_center_whose_participants_have_another_name_is_told(sites, work):
+    own = visits(("NACC000009", 30, "2020-01-01", 9))
+    sites.add("gamma", 30, own.rename_columns(["NACCID", *own.column_names[1:]]))
+    assert "participant-misspelt" in codes(work.run(), "gamma")
+    assert "participant-misspelt" not in codes(work.run(transfers=False), "gamma")
+    both = own.append_column("NaccId", own.column("naccid"))
+    sites.add("gamma", 30, both, version="2", created="2026-02-01T00:00:00Z")
+    assert "participant-misspelt" not in codes(work.run(), "gamma")
+
+
 def test_a_run_at_night_has_the_date_of_utc(work):
     work.now = datetime(2026, 2, 6, 23, 30, tzinfo=timezone(-timedelta(hours=5)))
     outcome = work.run()

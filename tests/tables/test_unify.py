@@ -384,3 +384,16 @@ def test_the_type_does_not_depend_on_the_order(
         assert sorted(map(str, one.type)) == sorted(map(str, other.type))
     else:
         assert one == other
+
+
+def test_names_that_readers_take_for_the_same_are_told() -> None:
+    """DuckDB gives ``FREEZE_DATE`` to who asks for ``freeze_date``; accents are composed or not."""
+    schemas = [
+        ("alpha", pa.schema([("caf\u00e9", pa.int32()), ("FREEZE_DATE", pa.string())])),
+        ("beta", pa.schema([("caf\u00e9", pa.int32())])),
+        ("gamma", pa.schema([("cafe\u0301", pa.int32())])),
+    ]
+    unified = unify(schemas, constants=("freeze_date",))
+    assert unified.schema.names == ["caf\u00e9", "FREEZE_DATE", "cafe\u0301"]
+    told = [(f.site, f.where) for f in unified.findings("uds") if f.code == "column-case-twin"]
+    assert told == [("alpha", "uds: 'FREEZE_DATE'"), ("gamma", "uds: 'cafe\\u0301'")]

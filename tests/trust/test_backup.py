@@ -241,6 +241,24 @@ def test_a_later_version_of_the_program_made_it(house, shelf, empty):
         copy.load(empty.ledger, [], {"runs": copy.Table(1, "sha256:00")})
 
 
+def test_a_backup_of_an_earlier_version_comes_back(house, shelf, empty, monkeypatch):
+    """Before the ledger's version 4 there were no people, and tables may get more columns."""
+    whole = copy._tables
+    with monkeypatch.context() as earlier:
+        earlier.setattr(
+            copy, "_tables", lambda: [t for t in whole() if t.name not in {"people", "audit"}]
+        )
+        made = backup.backup(house, shelf)
+    assert "people" not in made.tables
+    assert restore.restore(empty, shelf).digest == made.digest
+    equal(house, empty)
+    lines: list[bytes] = []
+    only = {"aggregates": ["name", "fence"]}
+    copy.dump(empty.ledger, lambda: lines.append, only)
+    assert json.loads(lines[0]) == {"table": "aggregates", "columns": only["aggregates"]}
+    assert [json.loads(line)[0] for line in lines[1:]] == empty.ledger.aggregates()
+
+
 def test_runs_go_on_and_every_backup_is_one_state(house, tmp_path):
     """While another thread publishes, each backup holds whole snapshots, and none half."""
     stop, numbers = threading.Event(), [0]

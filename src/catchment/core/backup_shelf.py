@@ -155,8 +155,10 @@ def open_desk() -> Iterator[tuple[sqlite3.Connection, Path]]:
         yield desk, folder
 
 
-def dump(workspace: Workspace, path: Path) -> dict[str, copy.Table]:
-    """The lines of the ledger, in a file; rows and digest of each table."""
+def dump(
+    workspace: Workspace, path: Path, only: copy.Columns | None = None
+) -> dict[str, copy.Table]:
+    """The lines of the ledger, in a file; rows and digest of each table (see ``copy.dump``)."""
     with path.open("wb") as file:
 
         def begin() -> Callable[[bytes], object]:
@@ -164,7 +166,7 @@ def dump(workspace: Workspace, path: Path) -> dict[str, copy.Table]:
             file.truncate()
             return file.write
 
-        return copy.dump(workspace.ledger, begin)
+        return copy.dump(workspace.ledger, begin, only)
 
 
 def total(desk: sqlite3.Connection, tables: Mapping[str, copy.Table]) -> str:

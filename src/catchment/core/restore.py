@@ -66,8 +66,8 @@ def restore(
                 for done, _ in enumerate(bounded_map(threads, put, listed(source, part), 16), 1):
                     progress(Event("restore", "step", done, None, "objects"))
         lines = (line for part in made.ledger for line in whole(source, part).splitlines(True))
-        copy.load(workspace.ledger, lines, made.tables)
-        prove(workspace, made, folder)
+        told = copy.load(workspace.ledger, lines, made.tables)
+        prove(workspace, made, folder, told)
     return made
 
 
@@ -87,15 +87,18 @@ def check(source: Store, made: Backup, *, progress: Progress = silent) -> list[s
     return wrong
 
 
-def prove(workspace: Workspace, made: Backup, folder: Path) -> None:
-    """Read store and ledger; Corrupt (kind ``restore-differs``) unless they are the backup's."""
+def prove(workspace: Workspace, made: Backup, folder: Path, told: copy.Columns) -> None:
+    """Read store and ledger; Corrupt (kind ``restore-differs``) unless they are the backup's.
+
+    Of the ledger what the backup has told of: one of an earlier version knew less.
+    """
     with open_desk() as (desk, _):
         for many in batched(workspace.store.list(), PAGE):
             for stat in many:
                 digest, size = digest_of(workspace.store, stat.key)
                 row = (stat.key, size, "", digest, 0)
                 desk.execute("INSERT INTO files VALUES (?, ?, ?, ?, ?)", row)
-        found = total(desk, dump(workspace, folder / "proof"))
+        found = total(desk, dump(workspace, folder / "proof", told))
     if found != made.digest:
         raise Corrupt(
             f"the workspace has the digest {found}, expected {made.digest}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Self
 
 from catchment.core.errors import CatchmentError, Invalid
-from catchment.core.finding import Severity
+from catchment.core.finding import Finding, Severity
+from catchment.core.names import shown
 from catchment.tables.check import KeyReader, Memory, Reader, key_types
 from catchment.tables.criteria import check_criteria, check_tables
 from catchment.tables.datasets import find_datasets
@@ -33,7 +34,7 @@ from catchment.tables.plan import (
     whole_centers,
 )
 from catchment.tables.snapshot import TableSnapshot
-from catchment.tables.unify import Unified, unify
+from catchment.tables.unify import Unified, folded, unify
 
 
 class Planner:
@@ -190,6 +191,29 @@ class Planner:
             rule = TransferRule()
         return rule
 
+    def _misspelt(self, table: str, items: Sequence[Input]) -> Iterator[Finding]:
+        """Who sends participants under a name that no transfer rule looks at."""
+        rule = self._transfer_rule(table)
+        if rule is None:
+            return
+        twins = {
+            (item.center.id, name)
+            for item in items
+            if rule.participant not in item.schema.names
+            for name in item.schema.names
+            if folded(name) == rule.participant
+        }
+        for center, name in sorted(twins):
+            yield Finding(
+                center,
+                Severity.WARNING,
+                "participant-misspelt",
+                f"{table}: {shown(name)}",
+                f"expected {shown(rule.participant)}: who stands in this column is not looked for "
+                "at other centers, so rows of who has transferred may be in the table twice",
+                f"call the column {rule.participant}",
+            )
+
     def _transfer_rule(self, table: str) -> TransferRule | None:
         """The one that the table has if any of its files has the participant."""
         criteria = table in self.job.options.criteria
@@ -231,6 +255,7 @@ class Planner:
                 removals = decision.removals
                 findings += decision.findings
             findings += unified[table].findings(table)
+            findings += self._misspelt(table, items)
             previous = self.memory.tables.get(table)
             kept = keep(items, removals, unified[table], previous)
             plans.append(TablePlan(table, unified[table], tuple(items), removals, kept))

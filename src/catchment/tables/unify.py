@@ -8,6 +8,7 @@ columns is that in which they are first seen.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ _TEXTS = {
         "leave the column out of the dataset",
     ),
     "case-twin": (
-        "most sites spell this column in other case; the table has both",
+        "others, or the run itself, spell this column in other case or accents; the table has both",
         "spell the column as the other sites do",
     ),
 }
@@ -131,10 +132,10 @@ def unify(
             column.variants.append((field, some))
     usual: dict[str, _Column] = {}  # the spelling that most files use
     for column in columns.values():
-        folded = column.name.casefold()
-        twin = usual.get(folded)
+        twin = usual.get(folded(column.name))
         if twin is None or column.count() > twin.count():
-            usual[folded] = column
+            usual[folded(column.name)] = column
+    own = set(map(folded, constants))
     fields: list[pa.Field] = []
     drift: list[Mapping[str, Any]] = []
     for column in columns.values():
@@ -143,10 +144,15 @@ def unify(
             continue
         field, actions = column.unified(strict=strict)
         fields.append(field)
-        if usual[column.name.casefold()] is not column:
+        if usual[folded(column.name)] is not column or folded(column.name) in own:
             actions.append("case-twin")
         drift += [column.drift(field.type, action) for action in actions]
     return Unified(pa.schema(fields), tuple(drift))
+
+
+def folded(name: str) -> str:
+    """What people and many readers take for the same name: other case, other ways of accents."""
+    return unicodedata.normalize("NFKC", name).casefold()
 
 
 class _Places:

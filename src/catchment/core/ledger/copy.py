@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import batched
 from typing import Any, NamedTuple
@@ -27,6 +27,8 @@ from catchment.core.ledger.schema import Id, Time, metadata, snapshots
 TRANSIENT = frozenset({"sessions", "upload_locks", "contribution_counts"})
 BATCH = 1000  # rows in memory at a time
 
+Columns = Mapping[str, Sequence[str]]  # by the names of tables
+
 
 class Table(NamedTuple):
     """How many rows a table has, and the SHA-256 of their lines."""
@@ -35,30 +37,35 @@ class Table(NamedTuple):
     digest: str
 
 
-def dump(ledger: Ledger, begin: Callable[[], Callable[[bytes], object]]) -> dict[str, Table]:
+def dump(
+    ledger: Ledger, begin: Callable[[], Callable[[bytes], object]], only: Columns | None = None
+) -> dict[str, Table]:
     """Write every line of one state of the ledger; what each table came to.
 
     ``begin`` is called first, and again where the database has to be asked anew: it gives the
-    function that takes the lines, and forgets those that were taken before.
+    function that takes the lines, and forgets those that were taken before. With ``only`` the
+    lines are those of these tables and columns, as an earlier version knew them.
     """
-    return ledger._database.read(lambda c: _dump(c, begin()))  # noqa: SLF001 - of the same package
+    return ledger._database.read(lambda c: _dump(c, begin(), only))  # noqa: SLF001 - of one package
 
 
-def load(ledger: Ledger, lines: Iterable[bytes], expected: Mapping[str, Table]) -> None:
-    """Fill an empty ledger with these lines, in one transaction.
+def load(ledger: Ledger, lines: Iterable[bytes], expected: Mapping[str, Table]) -> Columns:
+    """Fill an empty ledger with these lines, in one transaction; which columns they told of.
 
     Raises:
         Conflict: kind ``ledger-not-empty``.
         Invalid: kind ``backup-newer`` if a later version wrote a table or a column.
         Corrupt: kind ``backup-damaged`` if the lines cannot be read, or are not what is expected.
     """
+    told: dict[str, Sequence[str]] = {}
 
     def work(c: sa.Connection) -> None:
-        if _load(c, lines) != expected:
+        if _load(c, lines, told) != expected:
             raise _damaged("its ledger is not what it says")
         counts.recount(c)
 
     ledger._database.write(work, again=False)  # noqa: SLF001
+    return told
 
 
 def is_empty(ledger: Ledger) -> bool:
@@ -79,17 +86,21 @@ def _is_empty(c: sa.Connection) -> bool:
     return not any(c.execute(sa.select(sa.exists().select_from(t))).scalar() for t in _tables())
 
 
-def _dump(c: sa.Connection, write: Callable[[bytes], object]) -> dict[str, Table]:
+def _dump(
+    c: sa.Connection, write: Callable[[bytes], object], only: Columns | None
+) -> dict[str, Table]:
     if c.dialect.name == "postgresql":
         c.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
     newest = sa.select(snapshots.c.aggregate, sa.func.max(snapshots.c.number))
     heads = {(a, n) for a, n in c.execute(newest.group_by(snapshots.c.aggregate))}
     found: dict[str, Table] = {}
     for table in _tables():
-        names = [column.name for column in table.columns]
+        if only is not None and table.name not in only:
+            continue
+        names = table.columns.keys() if only is None else only[table.name]
         write(_line({"table": table.name, "columns": names}))
         digest, count = hashlib.sha256(), 0
-        query = sa.select(table).order_by(*table.primary_key.columns)
+        query = sa.select(*(table.c[name] for name in names)).order_by(*table.primary_key.columns)
         streamed = c.execution_options(stream_results=True, yield_per=BATCH)
         for row in streamed.execute(query):
             line = _line(_plain(table.name, dict(row._mapping), heads))  # noqa: SLF001 - its public name
@@ -102,7 +113,7 @@ def _dump(c: sa.Connection, write: Callable[[bytes], object]) -> dict[str, Table
 
 def _plain(table: str, row: dict[str, Any], heads: set[tuple[str, int]]) -> list[Any]:
     if table == "aggregates":
-        row |= {"holder": None, "expires_at": None}
+        row |= dict.fromkeys(row.keys() & {"holder", "expires_at"})
     if table == "snapshots" and (row["aggregate"], row["number"]) in heads:
         row["sealed"] = False
     return [v.isoformat() if isinstance(v, datetime) else v for v in row.values()]
@@ -112,7 +123,9 @@ def _line(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
-def _load(c: sa.Connection, lines: Iterable[bytes]) -> dict[str, Table]:
+def _load(
+    c: sa.Connection, lines: Iterable[bytes], told: dict[str, Sequence[str]]
+) -> dict[str, Table]:
     if not _is_empty(c):
         raise Conflict(
             "expected an empty ledger, got one that knows something",
@@ -130,6 +143,7 @@ def _load(c: sa.Connection, lines: Iterable[bytes]) -> dict[str, Table]:
                 kind="backup-newer",
                 hint="pip install --upgrade catchment",
             )
+        told[header["table"]] = columns
         digest, count = hashlib.sha256(), 0
         for many in batched(rows, BATCH):
             values = []

@@ -532,3 +532,30 @@ def test_what_a_reprocess_that_died_left_waiting_is_withdrawn_all_the_same(
     run.settle(house, "core")
     assert published(space) == model({"b": OTHER})
     assert state_of(space) == {"archive": 1, "last_valid": 1}
+
+
+def test_a_file_that_its_reader_falls_over_stops_nobody_in_threads_either(space, monkeypatch):
+    """Else no site of the study would be merged any more, whatever it sends."""
+    send_cube(space, "b", CUBE)
+    strange = pa.array([1], pa.timestamp("ms", tz="+25:00"))  # of a zone that is none
+    dates = parquet(pa.table({"min_date": strange, "max_date": strange}))
+    refused = send(space, "a", dates, name="core__meta_date.meta.parquet")
+    assert codes(refused) == ["meta-date-values"]
+
+    def falls(*_):
+        raise AttributeError("of a patient")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("catchment.studies.check._manifest", falls)
+        patch.setattr("catchment.studies.intake._bare", falls)
+        asked = send(space, "a", b"x = 1", name="manifest.toml")
+        patch.undo()
+        patch.setattr("catchment.studies.check._manifest", falls)
+        checked = send(space, "a", b"x = 1", name="manifest.toml")
+    for upload in (asked, checked):
+        assert codes(upload) == ["unreadable"]
+        (told,) = [one.message for file in upload.files for one in file.findings]
+        assert told == "the reader failed with AttributeError"
+    assert send_cube(space, "b", OTHER).accepted
+    assert published(space) == model({"b": OTHER})
+    whole(space)

@@ -241,7 +241,7 @@ def _plain(path: Path, package: str, kind: Kind, limits: Limits) -> Facts:
         try:
             low, high = pc.min(table["min_date"]).as_py(), pc.max(table["max_date"]).as_py()
             content = {"earliest_date": values.day(low), "latest_date": values.day(high)}
-        except (pa.ArrowException, ValueError, OverflowError):
+        except (pa.ArrowException, ValueError, OverflowError, LookupError):  # an unknown zone, too
             raise values.Refused(
                 "meta-date-values",
                 "expected dates in min_date and max_date, got something else",

@@ -204,7 +204,7 @@ def _take(house: House, staged: Staged) -> Intake:
         bounds=house.bounds,
     )
     try:
-        return future.result()
+        return run.answer(future)
     except Invalid as error:
         problem = Problem(error.kind, error.message, error.hint)
         return intake.refuse(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +19,7 @@ from catchment.core.errors import CatchmentError, Conflict, Invalid
 from catchment.core.ledger import Contribution, Lease, Ledger, Publication, Run, Snapshot
 from catchment.core.progress import Event
 from catchment.core.provenance import manifest, seal
+from catchment.core.safe_child import translate
 from catchment.studies import catalog as catalogs
 from catchment.studies import check, layout, plan, told, views
 from catchment.studies.catalog import Catalog, Cube, File
@@ -114,6 +116,16 @@ def check_all(
     return checked
 
 
+def answer[T](future: Future[T]) -> T:
+    """What a reader says; an error of its own is one of the file, wherever it was read."""
+    try:
+        return future.result()
+    except CatchmentError:
+        raise
+    except Exception as error:
+        raise translate(error) from error
+
+
 def _call(house: House, one: Contribution, *, again: bool) -> Callable[[], Checked]:
     meta = one.meta
     if meta["problem"] is not None:
@@ -132,7 +144,7 @@ def _call(house: House, one: Contribution, *, again: bool) -> Callable[[], Check
         text=house.policy(meta["study"]).open,
         again=again,
     )
-    return future.result
+    return lambda: answer(future)
 
 
 def _as_problem(error: CatchmentError) -> Problem:

@@ -9,11 +9,14 @@ import logging
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import anyio
 import httpx
 import pytest
+from fastapi.security import HTTPBasicCredentials
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from catchment.core import passwords
@@ -489,6 +492,33 @@ def test_too_many_failures_are_not_looked_at(quiet, monkeypatch):
     assert answer.status_code == 429  # a guess that happens to be right is no answer either
     assert answer.headers["Retry-After"]
     assert quiet.ask("ben").status_code == 200  # others of the address go on
+
+
+def test_guesses_at_once_are_looked_at_no_more_than_guesses_in_a_row(quiet, monkeypatch):
+    hashed = []
+
+    def slow(secret, _):
+        hashed.append(secret)
+        time.sleep(0.02)
+
+    monkeypatch.setattr(passwords, "match", slow)
+    found = login.Login(quiet.workspace.ledger)
+
+    def guess(n):
+        credentials = HTTPBasicCredentials(username="anna", password=f"wrong {n}")
+        request = Request({"type": "http", "client": ("192.0.2.1", 1), "headers": []})
+        with pytest.raises((login.Unauthorized, login.TooMany)):
+            found.site(request, credentials)
+
+    with ThreadPoolExecutor(30) as pool:
+        list(pool.map(guess, range(30)))
+    assert len(hashed) == login.FAILURES
+
+
+def test_guesses_at_one_door_are_guesses_at_the_other(quiet):
+    for n in range(login.FAILURES):
+        assert quiet.client.get("/api/site", auth=("anna", f"wrong {n}")).status_code == 401
+    assert quiet.ask().status_code == 429
 
 
 def test_an_address_that_guesses_names_is_stopped_too(quiet, monkeypatch):

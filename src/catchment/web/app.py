@@ -75,7 +75,7 @@ def create_app(workspace: Workspace, *, process: bool = True) -> FastAPI:
     tokens = workspace.settings.serve.export_tokens
     if tokens:
         app.mount("/exports", exports.app(workspace, exports.by_digest(tokens)))
-    app.state.sites = sites.Sites(workspace, worker.notify)
+    app.state.sites = sites.Sites(workspace, worker.notify, app.state.pages.failures)
     app.include_router(sites.router)
     app.state.dashboard = dashboard.Dashboard(workspace)
     app.include_router(dashboard.router)

@@ -7,6 +7,8 @@ import logging
 import secrets
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from fastapi import Request
@@ -22,6 +24,7 @@ from catchment.core.ledger.ledger import Ledger
 
 FAILURES = 10  # a minute, of one address with one user name
 FAILURES_OF_ADDRESS = 60  # a minute, of one address with any
+TURNS = 64  # logins that are looked at beside each other, of different users
 REMEMBERED = 1000  # logins that need not be hashed again
 
 log = logging.getLogger(__name__)
@@ -60,11 +63,18 @@ class Failures:
             (RateLimitItemPerMinute(FAILURES), True),
             (RateLimitItemPerMinute(FAILURES_OF_ADDRESS), False),
         )
+        self._turns = [threading.Lock() for _ in range(TURNS)]
 
-    def check(self, address: str, user: str) -> None:
-        """TooMany, if there were."""
-        if not all(self._limiter.test(item, *who) for item, who in self._of(address, user)):
-            raise TooMany("too many failed logins", hint="wait a minute, then try again")
+    @contextmanager
+    def turn(self, address: str, user: str) -> Iterator[None]:
+        """One login of a user at a time: many at once are looked at no more than many in a row.
+
+        TooMany, if too many failed.
+        """
+        with self._turns[hash((address, user)) % TURNS]:
+            if not all(self._limiter.test(item, *who) for item, who in self._of(address, user)):
+                raise TooMany("too many failed logins", hint="wait a minute, then try again")
+            yield
 
     def count(self, address: str, user: str) -> None:
         """One more."""
@@ -90,14 +100,14 @@ class Login:
         """The site whose credentials these are; Unauthorized or TooMany otherwise."""
         address = request.client.host if request.client else ""
         user = credentials.username[:200] if credentials else ""
-        self._failures.check(address, user)
-        site = self.check(user, credentials.password) if credentials else ""
-        if not site:
-            self._failures.count(address, user)
-            raise Unauthorized(
-                "expected the user and the secret of a site",
-                hint="ask the coordinating center for new credentials",
-            )
+        with self._failures.turn(address, user):
+            site = self.check(user, credentials.password) if credentials else ""
+            if not site:
+                self._failures.count(address, user)
+                raise Unauthorized(
+                    "expected the user and the secret of a site",
+                    hint="ask the coordinating center for new credentials",
+                )
         return Site(user, site)
 
     def check(self, user: str, secret: str) -> str:

@@ -20,7 +20,7 @@ from catchment.core.errors import CatchmentError, Conflict, Invalid, Unavailable
 from catchment.core.ledger.uploads import Uploads
 from catchment.core.workspace import Workspace
 from catchment.studies import arrivals, forms
-from catchment.web.login import Login, Site, basic
+from catchment.web.login import Failures, Login, Site, basic
 from catchment.web.multipart import Form
 
 FORM_PATH = "/uploads/form"
@@ -71,13 +71,16 @@ class Sites:
     Args:
         workspace: whose sites upload.
         arrived: called when an upload has arrived here, to have it processed.
+        failures: logins that failed, here and elsewhere.
     """
 
-    def __init__(self, workspace: Workspace, arrived: Callable[[], None]) -> None:
+    def __init__(
+        self, workspace: Workspace, arrived: Callable[[], None], failures: Failures
+    ) -> None:
         self.workspace = workspace
         self.arrived = arrived
         self.uploads = Uploads(workspace.ledger, workspace.settings.serve.idle)
-        self.login = Login(workspace.ledger)
+        self.login = Login(workspace.ledger, failures)
         self.turns: anyio.CapacityLimiter | None = None  # belongs to the event loop
 
     def offer(

@@ -42,15 +42,15 @@ def check_password(house: House, request: Request, user: str, secret: str) -> tu
     """
     address = request.client.host if request.client else ""
     user, secret = user[:200], secret if len(secret) <= passwords.MAX_LENGTH else ""
-    house.failures.check(address, user)
-    found = house.people.find(user)
-    if found is not None:
-        person, hashed = found
-        if passwords.match(secret, [hashed]):
-            return Visitor(user, person.role, person.site, ""), "user"
-    elif site := house.login.check(user, secret):
-        return Visitor(user, SITE, site, ""), SITE
-    house.failures.count(address, user)
+    with house.failures.turn(address, user):
+        found = house.people.find(user)
+        if found is not None:
+            person, hashed = found
+            if passwords.match(secret, [hashed]):
+                return Visitor(user, person.role, person.site, ""), "user"
+        elif site := house.login.check(user, secret):
+            return Visitor(user, SITE, site, ""), SITE
+        house.failures.count(address, user)
     house.people.note(user, "", "sign-in refused", address)
     raise Unauthorized(
         "expected a user and the password",

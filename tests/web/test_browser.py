@@ -144,6 +144,20 @@ def test_in_the_dark_and_on_a_narrow_screen_too(browser, url, pages):
         person.context.close()
 
 
+def test_what_is_drawn_can_be_read_on_a_narrow_screen(browser, url):
+    someone = Person(browser, url, width=375).sign_in("vera")
+    someone.go("/ui/")
+    someone.page.wait_for_selector("#throughput svg text")
+    told = "all => all.map(one => one.getBoundingClientRect().height)"
+    assert min(someone.page.eval_on_selector_all("#throughput svg text", told)) >= 10
+    someone.page.set_viewport_size({"width": 1200, "height": 800})
+    someone.page.wait_for_function(
+        "document.querySelector('#throughput svg').viewBox.baseVal.width > 375"
+    )
+    assert someone.complaints == []
+    someone.context.close()
+
+
 def test_the_theme_is_chosen_and_kept(otto):
     otto.go("/ui/runs")
     otto.page.click("[data-theme-switch]")

@@ -15,6 +15,7 @@
     made.append(...below);
     return made;
   };
+  const number = (value) => value.toLocaleString("en").replaceAll(",", "\u202f");
   const label = node("label", { for: "unit" }, "What is counted");
   const choice = node("select", { id: "unit" }, ...kinds.map((kind) => node("option", {}, kind)));
   const most = (kind) => series.filter((one) => `${one.capability}: ${one.unit}` === kind).reduce((sum, one) => sum + one.received, 0);
@@ -33,10 +34,10 @@
       const one = found.get(day);
       if (!one) return;
       const high = (value) => (120 * value) / top;
-      const bar = (value, name) => node("rect", { class: name, x: n * step + 1, width: Math.max(step - 2, 2), y: 128 - high(value), height: Math.max(high(value), 1) }, node("title", {}, `${day}: received ${one.received.toLocaleString()}, kept ${one.kept.toLocaleString()}`));
+      const bar = (value, name) => node("rect", { class: name, x: n * step + 1, width: Math.max(step - 2, 2), y: 128 - high(value), height: Math.max(high(value), 1) }, node("title", {}, `${day}: received ${number(one.received)}, kept ${number(one.kept)}`));
       picture.append(bar(one.received, "f-dropped"), bar(one.kept, "f-kept"));
     });
-    picture.append(node("line", { class: "axis", x1: 0, x2: wide, y1: 128.5, y2: 128.5 }), node("text", { x: 0, y: 144 }, names[0]), node("text", { x: wide, y: 144, "text-anchor": "end" }, names.at(-1)), node("text", { x: 0, y: 10 }, top.toLocaleString()));
+    picture.append(node("line", { class: "axis", x1: 0, x2: wide, y1: 128.5, y2: 128.5 }), node("text", { x: 0, y: 144 }, names[0]), node("text", { x: wide, y: 144, "text-anchor": "end" }, names.at(-1)), node("text", { x: 0, y: 10 }, number(top)));
     chart.replaceChildren(picture);
   };
   choice.addEventListener("change", draw);

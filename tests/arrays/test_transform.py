@@ -37,9 +37,10 @@ from catchment.arrays.transform.window import WindowTransform
 from catchment.arrays.transform.worker import load
 from catchment.arrays.verify import verify
 from catchment.core.account import Line
-from catchment.core.errors import CatchmentError, Invalid, Unavailable
+from catchment.core.errors import CatchmentError, Invalid, NotFound, Unavailable
 from catchment.core.passwords import kept_key
 from catchment.core.store import open_store
+from catchment.core.store_local import LocalStore
 from catchment.testing.faults import Faults, inject
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -328,6 +329,96 @@ def test_a_recording_that_is_broken_again_is_looked_at_once(folder, work):
         work(choice=Choice(reset=True))
     assert work().sessions == []
     assert work().account.total("sessions").quarantined.total() == 1
+
+
+class Odd(BaseTransform):
+    """Each of its recordings meets another fault of its author."""
+
+    NAME = "odd"
+
+    def process_session(self, session):
+        metadata = {}
+        match Path(session.key).stem:
+            case "a":
+                return None
+            case "b":
+                return TransformResult("done")
+            case "c":
+                metadata = {"x": float("nan")}
+            case "d":
+                metadata = {"x": np.int64(3)}
+            case "e":
+                return TransformResult(files_to_copy=[Copied("nothing", "x")])
+            case "f":
+                return TransformResult(files_to_upload=[Uploaded("/nothing/x", "x")])
+            case "g":
+                raise ValueError("a patient's value")
+            case "h":
+                raise MemoryError
+        return TransformResult(metadata=metadata)
+
+
+def test_faults_of_a_transform_s_author_are_told_and_end_no_run(folder, work):
+    for name in "abcdefgi":
+        recordings.edf(folder / f"{name}.edf")
+    report = work(transform=f"{Path(__file__)}:Odd")
+    sessions = report.account.total("sessions")
+    assert (sessions.kept, sessions.quarantined) == (1, {"bad-result": 6, "transform-failed": 1})
+    (failed,) = [f for f in report.findings if f.code == "transform-failed"]
+    lines = Path(__file__).read_text().splitlines()
+    line = 1 + next(n for n, text in enumerate(lines) if 'ValueError("a patient' in text)
+    assert failed.message == (
+        f"the transform failed with ValueError at line {line} of {Path(__file__).name}"
+    )
+    recordings.edf(folder / "h.edf")
+    with pytest.raises(MemoryError):  # of this machine: a child's is told by its pool
+        work(transform=f"{Path(__file__)}:Odd")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (NotFound("no object"), "file-vanished"),
+        (Invalid("no permission", kind="permission-denied"), "file-forbidden"),
+    ],
+)
+def test_a_recording_that_cannot_be_had_is_looked_at_again(folder, work, monkeypatch, error, code):
+    for name in "ab":
+        recordings.edf(folder / f"{name}.edf")
+    opened = LocalStore.open_file
+
+    def away(self, key):
+        if key == "b.edf":
+            raise error
+        return opened(self, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "open_file", away)
+        report = work()
+    sessions = report.account.total("sessions")
+    assert (sessions.received, sessions.kept, sessions.dropped) == (2, 1, {code: 1})
+    assert [(f.code, f.severity) for f in report.findings] == [(code, "warning")]
+    again = work()
+    assert again.account.total("sessions").kept == 2
+    assert again.findings == []
+
+
+def test_a_destination_that_may_not_be_written_is_no_fault_of_the_sessions(
+    folder, work, monkeypatch
+):
+    recordings.edf(folder / "a.edf")
+    put = LocalStore.put
+
+    def forbidden(self, key, *args, **more):
+        if "/c/" in key:
+            raise Invalid("no permission", kind="permission-denied")
+        return put(self, key, *args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "put", forbidden)
+        with pytest.raises(Invalid, match="no permission"):
+            work()
+    assert work().account.total("sessions").kept == 1
 
 
 def test_a_transform_by_hand(folder, tmp_path):

@@ -127,6 +127,30 @@ def test_every_run_is_told_as_openlineage_says(published):
     assert output["facets"]["version"]["datasetVersion"] == "1"
     assert {field["name"] for field in output["facets"]["schema"]["fields"]}
     assert sum(i["inputFacets"]["inputStatistics"]["rowCount"] for i in end["inputs"]) > 0
+    end = next(e for e in found if e["job"]["name"].startswith("imaging/") and e["inputs"])
+    for one in end["inputs"]:  # of files, which are no rows
+        statistics = one["inputFacets"]["inputStatistics"]
+        assert "rowCount" not in statistics
+        assert statistics["fileCount"] > 0
+
+
+def test_a_fault_of_the_teller_is_a_warning_and_the_next_run_is_told_of(tmp_path, caplog):
+    from catchment.core import lineage
+    from catchment.core.sections import LineageSettings
+
+    class Sick:
+        def run(self, run):
+            raise ValueError("an odd answer" if run == "1" else "another")
+
+    teller = lineage.Teller(
+        LineageSettings(file=str(tmp_path / "x")), lineage.Place("w", "s"), Sick()
+    )
+    for run in "12":
+        teller.note(run, ended=True)
+    teller.close()
+    assert [r.getMessage() for r in caplog.records] == [
+        f"run {run} is not told of: ValueError" for run in "12"
+    ]
 
 
 def test_events_can_be_told_again_and_are_the_same(published, catchment):
@@ -303,6 +327,10 @@ def test_a_snapshot_becomes_a_crate(published, catchment, tmp_path, aggregate):
         name = f"records/{first['path'].removesuffix('.parquet')}"
         rows = sum(1 for _ in dataset.records(name))
         assert rows == pq.read_metadata(folder / first["path"]).num_rows
+    if aggregate.startswith("imaging/"):  # what was received, and not published, stays where it is
+        assert {f["path"].split("/tables/")[1].split("/")[0] for f in done.json["files"]} == {
+            "devices", "patients", "studies", "series", "images", "processed_images", "compressed_images",
+        }  # fmt: skip
     if aggregate == f"studies/{STUDY}":  # small cells stay where they are
         assert all("released" in f["path"] for f in done.json["files"])
 
@@ -408,7 +436,11 @@ def test_an_audit_log_that_was_changed_at_any_line_is_found_and_named(catchment,
             people.note("otto", "operator", "export cancelled", f"exports/{n}", {"n": n})
         told = call("--json").json
         assert told["lines"] == 5
-        assert call("--head", told["head"]).code == 0
+        for head in (told["head"], f" {told['head'].upper()}\n", "-"):
+            assert call("--head", head).code == 0
+        for head in ("", told["head"][:12]):  # a variable that is not set proves nothing
+            refused = call("--head", head)
+            assert (refused.code, "64 hexadecimal digits" in refused.err) == (2, True)
         rows = database.read(lambda c: c.execute(sa.select(audit).order_by(audit.c.id)).all())
         where = audit.c.id == rows[line - 1].id
         for column, value in CHANGES.items():

@@ -40,14 +40,14 @@ def verify(
     output: Output = ctx.obj
     with open_workspace(output) as workspace:
         if audit or head is not None:
-            from catchment.core.ledger.people import People
+            from catchment.core.ledger.people import EMPTY, People
 
             chain = People(workspace.ledger_to_read()).check_audit(head)
             output.result(
                 chain._asdict(),
                 lambda told: [
                     f"all {told['lines']:,} lines are well",
-                    f"head: {told['head'] or '-'}",
+                    f"head: {told['head'] or EMPTY}",
                 ],
             )
             return

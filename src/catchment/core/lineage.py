@@ -13,6 +13,7 @@ import os
 import queue
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 SPEC = "https://openlineage.io/spec"
 EVENT = f"{SPEC}/2-0-2/OpenLineage.json#/$defs/RunEvent"
 ENDS = {"published": "COMPLETE", "unchanged": "COMPLETE", "failed": "FAIL", "cancelled": "ABORT"}
-RECORDS = frozenset({"rows", "lines", "instances", "sessions"})  # units that are records
+# What counts of each unit are to the specification; a unit without one is told by no number.
+COUNTS = {"rows": "rowCount", "lines": "rowCount", "sessions": "rowCount", "files": "fileCount"}
 WAITING = 1000  # runs that wait to be told of; more are left out
 PATIENCE = 5  # seconds that a program waits at its end, and for one answer
 _IDS = uuid.uuid5(uuid.NAMESPACE_URL, "urn:catchment:run")
@@ -93,6 +95,8 @@ class Teller:
                 send(self._settings, told[1:] if ended else told[:1])
             except CatchmentError as error:
                 log.warning("run %s is not told of: %s", run, error.message)
+            except Exception as error:  # noqa: BLE001 - the next run shall be told of
+                log.warning("run %s is not told of: %s", run, type(error).__name__)
 
 
 def send(settings: LineageSettings, told: Sequence[Mapping[str, Any]]) -> None:
@@ -102,7 +106,9 @@ def send(settings: LineageSettings, told: Sequence[Mapping[str, Any]]) -> None:
         try:
             file = os.open(settings.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             try:
-                os.write(file, data)  # in one piece: several processes share the file
+                # In one piece: several processes share the file.
+                if os.write(file, data) < len(data):
+                    raise _refused(f"{settings.file} took a part of them")
             finally:
                 os.close(file)
         except OSError as error:
@@ -173,12 +179,13 @@ def _event(kind: str, at: datetime, place: Place, run: Run) -> dict[str, Any]:
 
 def _inputs(place: Place, run: Run, account: Account) -> Iterator[dict[str, Any]]:
     """One for each site: what it gave is counted, never named."""
-    received: dict[str, int] = {}
+    received: dict[str, Counter[str]] = {}
     for line, balance in account:
-        records = balance.received if line.unit in RECORDS else 0
-        received[line.site] = received.get(line.site, 0) + records
-    for site, count in sorted(received.items()):
-        statistics = _facet("1-0-0/InputStatisticsInputDatasetFacet", rowCount=count)
+        counts = received.setdefault(line.site, Counter())
+        if line.unit in COUNTS:
+            counts[COUNTS[line.unit]] += balance.received
+    for site, counts in sorted(received.items()):
+        statistics = _facet("1-0-0/InputStatisticsInputDatasetFacet", **counts)
         yield {
             "namespace": place.workspace,
             "name": f"{run.aggregate}/sites/{site}",

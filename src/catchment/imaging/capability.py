@@ -24,6 +24,7 @@ from catchment.core.warehouse.duck import DuckDBWarehouse
 from catchment.core.workspace import Workspace
 from catchment.imaging import layout
 from catchment.imaging import run as runs
+from catchment.imaging.export import INTERNAL
 from catchment.imaging.job import House
 from catchment.imaging.lambda_executor import open_lambda
 from catchment.imaging.model import Job, Options, Provider
@@ -126,8 +127,9 @@ def sites(workspace: Workspace, name: str) -> dict[str, str]:
 
 
 def shared(snapshot: Snapshot) -> list[dict[str, Any]]:
-    """The parts of the entity tables."""
-    return [item for item in snapshot.provenance["objects"] if item["role"] == "table"]
+    """The parts of the tables that are exported; never those of the files as received."""
+    objects = snapshot.provenance["objects"]
+    return [i for i in objects if i["role"] == "table" and i["table"] not in INTERNAL]
 
 
 def verify(workspace: Workspace, name: str) -> list[str]:

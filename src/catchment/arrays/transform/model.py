@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import numpy as np
     import xarray as xr
 
+Status = Literal["success", "failed", "skipped"]
+
 
 @dataclass(frozen=True, slots=True)
 class Session:
@@ -114,7 +116,7 @@ class TransformResult:
             appended to is told.
     """
 
-    status: Literal["success", "failed", "skipped"] = "success"
+    status: Status = "success"
     metadata: dict[str, Any] = field(default_factory=dict)
     files_to_copy: Sequence[Copied] = ()
     files_to_upload: Sequence[Uploaded] = ()

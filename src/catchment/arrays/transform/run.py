@@ -20,9 +20,18 @@ from catchment.arrays.transform.discovery import discover
 from catchment.arrays.transform.job import House, Job, Report
 from catchment.arrays.transform.model import Session, TransformResult
 from catchment.arrays.transform.sinks import Sent, below
-from catchment.arrays.transform.worker import Done, Task, load, process, told, warm
+from catchment.arrays.transform.worker import (
+    FORBIDDEN,
+    LOST,
+    Done,
+    Task,
+    load,
+    process,
+    told,
+    warm,
+)
 from catchment.core.account import Account, Line
-from catchment.core.errors import Invalid, NotFound
+from catchment.core.errors import CatchmentError, Invalid, NotFound
 from catchment.core.executor import bounded_unordered, failed_item
 from catchment.core.finding import Finding, Severity
 from catchment.core.ledger import (
@@ -220,7 +229,11 @@ class _Work:
     def _take(self, done: Done) -> None:
         self.findings += done.findings
         error = done.error
-        if error is not None and not isinstance(error, Invalid) and error.kind != "session-differs":
+        if error is not None and error.kind in LOST:
+            self._lose(done.session, error)
+            return
+        own = isinstance(error, Invalid) and error.kind != FORBIDDEN
+        if error is not None and not own and error.kind != "session-differs":
             raise error  # ours, not the session's: a store that is away, a full disk
         if error is not None and not any(f.severity is Severity.ERROR for f in done.findings):
             session = done.session
@@ -236,6 +249,13 @@ class _Work:
         self.told.append(told(done))
         if time.monotonic() - self.flushed > PAUSE:
             self._flush()
+
+    def _lose(self, session: Session, error: CatchmentError) -> None:
+        """A recording that cannot be had now has no record, so that the next run looks again."""
+        line = self._line(session, "sessions")
+        self.account[line].dropped[error.kind] += 1
+        who, what = (session.site, Severity.WARNING, error.kind), (error.message, error.hint)
+        self.findings.append(Finding(*who, session.id, *what))
 
     def _flush(self, *, last: bool = False) -> None:
         """Commit what is next in each store; at the end all, and give up what was not filled."""

@@ -5,19 +5,21 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import json
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from catchment.arrays.journal import Holder
 from catchment.arrays.model import Decision, OnConflict
 from catchment.arrays.transform.base import BaseTransform
-from catchment.arrays.transform.model import Session, TransformResult
+from catchment.arrays.transform.model import Session, Status, TransformResult
 from catchment.arrays.transform.sinks import Partitioning, Refused, Sent, StagingSink
-from catchment.core.errors import CatchmentError, Invalid
+from catchment.core.errors import CatchmentError, Invalid, NotFound
 from catchment.core.finding import Finding, Severity
 from catchment.core.names import shown
 from catchment.core.safe_child import with_pandas
@@ -25,6 +27,8 @@ from catchment.core.store import Store
 
 GROUP = "catchment.transforms"
 CHUNK = 4 << 20  # bytes of a file
+LOST = ("file-vanished", "file-forbidden")  # a recording was listed and could not be had
+FORBIDDEN = "permission-denied"
 BUILTIN = {"window": "catchment.arrays.transform.window:WindowTransform"}
 
 
@@ -99,15 +103,69 @@ def process(task: Task) -> Done:
     session = task.session
     made = transform(task.source, task.destination, task.options, sink=sink, isolated=True)
     try:
-        result = made.run_session(session)
+        result = _checked(made.run_session(session))
         if result.status == "success" and not task.dry_run:
             _place_files(task, result)
     except Refused as refused:
         return Done(session, TransformResult("failed"), (), refused.findings, _plain(refused))
     except CatchmentError as error:
-        return Done(session, TransformResult("failed"), (), tuple(sink.findings), error)
+        lost = _lost(task) or error
+        return Done(session, TransformResult("failed"), (), tuple(sink.findings), lost)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 - what a transform of a user's own may raise
+        failed = _failed(transform, error)
+        return Done(session, TransformResult("failed"), (), tuple(sink.findings), failed)
     findings = [*sink.findings, *result.findings, *_strangers(session, result, sink.asked)]
     return Done(session, result, tuple(sink.sent), tuple(findings))
+
+
+def _checked(result: object) -> TransformResult:
+    """The result, if it is one that can be kept."""
+    if not isinstance(result, TransformResult):
+        raise _bad_result(f"expected a TransformResult, got {type(result).__name__}")
+    if result.status not in get_args(Status):
+        raise _bad_result(f"expected a status of {', '.join(get_args(Status))}")
+    try:
+        json.dumps(result.metadata, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise _bad_result(f"expected metadata of plain JSON ({type(error).__name__})") from None
+    return result
+
+
+def _bad_result(what: str) -> Invalid:
+    return Invalid(
+        f"the transform gave no result that can be kept: {what}",
+        kind="bad-result",
+        hint="mend the transform: its recordings are done again then",
+    )
+
+
+def _failed(transform: type[BaseTransform], error: Exception) -> Invalid:
+    """Where a transform failed: the last line of its own file; the error's text may hold values."""
+    own = inspect.getsourcefile(transform)
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == own]
+    place = f" at line {lines[-1]} of {Path(own).name}" if own and lines else ""
+    return Invalid(
+        f"the transform failed with {type(error).__name__}{place}",
+        kind="transform-failed",
+        hint="mend it, or let it raise catchment.core.errors.Invalid for what it cannot use",
+    )
+
+
+def _lost(task: Task) -> CatchmentError | None:
+    """That the recording cannot be had now, if so; the next run looks again."""
+    again = "nothing is lost: the next run looks again"
+    try:
+        task.source.head(task.session.key)
+    except NotFound:
+        return NotFound("it was listed, and gone when it was read", kind=LOST[0], hint=again)
+    except Invalid as error:
+        if error.kind == FORBIDDEN:
+            return Invalid("it was listed, and may not be read", kind=LOST[1], hint=again)
+    except CatchmentError:
+        pass  # the first error is the one to tell
+    return None
 
 
 def _strangers(session: Session, result: TransformResult, asked: set[str]) -> Iterator[Finding]:
@@ -162,11 +220,18 @@ def _place_files(task: Task, result: TransformResult) -> None:
     """Files beside the stores, below a folder of the session."""
     folder = f"{task.session.id}/"
     for key, name in result.files_to_copy:
-        task.destination.put(folder + name, task.source.stream(key), mode="overwrite")
+        try:
+            found = task.source.stream(key)
+        except NotFound:
+            raise _bad_result(f"the source has no {shown(key)}") from None
+        task.destination.put(folder + name, found, mode="overwrite")
     for path, name in result.files_to_upload:
-        with Path(path).open("rb") as file:
-            chunks = iter(lambda: file.read(CHUNK), b"")
-            task.destination.put(folder + name, chunks, mode="overwrite")
+        try:
+            with Path(path).open("rb") as file:
+                chunks = iter(partial(file.read, CHUNK), b"")
+                task.destination.put(folder + name, chunks, mode="overwrite")
+        except OSError as error:
+            raise _bad_result(f"{shown(str(path))}: {error.strerror}") from None
 
 
 def _from_file(path: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -25,6 +26,8 @@ ROLES = (*STAFF, SITE)
 LINK = "link"  # a session that is still to be begun, once
 FIRST = "first sign-in"  # who comes by a link that names nobody
 LINK_LASTS = timedelta(hours=1)
+EMPTY = "-"  # the head of an audit log without a line
+_HEAD = re.compile("[0-9a-f]{64}")
 STATE = "state"  # what a sign-in elsewhere is to come back with
 
 _AUDIT_LOCK = 0x4175646974  # "Audit": writers of the chain take turns on PostgreSQL
@@ -279,17 +282,26 @@ class People:
         """How long the audit log is, and its head: what proves later that no line went missing.
 
         Corrupt (kind ``audit-broken``) if a line was changed, removed or put between, and if a head
-        that was told before is not in it, as when the last lines were cut off.
+        that was told before is not in it, as when the last lines were cut off. Invalid (kind
+        ``bad-head``) for what can be no head; that of an empty log is ``-``.
         """
+        wanted = None if head is None else head.strip().lower()
+        if wanted is not None and wanted != EMPTY and not _HEAD.fullmatch(wanted):
+            raise Invalid(
+                f"expected the head of an audit log, 64 hexadecimal digits or {EMPTY}, "
+                f"got {shown(wanted)}",
+                kind="bad-head",
+                hint="catchment verify --audit tells it",
+            )
 
         def work(c: sa.Connection) -> Chain:
-            before, count, seen = "", 0, not head
+            before, count, seen = "", 0, wanted in {None, EMPTY}
             for row in c.execute(sa.select(audit).order_by(audit.c.id)):
                 told = {name: getattr(row, name) for name in Deed._fields if name != "id"}
                 before, count = _chained(before, told), count + 1
                 if before != row.digest:
                     raise _broken(f"line {row.id} of the audit log does not follow from the others")
-                seen = seen or before == head
+                seen = seen or before == wanted
             if not seen:
                 raise _broken(f"the audit log ends at line {count}, before the head that was given")
             return Chain(count, before)

@@ -16,6 +16,7 @@ from catchment.arrays.foreign import kind_of
 from catchment.arrays.journal import Holder
 from catchment.arrays.model import OnConflict
 from catchment.arrays.stack import Stack, Staged
+from catchment.arrays.transform import reports
 from catchment.arrays.transform.discovery import discover
 from catchment.arrays.transform.job import House, Job, Report
 from catchment.arrays.transform.model import Session, TransformResult
@@ -128,7 +129,8 @@ class _Work:
             line = self._line(session, "sessions")
             self.account[line].received += 1
             if self._seen.setdefault(session.id, session.key) != session.key:
-                self._repeated(session, line)
+                self.account[line].quarantined["session-repeated"] += 1
+                self.findings.append(reports.repeated(session))
                 continue
             if not choice.takes(session, position) or (
                 choice.most is not None and taken >= choice.most
@@ -143,43 +145,10 @@ class _Work:
                 continue
             taken += 1
             yield session
-        self.findings += [
-            Finding(
-                site,
-                Severity.WARNING,
-                "options-differ",
-                "options",
-                f"{count} sessions were done under other options, and stand as they are",
-                f"catchment arrays transform {self.job.name} --reset does all of them again",
-            )
-            for site, count in sorted(others.items())
-            if count
-        ]
+        self.findings += reports.other_options(self.job.name, others)
         if ignored:
-            self.findings.append(
-                Finding(
-                    self.job.naming.site,
-                    Severity.NOTE,
-                    "files-ignored",
-                    "source",
-                    f"{ignored} files are no recordings of a known format",
-                    f"recordings end in {', '.join(self.transform.SUFFIXES)}",
-                )
-            )
-
-    def _repeated(self, session: Session, line: Line) -> None:
-        """Names of files may be alike once their folders are spelt with a dash."""
-        self.account[line].quarantined["session-repeated"] += 1
-        self.findings.append(
-            Finding(
-                session.site,
-                Severity.ERROR,
-                "session-repeated",
-                session.id,
-                "another recording has this id, and comes first",
-                "rename the file, or let sessions have pseudonyms",
-            )
-        )
+            suffixes = self.transform.SUFFIXES
+            self.findings.append(reports.ignored(self.job.naming.site, ignored, suffixes))
 
     def _process(self, todo: Sequence[Session]) -> Iterator[Done]:
         """Workers' answers. Where there is no store yet the first goes alone, and makes it.
@@ -236,11 +205,7 @@ class _Work:
         if error is not None and not own and error.kind != "session-differs":
             raise error  # ours, not the session's: a store that is away, a full disk
         if error is not None and not any(f.severity is Severity.ERROR for f in done.findings):
-            session = done.session
-            self.findings.append(
-                Finding(session.site, Severity.ERROR, error.kind, session.id, error.message,
-                        error.hint)
-            )  # fmt: skip
+            self.findings.append(reports.of_error(done.session, Severity.ERROR, error))
         for sent in done.sent:
             if sent.staged is not None:
                 slots = self.staged.setdefault(sent.key, {})
@@ -254,8 +219,7 @@ class _Work:
         """A recording that cannot be had now has no record, so that the next run looks again."""
         line = self._line(session, "sessions")
         self.account[line].dropped[error.kind] += 1
-        who, what = (session.site, Severity.WARNING, error.kind), (error.message, error.hint)
-        self.findings.append(Finding(*who, session.id, *what))
+        self.findings.append(reports.of_error(session, Severity.WARNING, error))
 
     def _flush(self, *, last: bool = False) -> None:
         """Commit what is next in each store; at the end all, and give up what was not filled."""

@@ -1,0 +1,52 @@
+"""What a run tells sites of their recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from catchment.arrays.transform.model import Session
+from catchment.core.errors import CatchmentError
+from catchment.core.finding import Finding, Severity
+
+
+def ignored(site: str, count: int, suffixes: Sequence[str]) -> Finding:
+    """Files that no transform was asked about."""
+    return Finding(
+        site,
+        Severity.NOTE,
+        "files-ignored",
+        "source",
+        f"{count} files are no recordings of a known format",
+        f"recordings end in {', '.join(suffixes)}",
+    )
+
+
+def repeated(session: Session) -> Finding:
+    """Names of files may be alike once their folders are spelt with a dash."""
+    return Finding(
+        session.site,
+        Severity.ERROR,
+        "session-repeated",
+        session.id,
+        "another recording has this id, and comes first",
+        "rename the file, or let sessions have pseudonyms",
+    )
+
+
+def other_options(name: str, counts: Mapping[str, int]) -> Iterator[Finding]:
+    """Sessions, by site, that were done before the options were what they are."""
+    for site, count in sorted(counts.items()):
+        if count:
+            yield Finding(
+                site,
+                Severity.WARNING,
+                "options-differ",
+                "options",
+                f"{count} sessions were done under other options, and stand as they are",
+                f"catchment arrays transform {name} --reset does all of them again",
+            )
+
+
+def of_error(session: Session, severity: Severity, error: CatchmentError) -> Finding:
+    """Why a recording was not taken."""
+    return Finding(session.site, severity, error.kind, session.id, error.message, error.hint)

@@ -14,7 +14,7 @@ from catchment.core.account import Account, Line
 from catchment.core.doctor import examine, mend
 from catchment.core.errors import Invalid, NotFound, Unavailable
 from catchment.core.finding import Finding, Severity
-from catchment.core.ledger import Move, Publication
+from catchment.core.ledger import Ledger, Move, Publication
 from catchment.core.ledger.uploads import FileState, Uploads, Wanted
 from catchment.core.provenance import read_all, seal
 from catchment.core.status import status
@@ -146,6 +146,29 @@ def test_questions_make_no_ledger(folder):
         assert not (folder / ".catchment").exists()
         workspace.ledger.start_run("tables/nacc", {})
         assert workspace.ledger_to_read() is workspace.ledger
+
+
+def test_a_folder_that_cannot_be_written_is_asked_all_the_same(folder, monkeypatch, caplog):
+    """SQLite makes files beside its own even to read; the store says what is published."""
+    with Workspace.open(folder) as workspace:
+        seal(workspace.store, workspace.ledger, publish(workspace, "tables/nacc"))
+        workspace.ledger.start_run("tables/other", {})
+    opened = Ledger.open
+
+    def refusing(url, **options):
+        if url.startswith(f"sqlite:///{folder}"):
+            raise Invalid("it cannot be opened", kind="ledger-refused")
+        return opened(url, **options)
+
+    monkeypatch.setattr(Ledger, "open", refusing)
+    with Workspace.open(folder) as workspace, pytest.raises(Invalid):
+        workspace.ledger_to_read()  # it may be written: something else is wrong
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with Workspace.open(folder) as workspace:
+        assert workspace.ledger_to_read().aggregates() == ["tables/nacc"]
+        assert "it cannot be opened" in caplog.text
+        with pytest.raises(Invalid):
+            _ = workspace.ledger  # to write, it is needed
 
 
 def test_the_executor_is_that_of_the_settings():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Mapping
 from concurrent.futures import Executor
@@ -25,6 +26,8 @@ from catchment.core.store import RESERVED, Store, open_store
 from catchment.core.store_draft import os_errors
 
 SQLITE = "sqlite:///"
+
+logger = logging.getLogger(__name__)
 
 
 class Workspace:
@@ -116,9 +119,20 @@ class Workspace:
         return file is None or file.exists()
 
     def ledger_to_read(self) -> Ledger:
-        """The ledger, for questions; without one, what the store says of itself, for this once."""
-        if "ledger" in vars(self) or self.has_ledger:
+        """The ledger, for questions; without one, what the store says of itself, for this once.
+
+        So it is where the ledger's folder cannot be written: even to read, SQLite needs that.
+        """
+        if "ledger" in vars(self):
             return self.ledger
+        if self.has_ledger:
+            try:
+                return self.ledger
+            except Invalid as error:
+                file = _sqlite_file(self._ledger_url)
+                if error.kind != "ledger-refused" or file is None or _writable(file):
+                    raise
+                logger.warning("%s: the store tells what is published", error.message)
         folder = self._opened.enter_context(scratch_folder())
         ledger = self._opened.enter_context(Ledger.open(f"{SQLITE}{folder}/ledger.db"))
         ledger.restore(read_all(self.store))
@@ -163,6 +177,10 @@ class Workspace:
         else:
             folder = self.file.absolute().parent / RESERVED
         return f"{SQLITE}{folder / 'ledger.db'}"
+
+
+def _writable(file: Path) -> bool:
+    return os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
 
 
 def _sqlite_file(url: str) -> Path | None:

@@ -98,7 +98,7 @@ def test_rewind_takes_back_what_a_member_wrote(tmp_path_factory, members, data):
                 stream.rewind(count, size)
                 assert (stream.count, stream.size) == (count, size)
             else:
-                kept += [r for r in records if r.rstrip("\r\n")]
+                kept += [r for r in records if r and not r.encode().isspace()]
         total = stream.size
     expected = "".join(r if r.endswith("\n") else r + "\n" for r in kept).encode()
     assert total == len(expected)
@@ -136,3 +136,21 @@ def test_a_job_that_was_not_set_up(tmp_path):
     with pytest.raises(NotFound):
         stream.close()
     assert not list(job.streaming_path.iterdir())
+
+
+def test_a_second_stream_of_a_name_does_not_take_the_place_of_the_first(job):
+    with RecordStream(job, unique="1") as stream:
+        stream.write("1")
+    with pytest.raises(Conflict) as error, RecordStream(job, unique="1") as stream:
+        stream.write("2")
+    assert error.value.kind == "part-taken"
+    assert [path.read_bytes() for path in job.finished_path.iterdir()] == [b"1\n"]
+    assert list(job.streaming_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t", "\r\n", " \n ", b"\x0b\n"])
+def test_a_blank_record_is_none(job, blank):
+    with RecordStream(job) as stream:
+        stream.write(blank)
+        assert (stream.count, stream.size) == (0, 0)
+    assert list(job.finished_path.iterdir()) == []

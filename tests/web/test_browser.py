@@ -213,6 +213,19 @@ def test_a_chart_is_built_and_its_link_makes_it_again(otto, browser, url):
     other.context.close()
 
 
+def test_a_form_that_was_sent_can_be_used_again(otto):
+    """As after a way back, when a browser shows the page as it was left."""
+    otto.go(CHART)
+    otto.page.evaluate("document.addEventListener('submit', (one) => one.preventDefault())")
+    otto.page.click("#builder >> text=Show")
+    assert otto.page.locator("#builder [name]:disabled").count() == 0
+    otto.go(CHART)
+    otto.page.click("#builder >> text=Show")
+    otto.page.wait_for_url(lambda found: "column=" in found)
+    assert "where" not in otto.page.url, "what is empty makes no link longer"
+    assert "stratifier" not in otto.page.url
+
+
 def test_groups_are_nested_by_the_keyboard_alone(otto):
     """Built, shown, built again from the address, and taken apart; the focus is never lost."""
     page, keys = otto.page, otto.page.keyboard

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,8 +93,18 @@ class JobDirectories:
             return not self.streaming_path.exists()
 
     def promote(self, name: str) -> None:
-        """Move a whole file from ``streaming`` to ``finished``, durably; or leave it there."""
+        """Move a whole file from ``streaming`` to ``finished``, durably; or leave it there.
+
+        Conflict (kind ``part-taken``) where another one of its name waits to be combined.
+        """
         with told(f"{name} cannot be moved to {self.finished}"):
+            # Nobody else comes between: the name is this file's in `streaming`, too.
+            if os.path.lexists(self.finished_path / name):
+                raise Conflict(
+                    f"{name} waits to be combined: another one would take its place",
+                    kind="part-taken",
+                    hint="give each stream a name of its own",
+                )
             moved = (self.streaming_path / name).rename(self.finished_path / name)
             try:
                 sync(self.finished_path)

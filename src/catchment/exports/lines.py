@@ -37,7 +37,7 @@ class LineFile:
                 data.decode()
         except UnicodeError:
             raise Invalid("expected a record in UTF-8", kind="record-not-utf8") from None
-        if not data.rstrip(b"\r\n"):
+        if not data or data.isspace():
             return
         with told(f"{self.name} cannot be written"):
             self._file.write(data)

@@ -102,7 +102,7 @@ import { expressionInterpreter } from "./vendor/vega-interpreter.js";
   };
   known();
   where.addEventListener("change", known);
-  form.addEventListener("submit", () => { for (const one of form.querySelectorAll("[name]")) one.disabled = !one.value; });
+  form.addEventListener("formdata", ({ formData }) => { for (const [name, value] of [...formData]) if (!value) formData.delete(name); });
 
   // The chart.
   const plot = document.getElementById("plot");

@@ -331,6 +331,18 @@ def test_a_recording_that_is_broken_again_is_looked_at_once(folder, work):
     assert work().account.total("sessions").quarantined.total() == 1
 
 
+def test_a_folder_of_recordings_that_is_not_there_is_no_empty_one(folder, work):
+    recordings.edf(folder / "a.edf")
+    work()
+    folder.rename(folder.parent / "unmounted")
+    for dry_run in (True, False):
+        with pytest.raises(NotFound) as caught:
+            work(dry_run=dry_run)
+        assert caught.value.kind == "no-folder"
+    (folder.parent / "unmounted").rename(folder)
+    assert work().state == "unchanged"
+
+
 class Odd(BaseTransform):
     """Each of its recordings meets another fault of its author."""
 

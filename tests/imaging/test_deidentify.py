@@ -311,6 +311,14 @@ def test_of_files_in_conflict_none_is_written(tmp_path, order):
     assert sum("file" in line for line in lines) == 1
 
 
+def test_a_folder_that_is_not_there_leaves_no_evidence(tmp_path):
+    source, target = open_store((tmp_path / "in").as_uri()), open_store((tmp_path / "out").as_uri())
+    with ThreadPoolExecutor(1) as threads, pytest.raises(NotFound) as caught:
+        deidentify_all(source, target, BASIC, threads)
+    assert caught.value.kind == "no-folder"
+    assert list(target.list()) == []
+
+
 def test_a_folder(tmp_path):
     for name, data in {
         "DOE^JANE/1.dcm": make_file("1.2.3.1.1.1"), "2": make_file("1.2.3.1.1.2"), "again": make_file("1.2.3.1.1.1"),

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
 from catchment.core.errors import NotFound
-from catchment.core.store import RESERVED, Stat
+from catchment.core.store import RESERVED, Stat, Store
 from catchment.core.store_draft import not_followed, os_errors
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -64,3 +65,19 @@ def stat(key: str, status: os.stat_result) -> Stat:
     """What a file's status tells of an object."""
     etag = f"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"
     return Stat(key, status.st_size, etag, datetime.fromtimestamp(status.st_mtime, UTC))
+
+
+def there(store: Store) -> Store:
+    """The store itself. NotFound (kind ``no-folder``) if it is of a folder that is not there.
+
+    For stores that others fill: a folder that is gone is a disk that is not mounted, or a slip of
+    the pen, and not "nothing new".
+    """
+    root = getattr(store, "root", None)
+    if root is not None and not Path(root).is_dir():
+        raise NotFound(
+            f"there is no folder {store.url}",
+            kind="no-folder",
+            hint="mount or make it, or mend its URL",
+        )
+    return store

@@ -14,6 +14,7 @@ from typing import Any
 from catchment.core.account import Account, Line
 from catchment.core.errors import Conflict, Invalid, NotFound
 from catchment.core.store import Stat, Store
+from catchment.core.store_folders import there
 from catchment.imaging.deidentify import deidentify
 from catchment.imaging.profile import Profile
 from catchment.imaging.scanning import in_children
@@ -45,7 +46,7 @@ def deidentify_all(
         )
     account, lines = Account(), list[Told]()
     work = partial(_task, source, target, profile)
-    for result in in_children(executor, work, list(source.list()), chunk=CHUNK):
+    for result in in_children(executor, work, list(there(source).list()), chunk=CHUNK):
         if isinstance(result, list):
             lines += result
         else:

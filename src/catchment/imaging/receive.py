@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import batched
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -32,7 +31,7 @@ from catchment.core.finding import Finding, Severity
 from catchment.core.ledger import Contribution, Delivery, Lease
 from catchment.core.progress import Event
 from catchment.core.store import Stat, Store
-from catchment.core.store_local import LocalStore
+from catchment.core.store_folders import there
 from catchment.imaging import layout
 from catchment.imaging.job import House
 from catchment.imaging.model import Delivered, Job, Provider
@@ -152,20 +151,8 @@ def _receive_one(
 
 
 def source_of(provider: Provider, house: House) -> Store:
-    """The store that a provider's files are in. NotFound (kind ``no-folder``) without its folder.
-
-    A folder that is gone is a disk that is not mounted, or a slip of the pen: not "nothing new".
-    """
-    if provider.inbox:
-        return house.store
-    source = house.open_store(provider.url)
-    if isinstance(source, LocalStore) and not Path(source.root).is_dir():
-        raise NotFound(
-            f"there is no folder {source.url}",
-            kind="no-folder",
-            hint="mount or make it, or mend the provider's URL in the settings",
-        )
-    return source
+    """The store of a provider's files. NotFound (kind ``no-folder``) without its folder."""
+    return house.store if provider.inbox else there(house.open_store(provider.url))
 
 
 def _empty(job: Job, provider: Provider, house: House, known: Iterable[Contribution]) -> None:

@@ -14,6 +14,7 @@ from catchment.arrays.transform.model import Session
 from catchment.core.errors import Invalid
 from catchment.core.names import check_name
 from catchment.core.store import Store
+from catchment.core.store_folders import there
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
@@ -54,8 +55,11 @@ class Naming:
 def discover(
     source: Store, prefix: str, suffixes: Sequence[str], naming: Naming
 ) -> Iterator[Session | str]:
-    """Sessions in order of key; the bare key of what is no recording."""
-    for stat in source.list(prefix):
+    """Sessions in order of key; the bare key of what is no recording.
+
+    NotFound (kind ``no-folder``) where the source is a folder that is not there.
+    """
+    for stat in there(source).list(prefix):
         own = stat.key[len(prefix) :]
         if not own.lower().endswith(tuple(suffixes)):
             yield stat.key

@@ -334,3 +334,11 @@ def test_the_description_changes_with_the_files(folder):
 def test_errors_in_the_words_of_fhir(error, code):
     assert issue_type(error) == code
     assert b"\n" not in outcome(code, "a\nb")
+
+
+def test_a_password_in_the_url_goes_into_no_provenance():
+    source = FhirSource("https://user:s3cret@host/fhir", "Patient")
+    assert source.describe()["fhir"] == "https://user:***@host/fhir"
+    with pytest.raises(Invalid) as refused:
+        FhirSource("ftp://user:s3cret@host", "Patient")
+    assert "s3cret" not in refused.value.message

@@ -14,6 +14,7 @@ import httpx
 
 from catchment.core.errors import CatchmentError, Invalid, NotFound, Unavailable
 from catchment.core.names import shown
+from catchment.core.settings import without_password
 from catchment.exports.sources import MAX_TEXT, Item, Pause, Reader, items_of, read_bundle
 
 RETRIES = 6
@@ -55,7 +56,8 @@ class FhirSource:
         url = _url(self.url)
         if url is None or url.scheme not in ("http", "https") or not url.host:
             raise Invalid(
-                f"not the URL of a FHIR server: expected https://host/path, got {shown(self.url)}",
+                "not the URL of a FHIR server: expected https://host/path, "
+                f"got {shown(without_password(self.url))}",
                 kind="bad-url",
             )
 
@@ -66,7 +68,7 @@ class FhirSource:
     def describe(self) -> dict[str, Any]:
         """The search, without secrets."""
         return {
-            "fhir": self.url,
+            "fhir": without_password(self.url),
             "type": self.resource_type,
             "search": self.parameter,
             "parameters": dict(self.parameters),

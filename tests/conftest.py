@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -45,6 +46,14 @@ def pytest_configure(config: pytest.Config) -> None:
         Path(place).chmod(0o711)  # servers that are another account pass through
         config.add_cleanup(lambda: config.stash.get(FAILED, 1) or shutil.rmtree(place, True))
         tempfile.tempdir = os.environ["TMPDIR"] = os.environ["PYTEST_DEBUG_TEMPROOT"] = place
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Who hands out the tests of `make test`."""
+    from tests.together import Together
+
+    return Together(config, log) if config.option.dist == "loadscope" else None
 
 
 def pytest_collection_finish() -> None:

@@ -21,8 +21,6 @@ from catchment.web.app import create_app
 from tests.web import demo as made
 from tests.web.demo import PASSWORD
 
-pytestmark = pytest.mark.xdist_group("browser")
-
 CHROMIUM = which("chromium")
 AXE = Path(__file__).parent / "axe" / "axe.min.js"
 SERIOUS = {"serious", "critical"}

@@ -23,8 +23,6 @@ from catchment.web.app import create_app
 from tests.web.demo import PASSWORD, SLICES, small
 from tests.web.looking import Looker
 
-pytestmark = pytest.mark.xdist_group("pages")
-
 CANARIES = ("Secretalpha", "Secretbeta", "SECRET-DESCRIPTION", "1.2.3.5.1", "19700102")
 
 

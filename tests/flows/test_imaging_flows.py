@@ -269,15 +269,21 @@ def test_the_command_takes_a_partition(workspace, capsys, monkeypatch):
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     where = ["-w", str(workspace), "flows", "run"]
 
-    def kind(*arguments):
+    def told(*arguments):
         assert call([*where, *arguments, "--json"]) == 2
-        return json.loads(capsys.readouterr().out)["error"]["kind"]
+        return json.loads(capsys.readouterr().out)["error"]
 
+    def kind(*arguments):
+        return told(*arguments)["kind"]
+
+    assert told("imaging_main_raw")["hint"].endswith("--partition P")  # none is known yet
+    assert told("imaging_main_stage")["hint"].endswith("-01")  # the form of a month
     assert kind("imaging_main_raw") == "which-partition"
     assert kind("nightly", "--partition", "x") == "which-partition"
     assert kind("imaging_main_stage", "--partition", "1999-01-01") == "which-partition"
     assert call([*where, "imaging_main_raw", "--partition", "north"]) == 0
     assert "materialized imaging/main/raw/files" in capsys.readouterr().out
+    assert told("imaging_main_raw")["hint"].endswith("--partition north")
     assert call([*where, "imaging_main_raw", "--partition", "west", "--json"]) == 1
     assert "west" not in json.loads(capsys.readouterr().out)["materialized"]
     assert call([*where, "imaging_main_stage", "--partition", MONTH]) == 0

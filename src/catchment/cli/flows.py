@@ -146,7 +146,8 @@ def _partition(instance: dg.DagsterInstance, job: dg.JobDefinition, given: str |
         raise Invalid(
             f"{job.name} {'has no partitions' if kind is None else 'needs a partition'}",
             kind="which-partition",
-            hint=f"catchment flows run {job.name}" + ("" if kind is None else " --partition P"),
+            hint=f"catchment flows run {job.name}"
+            + ("" if kind is None else f" --partition {_last(instance, kind)}"),
         )
     if kind is None or given is None:
         return
@@ -159,6 +160,16 @@ def _partition(instance: dg.DagsterInstance, job: dg.JobDefinition, given: str |
             kind="which-partition",
             hint=f"catchment flows run {job.name} --partition {last}",
         )
+
+
+def _last(instance: dg.DagsterInstance, kind: dg.PartitionsDefinition[str]) -> str:
+    """A partition that a hint may name, the latest if there is any."""
+    import dagster as dg
+
+    if isinstance(kind, dg.DynamicPartitionsDefinition):
+        known = instance.get_dynamic_partitions(kind.name or "")
+        return known[-1] if known else "P"
+    return kind.get_last_partition_key() or "P"
 
 
 def _home(workspace: Workspace) -> Path:

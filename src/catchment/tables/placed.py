@@ -14,7 +14,7 @@ import pyarrow as pa
 from catchment.core.errors import Corrupt
 from catchment.core.parquet.footer import Group
 
-ENGINE = f"3, pyarrow {pa.__version__}"  # what decides the bytes of a table besides its inputs
+ENGINE = f"4, pyarrow {pa.__version__}"  # what decides the bytes of a table besides its inputs
 
 _ARRAYS = ("ends", "start", "length", "size", "slots", "offsets")
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
-import shutil
 import tempfile
+from multiprocessing.util import Finalize
 from pathlib import Path
+from shutil import disk_usage, rmtree
 from typing import Any
 
 import pytest
@@ -40,11 +41,14 @@ def pytest_configure(config: pytest.Config) -> None:
     for left in MEMORY.glob("catchment-*-*"):
         number = left.name.split("-")[1]  # of the process that made it
         if not Path("/proc", number).exists():
-            shutil.rmtree(left, ignore_errors=True)
-    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
+            rmtree(left, ignore_errors=True)
+    if MEMORY.is_dir() and disk_usage(MEMORY).free > ROOM:
         place = tempfile.mkdtemp(prefix=f"catchment-{os.getpid()}-", dir=MEMORY)
         Path(place).chmod(0o711)  # servers that are another account pass through
-        config.add_cleanup(lambda: config.stash.get(FAILED, 1) or shutil.rmtree(place, True))
+        # At the exit, after multiprocessing has removed what it has there.
+        Finalize(
+            None, lambda: config.stash.get(FAILED, 1) or rmtree(place, True), exitpriority=-200
+        )
         tempfile.tempdir = os.environ["TMPDIR"] = os.environ["PYTEST_DEBUG_TEMPROOT"] = place
 
 

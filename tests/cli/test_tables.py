@@ -143,7 +143,7 @@ def test_a_run_in_child_processes(catchment, sites, monkeypatch):
 
 def test_a_run_on_a_cluster(catchment, sites):
     distributed = pytest.importorskip("distributed", reason="the extra 'cluster' is not installed")
-    options = {"processes": False, "dashboard_address": None, "protocol": "tcp"}
+    options = {"processes": False, "dashboard_address": "127.0.0.1:0", "protocol": "tcp"}
     with distributed.LocalCluster(1, threads_per_worker=2, **options) as cluster:
         address = cluster.scheduler_address
         called = catchment("tables", "run", *ARGUMENTS, *PEOPLE, "--json", "--cluster", address)

@@ -216,7 +216,7 @@ def test_a_dask_cluster_does_the_work(drifting: list[File], tmp_path: Path) -> N
     expected = outcome(inline, inline.merge(drifting))
     with (
         distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
         ) as cluster,
         distributed.Client(cluster) as client,
     ):

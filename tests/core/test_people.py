@@ -148,3 +148,19 @@ def test_the_chain_holds_when_many_write_on_postgres(postgres):
         assert them.session("token").user == "vera"
         names = ledger._database.read(lambda c: c.scalars(sa.select(people.c.user)).all())
         assert names == ["vera"]
+
+
+def test_sessions_of_a_site_end_with_the_secret_that_began_them(ledger, them, clock):
+    access = Access(ledger)
+    for user in ("anna", "bert"):
+        access.add("boston", user, "h1")
+        them.begin(user, "site", user, "site", "boston", lasts=DAY)
+    access.rotate("anna", "h2", timedelta(hours=1))
+    them.begin("later", "site", "anna", "site", "boston", lasts=DAY)
+    assert them.session("anna")
+    clock.now += timedelta(hours=1)
+    assert them.session("anna") is None
+    assert them.session("later")
+    access.rotate("anna", "h3", timedelta())
+    assert them.session("later") is None
+    assert them.session("bert")

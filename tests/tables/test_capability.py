@@ -319,6 +319,17 @@ def test_what_a_killed_run_left_is_collected_and_nothing_else(workspace):
     assert location not in set(left(workspace))
 
 
+def test_an_output_below_a_folder_named_as_a_snapshot_is_no_orphan(opened):
+    main = 'datasets = "sites/{center}"'
+    beside = 'centers = "centers.json"\noutput = "tables/nacc/20260101-000000"'
+    workspace = opened(main, "[tables.beside]", main, beside)
+    key = "tables/nacc/20260101-000000/20260202-000000/uds/x"
+    workspace.store.put(key, b"x")
+    with workspace.ledger.holding("tables/beside"):  # a run that is at work there
+        assert left(workspace) == []
+    assert left(workspace) == [key]
+
+
 def test_nothing_is_an_orphan_while_a_run_is_at_work(workspace):
     workspace.store.put("tables/nacc/20260101-000000/uds/x", b"x")
     with workspace.ledger.holding("tables/nacc"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -64,18 +64,24 @@ def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
 
     A later run takes a new folder, so what is an orphan under the lease stays one.
     """
-    for aggregate, output in _outputs(workspace).items():
-        find = partial(_left_over, workspace, aggregate, output)
+    outputs = _outputs(workspace)
+    for aggregate in outputs:
+        find = partial(_left_over, workspace, aggregate, outputs)
         yield from under_lease(workspace.ledger, aggregate, grace, find)
 
 
-def _left_over(workspace: Workspace, aggregate: str, output: str) -> Iterator[Stat]:
+def _left_over(workspace: Workspace, aggregate: str, outputs: Mapping[str, str]) -> Iterator[Stat]:
     ledger, store = workspace.ledger, workspace.store
     # Of all aggregates: two may share an output, and one's be not sealed yet.
     known = {s.location for a in ledger.aggregates() for s in ledger.snapshots(a)}
     prefixes = [layout.staging_prefix(aggregate)]
-    snapshots = layout.snapshot_prefixes(store, output)
-    prefixes += [prefix for prefix in snapshots if prefix not in known]
+    snapshots = layout.snapshot_prefixes(store, outputs[aggregate])
+    prefixes += [
+        prefix
+        for prefix in snapshots
+        # Another's output may lie below a folder that only has such a name.
+        if prefix not in known and not any(o.startswith(prefix) for o in outputs.values())
+    ]
     for prefix in prefixes:
         stats = list(store.list(prefix))
         # With a provenance it is whole: of a ledger that was lost, not of a crash.

@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from catchment.core.errors import Conflict, Invalid, NotFound
 from catchment.core.ledger.database import upsert
 from catchment.core.ledger.ledger import Ledger
-from catchment.core.ledger.schema import site_secrets, site_users
+from catchment.core.ledger.schema import sessions, site_secrets, site_users
 from catchment.core.names import check_name, shown
 
+SITE = "site"  # the role, and the sessions, of who sees one site and nothing else
 USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,62}")
 
 
@@ -81,7 +82,7 @@ class Access:
     def rotate(self, user: str, hashed: str, keep: timedelta) -> SiteUser:
         """A new secret; the one before stays good for a while, those before it do not.
 
-        NotFound (kind ``no-user``).
+        Sessions in browsers end with it. NotFound (kind ``no-user``).
         """
         at = self._now()
 
@@ -93,6 +94,9 @@ class Access:
                 c.execute(sa.delete(site_secrets).where(t.user == user, t.id != last))
                 query = sa.update(site_secrets).where(t.id == last)
                 c.execute(query.values(ends_at=at + keep))
+                s = sessions.c
+                theirs = (s.kind == SITE) & (s.user == user) & (s.ends_at > at + keep)
+                c.execute(sa.update(sessions).where(theirs).values(ends_at=at + keep))
                 _insert(c, user, hashed, at)
             return _users(c, at, site_users.c.user == user)[0]
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from catchment.core.errors import Conflict, Corrupt, Invalid, NotFound
-from catchment.core.ledger.access import check_user
+from catchment.core.ledger.access import SITE, check_user
 from catchment.core.ledger.keys import digest
 from catchment.core.ledger.ledger import Ledger
 from catchment.core.ledger.schema import audit, people, sessions, site_users
@@ -21,7 +21,6 @@ from catchment.core.names import check_name, shown
 from catchment.core.passwords import new_secret
 
 STAFF = ("viewer", "steward", "operator")  # each may do what those before it may
-SITE = "site"  # sees one site, and nothing else
 ROLES = (*STAFF, SITE)
 LINK = "link"  # a session that is still to be begun, once
 FIRST = "first sign-in"  # who comes by a link that names nobody

@@ -15,7 +15,8 @@ from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from starlette.responses import Response
 
 from catchment.core.errors import Invalid
-from catchment.core.ledger.people import SITE, STAFF, People, Session
+from catchment.core.ledger.access import SITE
+from catchment.core.ledger.people import STAFF, People, Session
 from catchment.core.ledger.views import Views
 from catchment.core.workspace import Workspace
 from catchment.studies.charts.query import Cache

@@ -12,7 +12,8 @@ from starlette.concurrency import run_in_threadpool
 
 from catchment.core import passwords
 from catchment.core.errors import CatchmentError, Invalid
-from catchment.core.ledger.people import LINK, SITE
+from catchment.core.ledger.access import SITE
+from catchment.core.ledger.people import LINK
 from catchment.web.guard import status_of
 from catchment.web.login import Unauthorized
 from catchment.web.pages import render

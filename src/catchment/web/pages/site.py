@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Path, Query
 
 from catchment.core.errors import NotFound
-from catchment.core.ledger.people import SITE
+from catchment.core.ledger.access import SITE
 from catchment.core.ledger.uploads import Uploads
 from catchment.studies import arrivals
 from catchment.web.pages.house import Asked

@@ -352,7 +352,9 @@ def test_children_die_with_a_parent_that_is_killed(tmp_path):
 def test_children_leave_ctrl_c_to_the_parent(tmp_path):
     running = script(
         tmp_path,
-        "from catchment.core.safe import SafePool\nimport safe_tasks, time\n"
+        "from catchment.core.safe import SafePool\nimport safe_tasks, signal, time\n"
+        # What a shell starts in the background ignores it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with SafePool(1) as pool:\n"
         "    pool.submit(safe_tasks.add, 1).result()\n"
         "    future = pool.submit(safe_tasks.sleep, 0.5)\n"

@@ -929,3 +929,21 @@ def test_two_recordings_of_one_name_are_told_apart(folder, work):
 def test_a_start_in_no_year_is_undated():
     for start in (float("nan"), 1e300, -1e17):
         assert Partitioning("month").key("s.zarr", start) == "s.undated.zarr"
+
+
+def test_what_else_keeps_a_recording_away_is_told_as_it_was(folder, work, monkeypatch):
+    recordings.edf(folder / "a.edf")
+    opened, error = LocalStore.open_file, [Invalid("a link", kind="not-a-file")]
+
+    def away(self, key):
+        if key == "a.edf":
+            raise error[0]
+        return opened(self, key)
+
+    monkeypatch.setattr(LocalStore, "open_file", away)
+    (finding,) = work().findings
+    assert finding.code == "not-a-file"
+    error[0] = Unavailable("no answer")
+    recordings.edf(folder / "a.edf", seconds=30)
+    with pytest.raises(Unavailable, match="no answer"):  # of the store: the run is made again
+        work()

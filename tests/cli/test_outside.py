@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from pathlib import Path
 from urllib.parse import unquote
@@ -255,6 +256,17 @@ def test_a_file_that_cannot_be_written_is_a_warning(tmp_path, caplog):
     with pytest.raises(Unavailable) as refused:
         send(LineageSettings(file=str(tmp_path)), [{}])
     assert refused.value.kind == "lineage-refused"
+
+
+def test_a_file_that_takes_a_part_of_the_events_is_a_warning(tmp_path, monkeypatch):
+    from catchment.core.errors import Unavailable
+    from catchment.core.lineage import send
+    from catchment.core.sections import LineageSettings
+
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:1]))
+    with pytest.raises(Unavailable, match="took a part"):
+        send(LineageSettings(file=str(tmp_path / "events")), [{}])
 
 
 # Crates

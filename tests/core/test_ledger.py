@@ -28,3 +28,10 @@ class TestPostgres(Contract):
     @pytest.fixture
     def empty_url(self, postgres):
         return postgres.database()
+
+
+def test_a_suite_has_processes_of_its_own():
+    child = LedgerContract.processes().Process(target=abs, args=(1,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0

@@ -6,9 +6,12 @@ import json
 from collections import Counter
 
 from catchment.core.account import Line
+from catchment.core.errors import Invalid
 from catchment.core.store import open_store
 from catchment.exports import jobs
+from catchment.exports.batch import Task, fetch
 from catchment.exports.job import Job
+from catchment.exports.lines import LineFile
 from catchment.exports.model import MIB, Kind, Rules
 from catchment.exports.ndjson import FileSource
 from catchment.exports.run import run
@@ -87,3 +90,19 @@ def test_the_case_of_a_file_name_loses_no_file(tmp_path, house):
     assert told(found[Kind.ERROR]) == [
         "b.Json: a resource is not an object, or its type is not a text"
     ]
+
+
+def test_a_record_that_cannot_be_written_is_no_fault_of_its_text(tmp_path, house, monkeypatch):
+    write = LineFile.write
+
+    def forbidden(self, record):
+        if b"3" in (record if isinstance(record, bytes) else record.encode()):
+            raise Invalid("no permission", kind="permission-denied")
+        write(self, record)
+
+    monkeypatch.setattr(LineFile, "write", forbidden)
+    (tmp_path / "a.ndjson").write_bytes(b'{"a":1}\n{"a":3}\n')
+    (tmp_path / "b.ndjson").write_bytes(b'{"a":2}\n')
+    source = FileSource(open_store(tmp_path.as_uri()), EOB)
+    batch = fetch(Task(0, ("a.ndjson", "b.ndjson"), source, house.store, "x/", MIB))
+    assert (batch.failed, batch.refused) == ({"permission-denied": 1}, {"member-failed": 2})

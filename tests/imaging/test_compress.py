@@ -388,3 +388,14 @@ def test_a_series_without_pixels_says_so(sites, job, house, opened):
     with ThreadPoolExecutor(1) as threads:
         sheet = Image.open(io.BytesIO(sheet_of(opened(), series, threads)))
     assert sheet.size[0] == 2 * 192
+
+
+def test_no_room_for_a_picture_is_no_fault_of_the_picture(sites, job, house, opened, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    sites(alpha={"1": make_file("1.2.3.1.1.1", series="1.2.3.1.1")})
+    run(job, house)
+    monkeypatch.setattr("catchment.imaging.one_series._pictures", full)
+    with ThreadPoolExecutor(1) as threads, pytest.raises(MemoryError):  # a child's its pool tells
+        sheet_of(opened(), "1.2.3.1.1", threads)

@@ -273,6 +273,7 @@ def test_what_arrived_by_itself_is_found(space):
     key = stage(space, "a", parquet(CUBE), name="core__count.cube.parquet")
     space.store.put("upload_staging/core/a/zero/x.zip", b"")
     space.store.put("upload_staging/core/A/000/x.zip", b"")
+    space.store.put("upload_staging/core/a/0/x.zip", b"")
     assert [one.key for one in scan.arrived(library.house(space))] == [key]
     planned = capability.run(space, "core", dry_run=True)
     assert (planned.state, planned.details) == (
@@ -288,6 +289,7 @@ def test_what_arrived_by_itself_is_found(space):
     assert outcome["state"] == "unchanged"
     assert [(f["code"], f["where"]) for f in outcome["findings"]] == [
         ("stray-upload", "upload_staging/core/A/000/x.zip"),
+        ("stray-upload", "upload_staging/core/a/0/x.zip"),
         ("stray-upload", "upload_staging/core/a/zero/x.zip"),
     ]
     # Other bytes under the same key are another upload; so are the same ones, later.

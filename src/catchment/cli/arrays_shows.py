@@ -33,7 +33,7 @@ def transform(data: dict[str, Any]) -> Iterator[str | Table]:
         counts = f"{store['sessions']:,} sessions, {store['windows']:,} windows"
         place = f"{data['store'].rstrip('/')}/{data['details']['output']}{store['store']}"
         yield f"{place}: {counts}"
-    if data["snapshot"] is None and data["state"] != "planned":
+    if data["snapshot"] is None:
         yield "no recording was taken yet"
         return
     yield f"{data['state']}: snapshot {data['snapshot']}"

@@ -131,10 +131,8 @@ def test_what_is_refused_is_no_dry_run(call):
 
 def test_recordings_are_transformed(call, tmp_path, capsys):
     Path("in/north").mkdir(parents=True)
-    assert (
-        "no recording was taken yet"
-        in call("transform", *"--recordings in --output no".split(), text=True)[1]
-    )
+    nothing = call("transform", "--recordings", "in", "--output", "no", text=True)[1]
+    assert "no recording was taken yet" in nothing
     recordings.edf(Path("in/north/a.edf"))
     recordings.edf(Path("in/twice.edf"), labels=("A", "A"))
     Path("catchment.toml").write_text(

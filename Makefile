@@ -15,7 +15,7 @@ demo: .venv/core ## a workspace with all five kinds of data, with accounts that 
 
 test: .venv/dev ## every test but the long ones and those of `make check`; then the coverage gates
 	@rm -f .coverage .coverage.* coverage.xml
-	$(PYTHON) -m pytest -q -n 2 --dist loadscope --cov --cov-report=xml --ignore tests/house tests
+	$(PYTHON) -m pytest -q -n 3 --dist loadscope --cov --cov-report=xml --ignore tests/house tests
 	@rm -f .coverage.* # of children that were killed
 	@tools/gate
 

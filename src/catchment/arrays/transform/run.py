@@ -236,10 +236,10 @@ class _Work:
             # before it showed it.
             document = stack.heal()
             assert document is not None  # noqa: S101 - a worker made it
-            size, ready = document.size, []
-            while (last and slots) or size in slots:
-                slot = size if size in slots else min(slots)
-                ready.append(slots.pop(slot))
+            size, ready, left = document.size, [], dict(slots)
+            while (last and left) or size in left:
+                slot = size if size in left else min(left)
+                ready.append(left.pop(slot))
                 size = slot + 1
             if ready and stack.commit(document, ready) is None:
                 raise Invalid(
@@ -247,6 +247,7 @@ class _Work:
                     kind="commits-lost",
                     hint="run the same command again",
                 )
+            self.staged[key] = left  # only now: what was not committed is not done
         shown = [d for d in self.waiting if not any(self._pending(s) for s in d.sent)]
         self.waiting = [d for d in self.waiting if d not in shown]
         self._enter(shown)

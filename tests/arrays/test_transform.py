@@ -947,3 +947,17 @@ def test_what_else_keeps_a_recording_away_is_told_as_it_was(folder, work, monkey
     recordings.edf(folder / "a.edf", seconds=30)
     with pytest.raises(Unavailable, match="no answer"):  # of the store: the run is made again
         work()
+
+
+def test_what_a_failed_commit_left_is_done_again(folder, work, monkeypatch):
+    recordings.edf(folder / "a.edf")
+
+    def away(*_):
+        raise Unavailable("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stack, "commit", away)
+        with pytest.raises(Unavailable, match="no answer"):
+            work()
+    assert work().account.total("sessions").kept == 1
+    assert len(catalog.Catalog.build(work.output).sessions) == 1

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -331,36 +331,37 @@ def test_cancelled_at_the_very_end(server, house):
     assert list(house.store.list()) == []
 
 
+class Drowsy:
+    """A ledger whose leases are short, and not renewed beside the work."""
+
+    def __init__(self, ledger):
+        self.ledger = ledger
+
+    def __getattr__(self, name):
+        return getattr(self.ledger, name)
+
+    @contextmanager
+    def holding(self, aggregate, **_):
+        yield self.ledger.acquire(aggregate, "drowsy", timedelta(seconds=0.2))
+
+    def renew(self, lease, ttl):
+        return lease
+
+
 def test_a_coordinator_that_was_paused_publishes_nothing(server, house):
     """Its lease expires, another one takes the job over; both come out of it with each line once."""
     taken = threading.Event()
     done = threading.Event()
 
-    class Paused:
-        def __getattr__(self, name):
-            return getattr(house.ledger, name)
-
+    class Paused(Drowsy):
         def renew(self, lease, ttl):
             if not taken.is_set():
                 taken.set()
                 assert done.wait(30)
             return house.ledger.renew(lease, ttl)
 
-        def holding(self, aggregate, **options):
-            return _Unrenewed(house.ledger, aggregate)
-
-    class _Unrenewed:
-        def __init__(self, ledger, aggregate):
-            self.lease = ledger.acquire(aggregate, "paused", timedelta(seconds=0.2))
-
-        def __enter__(self):
-            return self.lease
-
-        def __exit__(self, *error):
-            pass
-
     with ThreadPoolExecutor(1) as pool:
-        paused = pool.submit(run, job_of(server), replace(house, ledger=Paused()))
+        paused = pool.submit(run, job_of(server), replace(house, ledger=Paused(house.ledger)))
         assert taken.wait(30)
         time.sleep(0.3)
         with ThreadPoolExecutor(2) as executor:
@@ -370,6 +371,44 @@ def test_a_coordinator_that_was_paused_publishes_nothing(server, house):
             paused.result(30)
     assert error.value.kind in ("lease-lost", "job-cancelled")
     assert lines_of(house, snapshot) == all_lines(server)
+
+
+def test_who_wakes_late_does_not_touch_a_published_manifest(server, house, monkeypatch):
+    """It was paused just before it wrote its own, while another one took the job over."""
+    put, woken, told = type(house.store).put, [], []
+
+    def late(store, key, data, **options):
+        if key.endswith("/manifest.json") and not woken:
+            woken.append(key)
+            time.sleep(0.3)
+            told.append(run(job_of(server), house))
+            told.append(store.head(key))
+        return put(store, key, data, **options)
+
+    monkeypatch.setattr(type(house.store), "put", late)
+    woke = run(job_of(server), replace(house, ledger=Drowsy(house.ledger)))
+    snapshot, stat = told
+    assert woke.number == snapshot.number
+    assert house.store.head(*woken) == stat
+    assert lines_of(house, snapshot) == all_lines(server)
+
+
+def test_the_manifest_of_one_that_died_is_written_again_where_it_would_differ(
+    server, house, monkeypatch
+):
+    def publish(*_):
+        raise Unavailable("gone", kind="ledger-gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(house.ledger), "publish", publish)
+        with pytest.raises(Unavailable):
+            run(job_of(server), house)
+    (left,) = [s.key for s in house.store.list() if s.key.endswith("/manifest.json")]
+    snapshot = run(job_of(server, base_url="https://a.example/"), house)
+    document = json.loads(house.store.read(left))
+    assert layout.manifest(snapshot.location) == left
+    assert document["output"][0]["url"].startswith("https://a.example/")
+    assert jobs.verify(house.store, house.ledger, jobs.status(house.ledger, snapshot.run)) == []
 
 
 @pytest.mark.parametrize(("when", "codec"), [("before", Codec.NONE), ("after", Codec.GZIP)])

@@ -56,6 +56,7 @@ class Haunt:
         self.kind, self.at, self.when = order["kind"], order["at"], order["when"]
         self.count = 0
         self.fired = False
+        self.commits = threading.RLock()
         self._lock = threading.Lock()
 
     def around(self, operation, name=""):
@@ -89,7 +90,10 @@ class Haunt:
         if self.kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.kind == "stop":
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # In the midst of another thread's commit to SQLite nobody could do anything until it
+            # wakes, but to be told so (`ledger-locked`).
+            with self.commits:
+                os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def haunt(owner: Any, names: tuple[str, ...], what: Haunt) -> None:
@@ -147,8 +151,16 @@ def haunted(fault: dict[str, Any]) -> Haunt:
     """What is ordered happens from now on, at one of the operations that it is about."""
     from catchment.core import store_local, store_objects, store_s3
     from catchment.core.ledger import Ledger
+    from catchment.core.ledger.database import Database
 
-    what = Haunt(fault)
+    what, write = Haunt(fault), Database.write
+
+    def in_turn(*args, **options):
+        with what.commits:
+            return write(*args, **options)
+
+    if what.kind == "stop":
+        Database.write = in_turn
     stores = (store_local.LocalStore, store_objects.Objects, store_s3.S3Store)
     owners, names = {
         "store": (stores, STORE),

@@ -254,7 +254,6 @@ class _Work:
                 thread.join()
 
     def _publish(self) -> Snapshot:
-        ledger, store = self.house.ledger, self.house.store
         made = sorted(self.book.made, key=lambda m: m.output.name)
         document = manifest.write(
             [m.output for m in made],
@@ -263,7 +262,7 @@ class _Work:
             base_url=self.job.base_url,
         )
         data, key = dumps(document), layout.manifest(self.location)
-        store.put(key, data, mode="overwrite")
+        self._write(key, data)
         objects = [
             {
                 "role": m.output.kind.value,
@@ -291,7 +290,17 @@ class _Work:
             moves=self.book.moves(State.PUBLISHED),
             run=self.record.id,
         )
-        return ledger.publish(publication, self.lease)
+        return self.house.ledger.publish(publication, self.lease)
+
+    def _write(self, key: str, data: bytes) -> None:
+        """Write an object, unless it stands: who wakes late must not touch what is published."""
+        store = self.house.store
+        try:
+            store.put(key, data)
+        except Conflict:
+            if store.read(key) != data:  # of one that died before it published, with another URL
+                self._check()
+                store.put(key, data, mode="overwrite")
 
     def _progress(self, done: int) -> Account:
         """What the ledger is told while members are read; it balances only at the end."""

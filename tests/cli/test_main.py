@@ -146,6 +146,11 @@ def test_help_names_every_command_with_its_own_words(catchment):
     assert len(registered) == len(main.COMMANDS)
 
 
+@pytest.mark.parametrize("group", main.GROUPS)
+def test_no_line_of_help_is_cut(catchment, group):
+    assert "...\n" not in catchment(group, "--help").out.partition("Options:")[2]
+
+
 def test_version(catchment):
     called = catchment("--version")
     assert (called.code, called.out) == (0, "0.1.0\n")
@@ -215,6 +220,7 @@ def test_an_error_does_not_command_the_terminal(catchment, failing):
         (["--bogus"], "catchment --help"),
         (["config", "--bogus"], "catchment config --help"),
         (["gc", "--grace", "x"], "catchment gc --help"),
+        (["tables"], "catchment tables --help"),
     ],
 )
 def test_wrong_usage(catchment, arguments, hint):
@@ -222,6 +228,7 @@ def test_wrong_usage(catchment, arguments, hint):
     assert called.code == 2
     assert called.err.startswith("error: ")
     assert called.err.endswith(f"\nhint: {hint}\n")
+    assert "Usage:" not in called.err
     called = catchment(*arguments, "--json")
     assert (called.code, called.err) == (2, "")
     assert called.json["error"]["kind"] == "usage"

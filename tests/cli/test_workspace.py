@@ -85,7 +85,8 @@ def test_init_says_what_it_would_write(catchment, tmp_path):
 
 
 def test_init_does_not_overwrite(catchment, tmp_path):
-    assert "catchment run" in catchment("init").out
+    assert "  catchment run\n" in catchment("init").out
+    assert "  catchment --workspace 'of mine' run\n" in catchment("init", "of mine").out
     (tmp_path / "catchment.toml").write_text("mine")
     called = catchment("init", "--json")
     assert (called.code, called.json["error"]["kind"]) == (4, "file-exists")

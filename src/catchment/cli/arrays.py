@@ -22,7 +22,7 @@ from catchment.cli.arrays_place import (
 from catchment.cli.output import Output
 from catchment.cli.place import Cluster, Url, open_aggregate
 
-app = typer.Typer(help="Sessions append to a Zarr store that only grows.", no_args_is_help=True)
+app = typer.Typer(help="Sessions append to a Zarr store that only grows.")
 
 
 @app.command()

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from catchment.core.workspace import Workspace
     from catchment.exports.jobs import Status
 
-app = typer.Typer(
-    help="Streamed records become NDJSON files of bounded size.", no_args_is_help=True
-)
+app = typer.Typer(help="Streamed records become NDJSON files of bounded size.")
 
 
 Name = Annotated[

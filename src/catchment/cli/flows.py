@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from catchment.core.workspace import Workspace
 
-app = typer.Typer(help="The workspace under Dagster.", no_args_is_help=True)
+app = typer.Typer(help="The workspace under Dagster.")
 MODULE = "catchment.flows.definitions"
 
 

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from catchment.core.workspace import Workspace
     from catchment.imaging.snapshot import ImagingSnapshot
 
-app = typer.Typer(
-    help="DICOM of many providers becomes joinable tables and images.", no_args_is_help=True
-)
+app = typer.Typer(help="DICOM of many providers becomes joinable tables and images.")
 
 Name = Annotated[
     str | None,

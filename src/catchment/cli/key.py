@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from catchment.core.ledger.keys import Key
 
-app = typer.Typer(help="Who may read the dashboard API.", no_args_is_help=True)
+app = typer.Typer(help="Who may read the dashboard API.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The key's name.")]
 

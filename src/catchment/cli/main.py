@@ -101,6 +101,7 @@ class _Root(TyperGroup):
         command.rich_markup_mode = None
         if isinstance(command, TyperGroup):
             for one in command.commands.values():
+                one.short_help = (one.help or "").split("\n\n")[0].replace("\n", " ")  # uncut
                 self._add_common(one)
         elif isinstance(command, TyperCommand):
             command.params += [p for p in self.params if p.name != "version"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from catchment.core.ledger.access import SiteUser
 
-app = typer.Typer(help="Who may upload for which site.", no_args_is_help=True)
+app = typer.Typer(help="Who may upload for which site.")
 
 SecretStdin = Annotated[
     bool,

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from catchment.studies.run import Outcome
     from catchment.studies.scan import Scanned
 
-app = typer.Typer(
-    help="Sites upload data packages; they are merged, and released.", no_args_is_help=True
-)
+app = typer.Typer(help="Sites upload data packages; they are merged, and released.")
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="The study.")]
 AnyStudy = Annotated[

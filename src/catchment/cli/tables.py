@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from catchment.core.workspace import Workspace
     from catchment.tables.snapshot import TableSnapshot
 
-app = typer.Typer(help="Center datasets become table snapshots.", no_args_is_help=True)
+app = typer.Typer(help="Center datasets become table snapshots.")
 
 Name = Annotated[
     str | None,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from catchment.core.ledger.people import Person
 
-app = typer.Typer(help="Who may look at the pages, and who did what there.", no_args_is_help=True)
+app = typer.Typer(help="Who may look at the pages, and who did what there.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The user's name.")]
 Site = Annotated[

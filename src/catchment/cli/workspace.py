@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -41,6 +42,7 @@ def init(
 ) -> None:
     """Write a first catchment.toml, with an example center mapping."""
     output: Output = ctx.obj
+    elsewhere = directory.resolve() != Path.cwd()
     targets = [directory / name for name in TEMPLATE]
     if taken := [str(target) for target in targets if target.exists()]:
         raise Conflict(
@@ -59,7 +61,7 @@ def init(
         lambda data: [
             *(f"{'would write' if dry_run else 'wrote'} {path}" for path in data["written"]),
             "next: name your centers in centers.json, put their datasets below sites/, then",
-            "      catchment run",
+            f"      catchment {f'--workspace {quote(str(directory))} ' * elsewhere}run",
         ],
     )
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+from catchment.core import scratch
 from catchment.core.capability import NAMES, load
 from catchment.core.errors import Conflict
 from catchment.core.ledger import Ledger
@@ -41,7 +42,8 @@ def collect(workspace: Workspace, grace: timedelta, *, dry_run: bool = False) ->
             objects.append(key)
             if not dry_run:
                 workspace.store.delete(key)
-    return Collected(objects, workspace.store.sweep(grace, dry_run=dry_run))
+    left = scratch.sweep(dry_run=dry_run)
+    return Collected(objects, workspace.store.sweep(grace, dry_run=dry_run) + left)
 
 
 def under_lease(

@@ -1,21 +1,35 @@
-"""A folder for what a run keeps on this machine while it works."""
+"""A folder for what a run keeps on this machine while it works.
+
+It is locked while its process lives, and the lock ends with the process, however that ends. So a
+folder that nobody holds was left by one that was killed, and may hold data: the next one removes
+it.
+"""
 
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from shutil import rmtree
 from tempfile import TemporaryDirectory, gettempdir
 
 from catchment.core.errors import Unavailable
+
+PREFIX = "catchment-"
+YOUNG_SECONDS = 60.0  # its owner may be about to lock it
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """A new folder, gone afterwards. Unavailable (kind ``disk-full``) where there is no room."""
     try:
-        with TemporaryDirectory(prefix="catchment-") as folder:
+        _sweep_once()
+        with TemporaryDirectory(prefix=PREFIX) as folder, _held(folder):
             yield Path(folder)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -25,3 +39,35 @@ def scratch_folder() -> Iterator[Path]:
             kind="disk-full",
             hint="make room, or set TMPDIR to a larger place; then run the same command again",
         ) from error
+
+
+def sweep(*, dry_run: bool = False) -> int:
+    """Remove the folders of processes of this user that were killed; how many there were."""
+    old = time.time() - YOUNG_SECONDS
+    count = 0
+    for path in Path(gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            found = path.lstat()
+            if found.st_uid != os.geteuid() or found.st_mtime > old:
+                continue
+            with _held(path):
+                if not dry_run:
+                    rmtree(path)
+                count += 1
+    return count
+
+
+@cache
+def _sweep_once() -> None:
+    sweep()
+
+
+@contextmanager
+def _held(folder: str | Path) -> Iterator[None]:
+    """Hold the lock of a folder. OSError where another process does, or it is no folder."""
+    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(place)

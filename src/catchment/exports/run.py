@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -26,6 +25,7 @@ from catchment.core.ledger import (
 from catchment.core.progress import Event
 from catchment.core.provenance import dumps, seal, seal_all
 from catchment.core.provenance import manifest as program
+from catchment.core.scratch import scratch_folder
 from catchment.core.store import Store
 from catchment.exports import layout, manifest
 from catchment.exports.batch import Batch, Sign, Task, cancelled, fetch
@@ -222,10 +222,8 @@ class _Work:
     def _watched(self) -> Iterator[Sign]:
         """A sign for the batches, and a thread that looks whether the job goes on."""
         over = threading.Event()
-        with told("a temporary folder"):
-            made = tempfile.TemporaryDirectory(prefix="catchment-")
-        with made as folder:
-            path = Path(folder, "members")
+        with scratch_folder() as folder:
+            path = folder / "members"
             with told("a temporary file"):
                 path.touch()
             before = self.members

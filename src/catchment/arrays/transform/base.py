@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -20,6 +20,7 @@ from catchment.arrays.transform.model import Piece, Recording, Session, Transfor
 from catchment.core.errors import Invalid
 from catchment.core.names import shown
 from catchment.core.safe import SafePool
+from catchment.core.scratch import scratch_folder
 from catchment.core.store import Store
 
 if TYPE_CHECKING:
@@ -190,18 +191,19 @@ class _Local:
         self._store = store
         self._key = key
         self._suffix = suffix
-        self._copy: Path | None = None
+        self._copied = ExitStack()
 
     def __enter__(self) -> Path:
         path = self._store.path(self._key)
         if path is not None:
             return path
-        with tempfile.NamedTemporaryFile(suffix=self._suffix, delete=False) as file:
-            self._copy = Path(file.name)
-            for chunk in self._store.stream(self._key):
-                file.write(chunk)
-        return self._copy
+        with ExitStack() as stack:
+            path = stack.enter_context(scratch_folder()) / f"recording{self._suffix}"
+            with path.open("wb") as file:
+                for chunk in self._store.stream(self._key):
+                    file.write(chunk)
+            self._copied = stack.pop_all()
+        return path
 
     def __exit__(self, *_: object) -> None:
-        if self._copy is not None:
-            self._copy.unlink(missing_ok=True)
+        self._copied.close()

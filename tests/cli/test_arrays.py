@@ -209,6 +209,17 @@ def test_a_store_is_rechunked_and_exported(call):
     assert call("export", "all.zarr", "flat")[1]["error"]["kind"] == "export-exists"
 
 
+def test_a_folder_of_stores_names_them(call):
+    make_session("a").to_netcdf("a.nc")
+    assert call("append", "a.nc", "all/2026-03.zarr")[0] == 0
+    for verb in ("list", "verify", "show"):
+        code, told = call(verb, "all")
+        assert (code, told["error"]["kind"]) == (3, "no-store")
+        assert "stores below it: 2026-03.zarr" in told["error"]["message"]
+        assert told["error"]["hint"].endswith("all/2026-03.zarr")
+    assert "below" not in call("list", "nothing")[1]["error"]["message"]
+
+
 def test_other_stores(call):
     make_session("a").to_netcdf("a.nc")
     make_session("b").to_netcdf("b.nc")

@@ -52,7 +52,9 @@ def test_without_a_workspace(catchment, providers, tmp_path):
 def test_a_conflict_is_listed_and_decided(catchment, providers, tmp_path):
     out = ("--output", str(tmp_path / "out"))
     assert "conflict" in catchment("imaging", "run", *providers, *out).out
-    (one,) = catchment("imaging", "resolve", *out, "--json").json
+    listed = catchment("imaging", "resolve", *out, "--json")
+    assert "1.dcm" not in listed.out
+    (one,) = listed.json
     digest = one["files"][0]["sha256"]
     uid = one["SOPInstanceUID"]
     assert digest in catchment("imaging", "resolve", *out).out
@@ -141,6 +143,50 @@ def test_names_are_told_to_who_asks_for_them(catchment, tmp_path, monkeypatch):
     done = catchment("imaging", "run", *out, *what, "--json")
     assert done.code == 0, done.out
     assert done.json["account"][0]["quarantined"] == {"burned-in": 1}
+    # A modality that somebody looked at, named in the settings: what came before it is read again.
+    (tmp_path / "catchment.toml").write_text(f"""
+[workspace]
+store = "{tmp_path / "out"}"
+[imaging.default]
+deidentify = "basic"
+warehouse = "w.duckdb"
+[imaging.default.providers]
+alpha = "alpha"
+[deidentify.basic]
+shown = ["us"]
+""")
+    where = ("-w", str(tmp_path / "catchment.toml"), "imaging")
+    again = ("quarantine", "--again", "--reason", "burned-in")
+    assert catchment(*where, "quarantine", "--again", "--seen").code == 2
+    done = catchment(*where, *again, "--json").json
+    assert [line["kept"] for line in done["account"]] == [1]
+    with duckdb.connect(str(tmp_path / "w.duckdb"), read_only=True) as warehouse:
+        assert warehouse.execute("SELECT count(*) FROM images").fetchone() == (2,)
+    assert catchment(*where, *again, "--json").json["state"] == "unchanged"
+    assert catchment(*where, "quarantine", "--json").json == []
+
+
+def test_what_was_seen_is_told_no_more(catchment, providers, tmp_path):
+    out = ("--output", str(tmp_path / "out"))
+    assert "not-dicom" in {
+        one["code"]
+        for one in catchment("imaging", "run", *providers, *out, "--json").json["findings"]
+    }
+    done = catchment("imaging", "quarantine", *out, "--seen", "--reason", "not-dicom", "--json")
+    assert [one["code"] for one in done.json["findings"]] == ["conflict", "conflict"]
+    told = catchment("imaging", "quarantine", *out, "--json").json
+    assert {one["reason"]: bool(one["seen"]) for one in told} == {"not-dicom": True, None: False}
+    told = catchment("imaging", "quarantine", *out, "--json", "--reason", "conflict").json
+    assert {one["state"] for one in told} == {"conflict"}
+
+
+def test_names_are_kept_from_who_does_not_ask(catchment, tmp_path, monkeypatch):
+    (tmp_path / "alpha" / "DOE^JANE").mkdir(parents=True)
+    (tmp_path / "alpha" / "DOE^JANE" / "us").write_bytes(make_file("1.2.7.1", Modality="US"))
+    monkeypatch.setenv("CATCHMENT_DEIDENTIFY__BASIC__KEY", "0123456789abcdef")
+    out = ("--output", str(tmp_path / "out"))
+    what = ("--provider", f"alpha={tmp_path / 'alpha'}", "--deidentify", "basic")
+    assert catchment("imaging", "run", *out, *what).code == 0
     monkeypatch.delenv("CATCHMENT_DEIDENTIFY__BASIC__KEY")
     assert "JANE" not in catchment("imaging", "quarantine", *out, "--json").out
     told = catchment("imaging", "quarantine", "--names", *out, "--json").json

@@ -178,15 +178,26 @@ def test_options_keep_what_they_name():
     assert basic.DeviceSerialNumber == "DEIDENTIFIED"
 
 
-def test_safe_private_elements_stay():
+@pytest.mark.parametrize("creator", ["ACME", "http://acme.com/pacs"])
+def test_safe_private_elements_stay(creator):
+    """A creator may be an address; digits of the settings may be small."""
     dataset = pydicom.dcmread(io.BytesIO(make_file()))
-    block = dataset.private_block(0x0029, "ACME", create=True)
-    block.add_new(1, "DS", "1.5")
+    block = dataset.private_block(0x0029, creator, create=True)
+    block.add_new(0x1A, "DS", "1.5")
     block.add_new(2, "LO", CANARY)
     file = io.BytesIO()
     dataset.save_as(file)
-    kept = read(deidentify(file.getvalue(), replace(BASIC, private=frozenset({"ACME/0029xx01"}))))
-    assert [e.value for e in kept if e.tag.is_private] == ["ACME", 1.5]
+    own = {"key": KEY.decode(), "safe_private": [f"{creator}/0029xx1a"], "shown": ["us"]}
+    profile = profile_of(Settings.model_validate({"deidentify": {"own": own}}), "own")
+    assert profile.shown == {"US"}
+    kept = read(deidentify(file.getvalue(), profile))
+    assert [e.value for e in kept if e.tag.is_private] == [creator, 1.5]
+
+
+@pytest.mark.parametrize("element", ["ACME", "ACME/0028xx1A", "ACME/0029101A", "/0029xx1A"])
+def test_a_private_element_that_could_match_nothing_is_refused(element):
+    with pytest.raises(ValueError, match="CREATOR/GGGGxxEE"):
+        Settings.model_validate({"deidentify": {"own": {"safe_private": [element]}}})
 
 
 @pytest.mark.parametrize(
@@ -195,6 +206,22 @@ def test_safe_private_elements_stay():
         ({"BurnedInAnnotation": "YES"}, "burned-in"),
         ({"Modality": "US"}, "burned-in"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "burned-in"),
+        ({"BurnedInAnnotation": "yes "}, "burned-in"),
+        ({"BurnedInAnnotation": ["NO", "YES"], "Modality": "CT"}, "burned-in"),
+        ({"Modality": "us"}, "burned-in"),
+        ({"Modality": "IVUS"}, "burned-in"),
+        ({"Modality": None, "SOPClassUID": "1.2.840.10008.5.1.4.1.1.6.1"}, "burned-in"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.77.1.4.1"}, "burned-in"),
+        ({"Modality": "SM", "SpecimenLabelInImage": "YES"}, "burned-in"),
+        (
+            {
+                "Modality": "SM",
+                "SOPClassUID": "1.2.840.10008.5.1.4.1.1.77.1.6",
+                "ImageType": ["ORIGINAL", "PRIMARY", "LABEL", "NONE"],
+                "BurnedInAnnotation": "NO",
+            },
+            "burned-in",
+        ),
         ({"EncapsulatedDocument": b"%PDF"}, "encapsulated-document"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.9.4.1"}, "encapsulated-document"),
         (
@@ -210,6 +237,66 @@ def test_safe_private_elements_stay():
 def test_what_needs_a_look_is_never_let_through(attributes, reason):
     with pytest.raises(BadFile, match=reason):
         deidentify(make_file(**attributes), BASIC)
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"])
+@pytest.mark.parametrize(
+    ("charset", "name", "left"),
+    [
+        (None, "SMITHSON^Jo", "smithson"),
+        ("ISO_IR 100", "Müller^Jo", "MÜLLER"),
+        ("ISO_IR 192", "Müller^Jo", "MÜLLER"),
+        ("ISO_IR 144", "Иванов^Ян", "Иванов"),
+        ("ISO_IR 192", "Иванов^Ян", "ИВАНОВ"),
+        (["", "ISO 2022 IR 87"], "Yamada=山田", "山田"),
+        (["", "ISO 2022 IR 149"], "Kim=김희중", "김희중"),
+        ("GB18030", "王^小东", "小东"),
+    ],
+)
+def test_a_name_is_found_in_the_bytes_in_any_script_and_syntax(syntax, charset, name, left):
+    """A code stays whatever it says: what it may not say is found behind it."""
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = left, "99X", "x"
+    data = make_file(
+        SpecificCharacterSet=charset,
+        PatientName=name,
+        ProcedureCodeSequence=[code],
+        syntax=syntax,
+    )
+    with pytest.raises(BadFile, match="residual"):
+        deidentify(data, BASIC)
+    code.CodeValue = "T-1"
+    plain = make_file(PatientName=name, SpecificCharacterSet=charset, ProcedureCodeSequence=[code])
+    assert read(deidentify(plain, BASIC)).ProcedureCodeSequence[0].CodeValue == "T-1"
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"), [(b"\xff\xd8\xff\xfe\0\x12", b"\xff\xda"), (b"\xff\x4f\xff\x64", b"\xff\x90")]
+)
+def test_a_name_is_found_in_the_header_of_a_picture_that_is_compressed(begin, end):
+    dataset = pydicom.dcmread(io.BytesIO(make_file(PatientName="Zyxwvut^Anna")))
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+    for comment, wrong in ((b" for Zyxwvut ", True), (b" for nobody. ", False)):
+        picture = begin + comment + end + b" Zyxwvut "  # what is behind the header is a picture
+        dataset.PixelData = pydicom.encaps.encapsulate([picture])
+        dataset["PixelData"].VR = "OB"
+        if wrong:
+            with pytest.raises(BadFile, match="residual"):
+                deidentify(written(dataset), BASIC)
+        else:
+            assert deidentify(written(dataset), BASIC).uid
+
+
+@pytest.mark.parametrize(
+    ("age", "told"),
+    [
+        ("95Y", "090Y"), ("095", "090Y"), ("1100M", "090Y"), (" 095y", "090Y"), ("99999D", "090Y"),
+        ("088Y", "088Y"), ("999M", "999M"), ("012W", "012W"), ("old", ""), ("", ""),
+    ],
+)  # fmt: skip
+def test_ages_in_any_form_are_at_most_90(age, told):
+    made = read(deidentify(make_file(PatientAge=age), replace(BASIC, patient=True)))
+    assert (made.PatientAge or "") == told
 
 
 def test_a_name_in_technical_text_takes_the_text_out():

@@ -16,7 +16,7 @@ from catchment.core.account import Line
 from catchment.core.errors import Conflict, Invalid, NotFound, Unavailable
 from catchment.core.ledger import Ledger
 from catchment.core.store_local import LocalStore
-from catchment.imaging import layout, receive
+from catchment.imaging import layout, receive, review
 from catchment.imaging.model import Options, Provider, State
 from catchment.imaging.plan import Came, Claim, Fate, decide, unknown
 from catchment.imaging.receive import Seen, mark
@@ -325,6 +325,77 @@ def test_what_stands_of_earlier_files_is_told_by_every_snapshot(sites, job, hous
     }
     resolve(job, house, "1.2.1.1.1", None)
     assert {code for _, code, _ in told()} == {"not-dicom"}
+
+
+def test_what_stands_is_counted_in_new_parts_only(sites, job, house, opened, monkeypatch):
+    """The counts of the others are the snapshot's; a snapshot of before has none."""
+    sites(alpha={"1": image(1), "text": b"hello"})
+    run(job, house)
+    asked = []
+    read = Shelf.read
+    monkeypatch.setattr(
+        Shelf,
+        "read",
+        lambda self, part, columns=None: asked.append(columns) or read(self, part, columns),
+    )
+    sites(beta={"text": b"hello!"})
+    outcome = run(job, house)
+    assert [f.site for f in outcome.findings] == ["alpha", "beta"]
+    assert asked.count(["site", "state", "reason", "seen"]) == 1
+    parts = {part.key for part in opened().parts()["files"]}
+    assert set(opened().record.provenance["standing"]) == parts
+    assert len(parts) == 2
+
+
+def test_what_a_person_has_seen_is_told_no_more(sites, job, house, opened, tmp_path):
+    sites(alpha={"1": image(1), "text": b"hello", "empty": b""})
+    (tmp_path / "sites" / "alpha" / "link").symlink_to("text")
+    run(job, house)
+    codes = ["empty", "not-a-file", "not-dicom"]
+    assert [f.code for f in house.ledger.findings()] == codes
+    assert [f.code for f in review.seen(job, house, ["not-dicom"]).findings] == codes[:2]
+    assert [f.code for f in review.seen(job, house, ["not-a-file"]).findings] == codes[:1]
+    assert review.seen(job, house).findings == []
+    assert review.seen(job, house).state == "unchanged"
+    assert opened().verify() == []
+    assert opened().states() == {
+        "alpha": {"ingested": 1} | {f"quarantined ({code})": 1 for code in codes}
+    }
+    sites(beta={"other": b"hello?"})
+    assert [(f.site, f.code) for f in run(job, house).findings] == [("beta", "not-dicom")]
+
+
+def test_quarantined_files_are_read_again(sites, job, house, opened):
+    """By the settings of today; those that stay where they are change nothing."""
+    strict = replace(job, options=replace(job.options, require_deidentified=True))
+    other = image(2, PatientIdentityRemoved="YES", SeriesDescription="other")
+    sites(alpha={"1": image(1), "2": image(2), "text": b"hello"}, beta={"1": image(1), "2": other})
+    run(strict, house)
+    assert review.again(strict, house).state == "unchanged"
+    assert opened().record.number == 1
+    assert review.again(job, house, ["not-dicom"]).state == "unchanged"
+    outcome = review.again(job, house)
+    line = balance(outcome, "alpha", "again")
+    assert (line.received, line.kept, line.quarantined) == (3, 1, {"conflict": 1, "not-dicom": 1})
+    assert [(f.site, f.code) for f in outcome.findings] == [
+        ("alpha", "conflict"),
+        ("alpha", "not-dicom"),
+        ("beta", "conflict"),
+    ]
+    assert opened().verify() == []
+    assert opened()["images"]["SOPInstanceUID"].to_pylist() == ["1.2.1.1.1"]
+    (one,) = conflicts(opened())
+    assert {claim["site"] for claim in one["files"]} == {"alpha", "beta"}
+    assert all("name" not in claim for claim in one["files"])  # patients may be in it
+    assert run(job, house).state == "unchanged"
+
+
+def test_reading_again_is_for_the_profile_of_the_snapshot(sites, job, house):
+    sites(alpha={"text": b"hello"})
+    run(job, house)
+    with pytest.raises(Invalid, match="profile"):
+        review.again(replace(job, config={"deidentified_by": {}}), house)
+    assert next(iter(house.ledger.runs("imaging/ct"))).state == "failed"
 
 
 def test_parts_are_brought_together_as_far_as_memory_has_room(tmp_path):

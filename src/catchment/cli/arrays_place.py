@@ -14,6 +14,8 @@ from catchment.core.errors import Invalid, NotFound
 if TYPE_CHECKING:
     from catchment.core.workspace import Workspace
 
+SHOWN = 5  # stores that an error names
+
 Target = Annotated[
     str, typer.Argument(metavar="STORE", help="Folder or URL of the store: s3://bucket/name.zarr.")
 ]
@@ -46,12 +48,23 @@ def settings(out: Output) -> Iterator[Workspace]:
 @contextmanager
 def sessions_at(out: Output, store: str, *, writes: bool = False) -> Iterator[Any]:
     """The store, with the ledger of its writers where something is to be written."""
-    from catchment.arrays import api
+    from catchment.arrays import api, catalog
 
     with settings(out) as workspace:
         opened = api.store_of(store, **workspace.settings.s3.options())
-        with api.opened(opened, writes=writes) as stack:
-            yield stack
+        try:
+            with api.opened(opened, writes=writes) as stack:
+                yield stack
+        except NotFound as error:
+            below = sorted(catalog.keys(opened)) if error.kind == "no-store" else []
+            if not below:
+                raise
+            names = ", ".join(below[:SHOWN]) + (", ..." if len(below) > SHOWN else "")
+            raise NotFound(
+                f"{error.message}; stores below it: {names}",
+                kind=error.kind,
+                hint=f"name one of them: {store.rstrip('/')}/{below[0]}",
+            ) from None
 
 
 def sizes(chunks: list[str] | None) -> dict[str, int] | None:

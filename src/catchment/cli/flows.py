@@ -79,13 +79,15 @@ def run(
     level = ("CRITICAL", "INFO", "DEBUG")[min(output.verbosity, 2)]
     wanted = found.resolve_job_def(job)
     with dg.DagsterInstance.get() as instance:
-        _partition(instance, wanted, partition)
+        added = _partition(instance, wanted, partition)
         done = wanted.execute_in_process(
             instance=instance,
             partition_key=partition,
             raise_on_error=False,
             run_config={"loggers": {"console": {"config": {"log_level": level}}}},
         )
+        if added is not None and not done.success:  # it may be of a site that is none
+            instance.delete_dynamic_partition(added, partition or "")
     checks = [
         {
             "asset": one.asset_key.to_user_string(),
@@ -137,8 +139,13 @@ def _definitions(output: Output) -> dg.Definitions:
     return found
 
 
-def _partition(instance: dg.DagsterInstance, job: dg.JobDefinition, given: str | None) -> None:
-    """Whether the job takes it. One that grows may have a partition that no sensor saw yet."""
+def _partition(
+    instance: dg.DagsterInstance, job: dg.JobDefinition, given: str | None
+) -> str | None:
+    """Whether the job takes it. One that grows may have a partition that no sensor saw yet.
+
+    Told is the name of the partitions that it was added to, if it was.
+    """
     import dagster as dg
 
     kind = job.partitions_def
@@ -150,16 +157,21 @@ def _partition(instance: dg.DagsterInstance, job: dg.JobDefinition, given: str |
             + ("" if kind is None else f" --partition {_last(instance, kind)}"),
         )
     if kind is None or given is None:
-        return
+        return None
     if isinstance(kind, dg.DynamicPartitionsDefinition):
-        instance.add_dynamic_partitions(kind.name or "", [given])
-    elif not kind.has_partition_key(given):
+        name = kind.name or ""
+        if given in instance.get_dynamic_partitions(name):
+            return None
+        instance.add_dynamic_partitions(name, [given])
+        return name
+    if not kind.has_partition_key(given):
         last = kind.get_last_partition_key()
         raise Invalid(
             f"{job.name} has no partition {given!r}",
             kind="which-partition",
             hint=f"catchment flows run {job.name} --partition {last}",
         )
+    return None
 
 
 def _last(instance: dg.DagsterInstance, kind: dg.PartitionsDefinition[str]) -> str:

@@ -149,20 +149,61 @@ def quarantine(
         bool,
         typer.Option("--names", help="Show providers' names of files; patients may be in them."),
     ] = False,
+    reason: Annotated[
+        list[str] | None,
+        typer.Option("--reason", metavar="R", help="Only files with this reason; repeatable."),
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Read them again, by the settings of today.")
+    ] = False,
+    seen: Annotated[
+        bool, typer.Option("--seen", help="Tell no more of those that are there now.")
+    ] = False,
 ) -> None:
-    """Every file that is kept and not published, and why."""
+    """Every file that is kept and not published, and why; or what is to become of them."""
     out: Output = ctx.obj
+    if again and seen:
+        raise typer.BadParameter("give either --again or --seen")
+    if again or seen:
+        _review(out, name, output, reason or (), again=again)
+        return
     with _opened(out, name, output, None) as shown:
         found = shown.find("files", "state", ["quarantined", "conflict"]).to_pylist()
+        found = [r for r in found if not reason or (r["reason"] or r["state"]) in reason]
         if names:
             found = shown.with_names(found)
     told = [
         {"site": row["site"], "state": row["state"], "reason": row["reason"]}
         | {"sha256": row["sha256"], "size": row["size"]}
+        | {"seen": row["seen"].isoformat() if row["seen"] else None}
         | ({"name": row["name"]} if names else {})
         for row in found
     ]
     out.result(told, views.files)
+
+
+def _review(
+    out: Output, name: str | None, output: str | None, reasons: Sequence[str], *, again: bool
+) -> None:
+    """Read quarantined files again, or tell no more of them."""
+    from catchment.imaging import capability, review
+
+    given: dict[str, Any] = {"providers": {}} if output else {}
+    with (
+        open_aggregate(out, "imaging", name, output, given=given) as (workspace, chosen),
+        out.progress() as progress,
+    ):
+        job = capability.job(workspace, chosen, receives=False, stages=again)
+        place = capability.house(workspace, progress)
+        if again:
+            with capability.compressing(workspace, chosen, place) as equipped:
+                done = review.again(job, equipped, reasons)
+        else:
+            done = review.seen(job, place, reasons)
+        if done.state == "published" and done.snapshot is not None:
+            capability.load_warehouse(workspace, chosen, done.snapshot)
+        outcome = capability.outcome(job, done)
+    out.result(outcome.to_json() | {"store": workspace.store.url}, views.outcome)
 
 
 @app.command()

@@ -70,7 +70,7 @@ def status(data: dict[str, Any]) -> Iterator[str | Table]:
 
 def files(data: list[dict[str, Any]]) -> Iterator[str | Table]:
     """One file a line."""
-    columns = ["site", "state", "reason", "size", "sha256"]
+    columns = ["site", "state", "reason", "size", "seen", "sha256"]
     columns += ["name"] if data and "name" in data[0] else []
     yield table("", columns, ([row[column] for column in columns] for row in data))
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+import re
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, SecretStr, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, SecretStr, model_validator
 
 from catchment.core.sections import Day, Names, Section, Slug
 
@@ -227,6 +228,21 @@ class ImagingSettings(Section):
     )
 
 
+def _private(elements: tuple[str, ...]) -> tuple[str, ...]:
+    """Private elements with digits in capitals; a creator may have a slash in its name."""
+    made = []
+    for one in elements:
+        found = re.fullmatch(r"(.+)/([0-9A-Fa-f]{3}[13579BDFbdf])xx([0-9A-Fa-f]{2})", one)
+        if found is None:
+            message = "expected CREATOR/GGGGxxEE with an odd group, as 'ACME 1.0/0029xx10'"
+            raise ValueError(message)
+        made.append(f"{found[1]}/{found[2].upper()}xx{found[3].upper()}")
+    return tuple(made)
+
+
+PrivateElements = Annotated[Names, AfterValidator(_private)]
+
+
 class DeidentifySettings(Section):
     """A profile of de-identification of DICOM: ``[deidentify.NAME]``."""
 
@@ -249,7 +265,7 @@ class DeidentifySettings(Section):
     retain_patient: bool = Field(
         default=False, description="Keep age (at most 90), sex, size, weight and the like."
     )
-    safe_private: Names = Field(
+    safe_private: PrivateElements = Field(
         default=(), description="Private elements to keep, as `CREATOR/GGGGxxEE`."
     )
     shown: Names = Field(

@@ -17,7 +17,8 @@ from typing import Any
 
 from catchment.imaging import deidentify_standard as standard
 from catchment.imaging import deidentify_table as table
-from catchment.imaging.deidentify_pixels import only_pixels
+from catchment.imaging.deidentify_pixels import check_pictures, only_pixels
+from catchment.imaging.deidentify_residue import WORD, check_residue, is_long, names_of
 from catchment.imaging.entities import Odd, day, instant
 from catchment.imaging.fallback import quiet
 from catchment.imaging.profile import Profile
@@ -25,37 +26,12 @@ from catchment.imaging.walk import BadFile
 
 STANDARD = "1.2.840.10008."
 SHIFT = 3650  # days back, at most
-LEAST = 4  # letters or digits of what is looked for in the output
-SHORT = 2  # of what no text may hold as a word
 _BYTES = frozenset({"OB", "OW", "OF", "OD", "OL", "OV", "OB or OW", "US or OW"})
 _PLAIN = frozenset(  # codes and numbers
     ["CS", "DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV", "AT", "US or SS"]
 )
+_A_YEAR = {"D": 366, "W": 53, "M": 12, "Y": 1, "": 1}
 _DATE = re.compile(r"(?<!\d)(?:19|20)\d\d[01]\d[0-3]\d(?!\d)")
-_WORD = re.compile(r"[^\W_]+", re.UNICODE)
-_IDENTIFYING = frozenset({"PN"})
-_LOOKED_FOR = frozenset(
-    [
-        "PatientID",
-        "OtherPatientIDs",
-        "PatientBirthDate",
-        "AccessionNumber",
-        "PatientAddress",
-        "PatientTelephoneNumbers",
-        "PatientMotherBirthName",
-        "PatientBirthName",
-        "InstitutionName",
-        "InstitutionAddress",
-        "MedicalRecordLocator",
-        "IssuerOfPatientID",
-        "AdmissionID",
-        "StudyInstanceUID",
-        "SeriesInstanceUID",
-        "SOPInstanceUID",
-        "FrameOfReferenceUID",
-        "RequestingService",
-    ]
-)
 
 
 @dataclass(slots=True)
@@ -84,10 +60,10 @@ def deidentify(data: bytes, profile: Profile) -> Clean:
             dataset = pydicom.dcmread(io.BytesIO(data), force=True)
             if "SOPInstanceUID" not in dataset:
                 raise BadFile("header-broken")
-            known = _names(dataset)
+            known = names_of(dataset)
         except Exception:  # noqa: BLE001 - what a file of any form makes of pydicom
             raise BadFile("header-broken") from None
-        _check_pictures(dataset, profile)
+        check_pictures(dataset, profile)
         sop_class = str(dataset.get("SOPClassUID") or "")
         work = _Work(profile, _patient(dataset), sop_class, known)
         names = work.long
@@ -100,7 +76,7 @@ def deidentify(data: bytes, profile: Profile) -> Clean:
             raise
         except Exception:  # noqa: BLE001 - the same
             raise BadFile("header-broken") from None
-    _check_residue(made, dataset, names, profile)
+    check_residue(made, dataset, names, profile)
     digest = hashlib.sha256(made).hexdigest()
     evidence = {
         "profile": profile.name,
@@ -127,7 +103,7 @@ class _Work:
     def __init__(self, profile: Profile, patient: str, sop_class: str, names: set[str]) -> None:
         self.profile = profile
         self.names = {name.lower() for name in names}
-        self.long = {name for name in names if len(name) >= LEAST}
+        self.long = {name for name in names if is_long(name)}
         self.report = sop_class.startswith(table.REPORTS)
         self.actions: Counter[str] = Counter()
         self.pseudonym = self._digest("patient", patient).hex()[:16].upper()
@@ -159,7 +135,7 @@ class _Work:
         """Private elements go, but for those that the profile calls safe, and their creators."""
         safe = self.profile.private
         if tag.is_private_creator:
-            wanted = any(one.split("/")[0] == dataset[tag].value for one in safe)
+            wanted = any(one.rpartition("/")[0] == dataset[tag].value for one in safe)
         else:
             creator = dataset.get(tag.group << 16 | tag.element >> 8)
             name = str(creator.value) if creator is not None else ""
@@ -218,14 +194,17 @@ class _Work:
     def _named(self, value: Any) -> bool:
         """Whether text holds a word of the identifiers, a long one in any word, or a date."""
         text = str(value).lower()
-        if _DATE.search(text) or not self.names.isdisjoint(_WORD.findall(text)):
+        if _DATE.search(text) or not self.names.isdisjoint(WORD.findall(text)):
             return True
         return any(name.lower() in text for name in self.long)
 
     def _cap_age(self, dataset: Any) -> None:
-        """Ages above 89 are told as 90."""
-        age = re.fullmatch(r"(\d{3})Y", str(dataset.PatientAge or ""))
-        if age and int(age[1]) > 89:
+        """Ages above 89 are told as 90, in whatever unit; what is no age is emptied."""
+        told = str(dataset.PatientAge or "").strip()
+        age = re.fullmatch(r"(\d{1,5})([DWMY]?)", told.upper(), re.ASCII)
+        if age is None:
+            dataset.PatientAge = ""
+        elif int(age[1]) > 89 * _A_YEAR[age[2]]:
             dataset.PatientAge = "090Y"
 
     def _remap(self, element: Any) -> None:
@@ -335,60 +314,3 @@ def _syntax(dataset: Any) -> str:
     if implicit:
         return "1.2.840.10008.1.2"
     return "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
-
-
-def _check_pictures(dataset: Any, profile: Profile) -> None:
-    """BadFile (``burned-in``) where a person should look at the pixels first."""
-    speech = str(dataset.get("SOPClassUID") or "").startswith(table.AUDIO)
-    if "EncapsulatedDocument" in dataset or speech:
-        raise BadFile("encapsulated-document")
-    if "PixelData" not in dataset:
-        return
-    said = str(dataset.get("BurnedInAnnotation") or "")
-    modality = str(dataset.get("Modality") or "")
-    capture = str(dataset.get("SOPClassUID") or "").startswith(table.CAPTURES)
-    doubtful = modality in table.SHOWING or (capture and len(str(dataset.SOPClassUID)) < 30)
-    if said == "YES" or (doubtful and said != "NO" and modality not in profile.shown):
-        raise BadFile("burned-in")
-
-
-def _names(dataset: Any) -> set[str]:
-    """What identifies in the input, at every depth: to be looked for in the output."""
-    found: set[str] = set()
-    for element in dataset.iterall():
-        if element.VR in _IDENTIFYING or element.keyword in _LOOKED_FOR:
-            values = element.value if isinstance(element.value, list | tuple) else [element.value]
-            for value in values:
-                text = str(value or "")
-                found |= {text} if element.VR in ("UI", "DA") else set(_WORD.findall(text))
-    return {one for one in found if len(one) >= SHORT}
-
-
-def _check_residue(made: bytes, dataset: Any, names: set[str], profile: Profile) -> None:
-    """BadFile (``residual``) if the output's bytes hold any of the names, pixels aside."""
-    pixels: bytes = dataset.get("PixelData") or b""
-    at = made.rfind(pixels) if pixels else -1
-    header = made if at < 0 else made[:at] + made[at + len(pixels) :]
-    text = header.lower()
-    ours = f"{profile.name} catchment profile".lower()
-    kept = {str(dataset.get(name) or "").lower() for name in table.MAKE} | {ours}
-    for name in names:
-        small = name.lower()
-        if profile.uids and re.fullmatch(r"[0-9.]+", small):
-            continue
-        if name.startswith(STANDARD) or any(small in known for known in kept):
-            continue
-        if _stands(text, small):
-            raise BadFile("residual")
-
-
-def _stands(text: bytes, name: str) -> bool:
-    """Whether a name stands in the text as a word of its own, in any of the usual encodings."""
-    for encoding in ("utf-8", "latin_1"):
-        try:
-            wanted = name.encode(encoding)
-        except UnicodeEncodeError:
-            continue
-        if re.search(rb"(?<![0-9a-z])" + re.escape(wanted) + rb"(?![0-9a-z])", text):
-            return True
-    return False

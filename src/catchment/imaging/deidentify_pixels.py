@@ -1,4 +1,4 @@
-"""Pixels of a file that is de-identified: what stands between and behind them is no picture."""
+"""Pixels of a file that is de-identified: who must look at them, and what is no picture in them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,39 @@ from typing import Any
 
 import numpy as np
 
+from catchment.imaging import deidentify_table as table
+from catchment.imaging.profile import Profile
 from catchment.imaging.walk import BadFile
 
 _OVERLAYS, _POSITION, _DATA = 0x6000, 0x0102, 0x3000  # group, and elements in it
+
+
+def check_pictures(dataset: Any, profile: Profile) -> None:
+    """BadFile (``burned-in``) where a person should look at the pixels first.
+
+    What a file says is compared without regard to case and blanks: many do not keep to the form.
+    """
+    sop_class = f"{dataset.get('SOPClassUID') or ''}".strip()
+    if "EncapsulatedDocument" in dataset or sop_class.startswith(table.AUDIO):
+        raise BadFile("encapsulated-document")
+    if "PixelData" not in dataset:
+        return
+    said = _words(dataset, "BurnedInAnnotation")
+    modalities = _words(dataset, "Modality")
+    labelled = "YES" in _words(dataset, "SpecimenLabelInImage") or (
+        sop_class == table.SLIDES and not _words(dataset, "ImageType").isdisjoint(table.LABELLED)
+    )
+    doubtful = not modalities.isdisjoint(table.SHOWING) or f"{sop_class}.".startswith(table.SHOWN)
+    looked_at = bool(modalities) and modalities <= profile.shown
+    if "YES" in said or ((labelled or (doubtful and said != {"NO"})) and not looked_at):
+        raise BadFile("burned-in")
+
+
+def _words(dataset: Any, name: str) -> set[str]:
+    """The values of an attribute, in capitals."""
+    value = dataset.get(name) or ""
+    values = [value] if isinstance(value, str) else list(value)
+    return {str(one).strip().upper() for one in values} - {""}
 
 
 def only_pixels(dataset: Any) -> None:

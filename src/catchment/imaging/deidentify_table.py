@@ -246,9 +246,42 @@ CLASSES = frozenset(
 SCHEMES = frozenset({"DCM", "SCT", "SRT", "SNM3", "LN", "UCUM", "RADLEX", "FMA", "UMLS", "NCIt"})
 
 # Pictures of these often show names: they need a look unless they say that they do not.
-SHOWING = frozenset({"US", "ES", "XC", "GM", "SM", "OT", "XA", "RF", "OP", "ECG", "DOC"}) - {"SM"}
+SHOWING = frozenset(  # (The second line has retired ones.)
+    [
+        "US",
+        "ES",
+        "XC",
+        "GM",
+        "OT",
+        "XA",
+        "RF",
+        "OP",
+        "ECG",
+        "DOC",
+        "IVUS",
+        "BDUS",
+        "HC",
+        "CD",
+        "DD",
+        "EC",
+        "VF",
+        "DF",
+        "CF",
+        "DG",
+        "CP",
+        "FA",
+        "FS",
+    ]
+)
+SOP = "1.2.840.10008.5.1.4.1.1"
 AUDIO = "1.2.840.10008.5.1.4.1.1.9.4."  # waveforms in which somebody may speak
-CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # and below: secondary capture
+# The same by SOP class: secondary capture, ultrasound, angiography, fluoroscopy, photographs.
+SHOWN = tuple(
+    f"{SOP}.{one}."
+    for one in ("7", "3", "6", "12.1", "12.2", "77.1.1", "77.1.2", "77.1.4", "77.1.5.1", "77.1.5.2")
+)
+SLIDES = f"{SOP}.77.1.6"  # whole slides of microscopes; of these, pictures of the slide's label:
+LABELLED = frozenset({"LABEL", "OVERVIEW"})
 
 # PS3.16 CID 7050.
 CODES = {

@@ -94,7 +94,7 @@ def profile_of(settings: Settings, name: str) -> Profile:
         found.retain_device,
         found.retain_patient,
         frozenset(found.safe_private),
-        frozenset(found.shown),
+        frozenset(modality.upper() for modality in found.shown),
         keys={site: secret.encode() for site, secret in keys.items()},
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from catchment.core.account import Account, Line
@@ -14,8 +14,10 @@ from catchment.imaging.plan import Came, Fate
 if TYPE_CHECKING:
     import pyarrow as pa
 
-HINT = "catchment imaging quarantine lists them"
+HINT = "catchment imaging quarantine lists them; with --seen they are told no more"
 CONFLICT = "conflict"
+type Standing = dict[str, dict[str, int]]  # files by site and reason
+
 REJECTED = "conflict-rejected"  # by a person, in favour of another file
 
 
@@ -52,17 +54,26 @@ def count_odd(odd: Counter[tuple[str, str]], read: pa.Table) -> None:
             odd[site, name] += 1
 
 
-def standing(files: Iterable[pa.Table]) -> Counter[tuple[str, str]]:
-    """How many files are not published, by site and reason; but for what a person decided."""
+def standing(files: pa.Table) -> Standing:
+    """How many files are not published; but for what a person decided, or has seen."""
+    import pyarrow.compute as pc
+
+    counts: Standing = {}
+    rows = files.filter(pc.is_null(files["seen"])).select(["site", "state", "reason"])
+    for row in rows.group_by(rows.column_names).aggregate([([], "count_all")]).to_pylist():
+        reason = CONFLICT if row["state"] == State.CONFLICT else row["reason"]
+        if row["state"] in (State.CONFLICT, State.QUARANTINED) and reason != REJECTED:
+            counts.setdefault(row["site"], {})[reason] = row["count_all"]
+    return counts
+
+
+def summed(parts: Mapping[str, Standing]) -> Counter[tuple[str, str]]:
+    """The same of all parts, by site and reason."""
     counts: Counter[tuple[str, str]] = Counter()
-    for rows in files:
-        grouped = rows.group_by(["site", "state", "reason"]).aggregate([([], "count_all")])
-        for row in grouped.to_pylist():
-            match row["state"]:
-                case State.CONFLICT:
-                    counts[row["site"], CONFLICT] += row["count_all"]
-                case State.QUARANTINED if row["reason"] != REJECTED:
-                    counts[row["site"], row["reason"]] += row["count_all"]
+    for one in parts.values():
+        for site, reasons in one.items():
+            for reason, count in reasons.items():
+                counts[site, reason] += count
     return counts
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from catchment.core.account import Line
@@ -21,8 +22,8 @@ def conflicts(snapshot: ImagingSnapshot) -> list[dict[str, Any]]:
     rows = snapshot.find("files", "state", [State.CONFLICT]).to_pylist()
     by_uid: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        claim = {"site": row["site"], "name": row["name"], "sha256": row[SOURCE]}
-        by_uid.setdefault(row["SOPInstanceUID"], []).append(claim | {"size": row["size"]})
+        claim = {"site": row["site"], "sha256": row[SOURCE], "size": row["size"]}
+        by_uid.setdefault(row["SOPInstanceUID"], []).append(claim)
     return [{"SOPInstanceUID": uid, "files": files} for uid, files in sorted(by_uid.items())]
 
 
@@ -37,14 +38,20 @@ def resolve(job: Job, house: House, uid: str, keep: str | None) -> Outcome:
         Invalid: kind ``which-file`` if not exactly one of the files is meant.
         Conflict: kind ``lease-held`` while a run is at work.
     """
+    with deciding(job, house, {"resolve": uid, "keep": keep}) as work:
+        kept, rejected = _chosen(work, uid, keep)
+        _decide(work, kept, rejected)
+        return work.publish(())
+
+
+@contextmanager
+def deciding(job: Job, house: House, what: dict[str, Any]) -> Iterator[Work]:
+    """A run in which a person's decision is carried out, under the lease."""
     with house.ledger.holding(job.aggregate, ttl=house.lease) as lease:
         latest = runs.mend(job, house)
-        record = house.ledger.start_run(job.aggregate, {"resolve": uid, "keep": keep})
+        record = house.ledger.start_run(job.aggregate, what)
         try:
-            work = Work(job, house, record, lease, latest)
-            kept, rejected = _chosen(work, uid, keep)
-            _decide(work, kept, rejected)
-            return work.publish(())
+            yield Work(job, house, record, lease, latest)
         except BaseException as error:
             known = error if isinstance(error, CatchmentError) else None
             with suppress(CatchmentError):  # the first error is the one to tell

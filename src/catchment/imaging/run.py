@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +30,7 @@ from catchment.imaging.staging import SETTING, check_profile, read_all_files
 if TYPE_CHECKING:
     import pyarrow as pa
 
+STANDING = "standing"  # of a snapshot's provenance
 FILES = 4000  # whose rows are in memory at a time
 
 
@@ -142,15 +143,14 @@ class Work:
     def publish(self, findings: Sequence[Finding], moves: Sequence[Move] = ()) -> Outcome:
         """Make the shelf's parts the latest snapshot; told is also what stands of earlier files."""
         self.shelf.compact()
-        standing = reports.standing(
-            self.shelf.read(part, ["site", "state", "reason"]) for part in self.shelf.of("files")
-        )
-        told = [*findings, *reports.findings(self.reasons, standing, self.odd)]
+        standing = self._standing()
+        told = [*findings, *reports.findings(self.reasons, reports.summed(standing), self.odd)]
         parent = self.latest.number if self.latest else 0
         provenance = {
             "program": manifest(),
             "config": self._config(),
             "objects": [part.to_json() for part in sorted(self.shelf.parts, key=_place)],
+            STANDING: standing,
         }
         digests = "\n".join(part.digest for part in self.shelf.parts)
         publication = Publication(
@@ -170,6 +170,17 @@ class Work:
             for key in self.shelf.replaced:
                 self.house.store.delete(key)
         return Outcome("published", snapshot, self.account, told, self.done)
+
+    def _standing(self) -> dict[str, reports.Standing]:
+        """What each part of ``files`` holds that is not published; read are those that are new."""
+        before = self.latest.provenance.get(STANDING, {}) if self.latest else {}
+        columns = ["site", "state", "reason", "seen"]
+        return {
+            part.key: before[part.key]
+            if part.key in before
+            else reports.standing(self.shelf.read(part, columns))
+            for part in self.shelf.of("files")
+        }
 
     def _config(self) -> dict[str, Any]:
         """The settings; who only decides a conflict need not know the profile of what is there."""
@@ -193,6 +204,21 @@ class Work:
             Stored(site, layout.object_key(self.job.name, digest), digest, sizes[digest])
             for digest in unknown(came, known)
         ]
+        decision, uids = self.settle(came, known, files)
+        self.shelf.add("files", self._files(delivery, rows, decision, uids))
+        reports.tell(self.account, self.reasons, came, decision.fates)
+        self.done += rows.num_rows
+        pa.default_memory_pool().release_unused()
+
+    def settle(
+        self, came: Sequence[Came], known: Collection[str], files: Sequence[Stored]
+    ) -> tuple[Decision, dict[str, str]]:
+        """Read files and decide about them; their images are in the tables then.
+
+        Told is also the SOPInstanceUID of each that could be read, by digest.
+        """
+        import pyarrow as pa
+
         read, refused, evidence = read_all_files(self.job, self.house, files)
         self.shelf.add("raw", read)
         self.shelf.add("evidence", pa.Table.from_pylist(evidence, evidence_schema()))
@@ -204,11 +230,8 @@ class Work:
             withdraw(self.shelf, decision.withdraw)
             self._account_withdrawn(decision.withdraw)
         self.ingest(read, decision.ingest)
-        self.shelf.add("files", self._files(delivery, rows, decision, uids))
-        reports.tell(self.account, self.reasons, came, decision.fates)
         reports.count_odd(self.odd, read)
-        self.done += rows.num_rows
-        pa.default_memory_pool().release_unused()
+        return decision, uids
 
     def ingest(self, read: pa.Table, digests: Sequence[str]) -> None:
         """Images of some of the rows, and what is new with them."""
@@ -297,6 +320,7 @@ class Work:
             "reason": pa.array([fate.reason for fate in decision.fates], texts),
             "SOPInstanceUID": pa.array([uids.get(d or "") for d in digests], texts),
             "delivery": pa.array([delivery.name] * rows.num_rows, texts),
+            "seen": pa.nulls(rows.num_rows, pa.timestamp("us", "UTC")),
         }
         return pa.table(columns, schema=files_schema())
 

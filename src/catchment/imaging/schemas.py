@@ -48,6 +48,7 @@ def files_schema() -> pa.Schema:
             *((name, pa.string()) for name in texts),
             ("size", pa.int64()),
             ("modified", pa.timestamp("us", "UTC")),
+            ("seen", pa.timestamp("us", "UTC")),  # when a person said that they know of it
         ]
     )
 

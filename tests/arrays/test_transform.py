@@ -38,7 +38,9 @@ from catchment.arrays.transform.worker import load
 from catchment.arrays.verify import verify
 from catchment.core.account import Line
 from catchment.core.errors import CatchmentError, Invalid, NotFound, Unavailable
+from catchment.core.ledger import Ledger
 from catchment.core.passwords import kept_key
+from catchment.core.provenance import read_all
 from catchment.core.store import open_store
 from catchment.core.store_local import LocalStore
 from catchment.testing.faults import Faults, inject
@@ -258,6 +260,19 @@ class Mine(BaseTransform):
             files_to_upload=[Uploaded(str(path), "up.edf")],
             zarr_stores=["mine.zarr"],
         )
+
+
+def test_a_lost_ledger_is_learnt_from_the_store(folder, work, tmp_path):
+    """Before a snapshot gets a number that another one has."""
+    recordings.hdf5(folder / "a.h5")
+    work()
+    with Ledger.open(f"sqlite:///{tmp_path}/new.db") as ledger:
+        house = replace(work.house, ledger=ledger)
+        again = work(house=house)
+        assert (again.state, again.snapshot.number) == ("unchanged", 1)
+        recordings.hdf5(folder / "b.h5", seed=2)
+        assert work(house=house).snapshot.number == 2
+        assert ledger.restore(read_all(work.house.store)) == 0
 
 
 def test_a_transform_of_ones_own(folder, work, tmp_path):

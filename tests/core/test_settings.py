@@ -234,6 +234,20 @@ def test_a_weightier_table_takes_the_place_of_a_text_and_the_other_way_round(fil
     assert told == "catchment.toml:1: 'workspace' is not a table, expected [workspace]"
 
 
+@pytest.mark.parametrize(
+    "key", ["identifiers.token", "exports.x.token", "lineage.token", "iceberg.token"]
+)
+@pytest.mark.parametrize("token", ["geh\u00e9im", "geheim\n", "geheim zwei"])
+def test_a_token_is_one_that_a_header_takes(key, token):
+    section, _, name = key.rpartition(".")
+    needed = {} if section != "exports.x" else {"exports.x.contract": "c", "exports.x.files": "f"}
+    with pytest.raises(Invalid) as error:
+        Settings.load(None, {key: token, **needed}, {})
+    assert f"{key}: expected a token of visible ASCII characters" in error.value.message
+    assert "geh" not in error.value.message
+    assert Settings.load(None, {f"{section}.{name}": "geheim==", **needed}, {})
+
+
 def test_a_secret_of_a_table_of_them_is_not_shown_where_it_is_wrong(file):
     path = file(
         "[deidentify.p.keys]\nalpha = 4711\n[iceberg.properties]\n's3.session-token' = 4712\n"

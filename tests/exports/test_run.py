@@ -16,7 +16,7 @@ import pytest
 
 from catchment.core.account import Line
 from catchment.core.errors import CatchmentError, Conflict, Corrupt, Invalid, NotFound, Unavailable
-from catchment.core.provenance import seal_all
+from catchment.core.provenance import NAME, dumps, seal_all
 from catchment.core.safe import SafePool
 from catchment.core.store import open_store
 from catchment.exports import jobs, layout, manifest
@@ -509,10 +509,13 @@ def test_verify_reads_every_byte_and_the_account(server, house):
     house.store.put(first, whole[:-9], mode="overwrite")
     damaged = house.store.read(second)
     house.store.put(second, damaged[:20] + b"\0\0" + damaged[22:], mode="overwrite")
+    house.store.put(snapshot.location + NAME, b"{}", mode="overwrite")
     wrong = jobs.verify(house.store, house.ledger, status)
-    assert sum("not as it was compressed" in text for text in wrong) == 2
+    damaged_keys = [first, second, snapshot.location + NAME]
+    assert [text.partition(": ")[0] for text in wrong] == damaged_keys
     house.store.put(first, whole, mode="overwrite")
     house.store.put(second, damaged, mode="overwrite")
+    house.store.put(snapshot.location + NAME, dumps(snapshot.provenance), mode="overwrite")
     assert jobs.verify(house.store, house.ledger, status) == []
     fewer = replace(status, outputs=(replace(status.outputs[0], count=1), *status.outputs[1:]))
     wrong = jobs.verify(house.store, house.ledger, fewer)
@@ -520,6 +523,16 @@ def test_verify_reads_every_byte_and_the_account(server, house):
         f"{status.outputs[0].count} lines, ex"[:12],
         f"{sum(o.count for o in fewer.outputs)} lines of"[:12],
     ]
+
+
+def test_the_lines_are_those_that_were_recorded(server, house, monkeypatch):
+    """Bytes that stand as they were stored, and are not the lines that the job tells of."""
+    snapshot = run(job_of(server), house)
+    status = jobs.status(house.ledger, snapshot.run)
+    monkeypatch.setattr(jobs, "decompressed", lambda chunks, codec: [b"another\n"])
+    wrong = jobs.verify(house.store, house.ledger, status)
+    assert len(wrong) == len(status.outputs)
+    assert all("8 bytes, sha256:" in text for text in wrong)
 
 
 def test_a_cancelled_job_is_seen_before_the_next_output(server, house):

@@ -35,6 +35,16 @@ def test_the_folders_of_the_contract(tmp_path):
     assert [p.name for p in job.job_path.iterdir()] == ["fini"]
 
 
+@pytest.mark.parametrize(
+    ("streaming", "finished"), [("x", "x"), (".catchment", "x"), ("x", ".catchment")]
+)
+def test_the_folders_are_not_one(tmp_path, streaming, finished):
+    """Else what is still written is combined."""
+    with pytest.raises(Invalid) as error:
+        JobDirectories(tmp_path, "job", streaming, finished)
+    assert error.value.kind == "bad-name"
+
+
 def test_a_stream_appears_when_it_is_closed(job):
     with RecordStream(job) as stream:
         stream.write('{"a":1}')

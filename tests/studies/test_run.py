@@ -451,7 +451,8 @@ def test_orphans_are_what_no_snapshot_names(space):
         assert list(capability.orphans(space, grace=timedelta(seconds=-9))) == []
 
 
-def test_a_lost_ledger_is_told_by_the_store(tmp_path):
+@pytest.mark.parametrize("rebuilt", [True, False], ids=["rebuilt", "learnt by the next run"])
+def test_a_lost_ledger_is_told_by_the_store(tmp_path, rebuilt):
     from catchment.core.provenance import read_all
 
     with workspace(tmp_path) as space:
@@ -463,11 +464,13 @@ def test_a_lost_ledger_is_told_by_the_store(tmp_path):
     for more in tmp_path.glob("ledger.db-*"):
         more.unlink()
     with workspace(tmp_path) as space:
-        space.ledger.restore(read_all(space.store))
-        assert published(space) == model({"a": OTHER})
-        assert state_of(space) == states
+        if rebuilt:
+            space.ledger.restore(read_all(space.store))
+            assert published(space) == model({"a": OTHER})
+            assert state_of(space) == states
         send_cube(space, "b", CUBE)
         assert published(space) == model({"a": OTHER, "b": CUBE})
+        assert space.ledger.restore(read_all(space.store)) == 0
 
 
 def test_the_clock_of_the_house_is_told(space):

@@ -328,6 +328,13 @@ def test_a_damaged_workspace_says_so_and_is_mended_from_its_backup(house, shelf)
     assert "not mended" in mend(list(examine(house, deep=True, backup=nowhere)))[0]
 
 
+@pytest.mark.parametrize("below", ["", "/backups"])
+def test_a_backup_does_not_lie_in_what_it_saves(house, below):
+    with pytest.raises(Invalid) as error:
+        backup.backup(house, open_store(f"{house.store.url}{below}"))
+    assert error.value.kind == "backup-inside"
+
+
 def test_the_commands(home, tmp_path, capsys):
     url = (tmp_path / "shelf").as_uri()
 

@@ -62,6 +62,12 @@ def backup(workspace: Workspace, target: Store, *, progress: Progress = silent) 
     """
     now = datetime.now(UTC)
     store = workspace.store
+    if f"{target.url.rstrip('/')}/".startswith(f"{store.url.rstrip('/')}/"):
+        raise Invalid(
+            "the backups would lie in the very store that they are to save",
+            kind="backup-inside",
+            hint="name another bucket, disk or folder",
+        )
     with open_desk() as (desk, folder):
         _remember(desk, target, latest(target))
         lines = folder / "ledger"

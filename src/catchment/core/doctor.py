@@ -73,11 +73,11 @@ def lacking(workspace: Workspace) -> int:
 
 
 def _unknown(store: Store, ledger: Ledger | None) -> int:
-    known: set[tuple[str, int]] = set()
+    known: set[tuple[str, str]] = set()
     if ledger is not None:
-        known = {(a, s.number) for a in ledger.aggregates() for s in ledger.snapshots(a)}
+        known = {(a, s.run) for a in ledger.aggregates() for s in ledger.snapshots(a)}
     told = (provenance.read(document).snapshot for document in read_all(store))
-    return sum((s.aggregate, s.number) not in known for s in told)
+    return sum((s.aggregate, s.run) not in known for s in told)
 
 
 def _store(workspace: Workspace) -> str:

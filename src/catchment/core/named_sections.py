@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, SecretStr, model_validator
 
-from catchment.core.sections import Day, Names, Section, Slug
+from catchment.core.sections import Day, Names, Section, Slug, Token
 
 
 class TablesSettings(Section):
@@ -103,7 +103,7 @@ class ExportsSettings(Section):
         default={}, description="More search parameters, the same for all members."
     )
     page: PositiveInt = Field(default=1000, description="Resources in a page of a search.")
-    token: SecretStr | None = Field(
+    token: Token | None = Field(
         default=None, description="Bearer token for the FHIR server. Never shown."
     )
     certificate: str | None = Field(

@@ -2,15 +2,17 @@
 
 The ledger's row decides that a snapshot exists; its provenance object, derived from that row byte
 for byte, tells readers of the store. A crash between the two is mended by :func:`seal_all` at the
-next start; a lost ledger is rebuilt from what :func:`read_all` finds.
+next start; a lost ledger is rebuilt from what :func:`read_all` finds, for one aggregate by
+:func:`learn` before its next run.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
+from itertools import chain
 from typing import Any
 
 from catchment.core.account import Account
@@ -72,6 +74,35 @@ def seal_all(store: Store, ledger: Ledger, aggregate: str) -> None:
     """Finish what a crash left between the ledger's row and the provenance object."""
     for snapshot in ledger.unsealed(aggregate):
         seal(store, ledger, snapshot)
+
+
+def learn(store: Store, ledger: Ledger, aggregate: str, prefixes: Iterable[str]) -> None:
+    """Take in what another ledger published, or this one before it was lost; hold the lease.
+
+    Else the numbers of those snapshots would be given a second time, and no ledger could be rebuilt
+    any more. ``prefixes`` are the folders of the aggregate's snapshots, and perhaps others.
+
+    Corrupt as :func:`read_all` and :meth:`Ledger.restore` raise it.
+    """
+    known = {snapshot.location for snapshot in ledger.snapshots(aggregate)}
+    if unknown := [prefix for prefix in prefixes if prefix not in known]:
+        # All at once: names follow clocks, numbers do not.
+        found = chain.from_iterable(read_all(store, prefix) for prefix in unknown)
+        ledger.restore(told for told in found if told[SECTION]["aggregate"] == aggregate)
+
+
+def check_store(store: Store, snapshot: Snapshot, again: str) -> None:
+    """Conflict (kind ``ledger-of-another-store``) if nothing of the snapshot is in the store.
+
+    ``again`` is the command that makes what it held once more.
+    """
+    if next(store.list(snapshot.location), None) is None:
+        raise Conflict(
+            f"the ledger knows {snapshot.location}, and the store has nothing there",
+            kind="ledger-of-another-store",
+            hint="give each store a ledger of its own (workspace.ledger); if the snapshot was "
+            f"deleted by hand, {again}",
+        )
 
 
 def read_all(store: Store, prefix: str = "") -> Iterator[dict[str, Any]]:

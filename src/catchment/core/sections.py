@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date, datetime, timedelta
 from typing import Annotated, Literal
 
@@ -58,7 +59,15 @@ def _slug(text: str) -> str:
         raise ValueError(error.message) from None
 
 
+def _token(secret: SecretStr) -> SecretStr:
+    """What the header of a request takes (RFC 9110, section 5.5), without blanks."""
+    if not re.fullmatch("[!-~]*", secret.get_secret_value()):
+        raise ValueError("expected a token of visible ASCII characters")
+    return secret
+
+
 Slug = Annotated[str, AfterValidator(_slug)]
+Token = Annotated[SecretStr, AfterValidator(_token)]
 Names = Annotated[
     tuple[str, ...], BeforeValidator(lambda v: _split(v) if isinstance(v, str) else v)
 ]
@@ -141,7 +150,7 @@ class S3Settings(Section):
 class IdentifiersSettings(Section):
     """How the identifiers service is asked, for all aggregates."""
 
-    token: SecretStr | None = Field(
+    token: Token | None = Field(
         default=None, description="Bearer token for a service over HTTP. Never shown."
     )
     region: str | None = Field(default=None, description="AWS region of a Lambda function.")
@@ -261,7 +270,7 @@ class IcebergSettings(Section):
         default=None,
         description="URL below which the tables' metadata lies. Default: `iceberg/` in the store.",
     )
-    token: SecretStr | None = Field(
+    token: Token | None = Field(
         default=None, description="Bearer token for a REST catalog. Never shown."
     )
     properties: dict[str, str] = Field(
@@ -280,7 +289,7 @@ class LineageSettings(Section):
         description="URL that each event is sent to, as `https://collector/api/v1/lineage`. One "
         "that does not answer is not waited for.",
     )
-    token: SecretStr | None = Field(
+    token: Token | None = Field(
         default=None, description="Bearer token for the collector. Never shown."
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from catchment.core.errors import Invalid, NotFound
 from catchment.core.ledger import Ledger, Snapshot
 from catchment.core.named_sections import ExportsSettings
 from catchment.core.progress import Progress, silent
-from catchment.core.provenance import NAME
+from catchment.core.provenance import NAME, check_store
 from catchment.core.store import Stat, Store
 from catchment.core.workspace import Workspace
 from catchment.exports import jobs, layout
@@ -47,14 +47,27 @@ def run(
     wanted = job(workspace, name)
     ledger = workspace.ledger_to_read() if dry_run else workspace.ledger
     latest = ledger.latest(wanted.aggregate)
-    same = latest is not None and latest.provenance["config"] == wanted.config()
-    lacks = latest is not None and latest.provenance.get("unavailable", 0)
-    if same and not (again or lacks or ledger.runs(wanted.aggregate, state="running")):
+    if latest is None and not dry_run:  # perhaps the ledger was lost
+        with ledger.holding(wanted.aggregate):
+            runs.mend(workspace.store, ledger, wanted.aggregate)
+        latest = ledger.latest(wanted.aggregate)
+    ask = again or ledger.runs(wanted.aggregate, state="running")
+    if latest is not None and not ask and _is_done(wanted, latest.provenance):
+        check_store(workspace.store, latest, f"catchment exports run {name}")
         return _outcome(ledger, latest, wanted, "unchanged")
     if dry_run:
         return _outcome(ledger, latest, wanted, "planned")
-    done = runs.run(wanted, house(workspace, progress))
-    return _outcome(ledger, done, wanted, "published")
+    published = runs.run(wanted, house(workspace, progress))
+    return _outcome(ledger, published, wanted, "published")
+
+
+def _is_done(job: Job, published: Mapping[str, Any]) -> bool:
+    links = published.get("base_url", job.base_url)  # nobody noted them before
+    return (
+        published["config"] == job.config()
+        and links == job.base_url
+        and not published.get("unavailable", 0)
+    )
 
 
 def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
@@ -132,7 +145,7 @@ def job(workspace: Workspace, name: str) -> Job:
         data = workspace.open_store(folder).read(file, length=MAX_FILE + 1)
         if len(data) > MAX_FILE:
             raise Invalid(f"{file}: expected at most {MAX_FILE} bytes, got more", kind="too-large")
-        members, repeated = read_members(data.decode("utf-8", "replace").splitlines())
+        members, repeated = read_members(data.decode("utf-8-sig", "replace").splitlines())
     if not members:
         listed = settings.members is not None
         raise NotFound(

@@ -7,7 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from catchment.core.errors import Conflict
+from catchment.core.errors import Conflict, Invalid
+from catchment.core.names import shown
 from catchment.exports import layout
 from catchment.exports.files import sync, told
 
@@ -32,6 +33,13 @@ class JobDirectories:
         layout.check_folder(self.job, "job")
         layout.check_folder(self.streaming, "folder")
         layout.check_folder(self.finished, "folder")
+        if len({self.streaming, self.finished, layout.JOURNAL}) < 3:
+            raise Invalid(
+                f"streaming and finished files: expected two folders beside {layout.JOURNAL}, got "
+                f"{shown(self.streaming)} and {shown(self.finished)}",
+                kind="bad-name",
+                hint="what is still written must not be taken for finished",
+            )
 
     @property
     def job_path(self) -> Path:

@@ -7,14 +7,16 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from catchment.core import provenance
 from catchment.core.account import Account
-from catchment.core.errors import Corrupt, NotFound
+from catchment.core.errors import NotFound
 from catchment.core.ledger import Ledger, Snapshot
+from catchment.core.ledger.provenance import SECTION
 from catchment.core.store import Store
 from catchment.exports import layout
 from catchment.exports.book import Book
 from catchment.exports.codecs import decompressed
-from catchment.exports.model import Codec, Kind, Output
+from catchment.exports.model import Kind, Output
 
 AGGREGATES = "exports/"
 
@@ -106,15 +108,10 @@ def verify(store: Store, ledger: Ledger, job: Status) -> list[str]:
     hold the lines that were recorded, and the account must balance and agree with them.
     """
     snapshot = snapshot_of(ledger, job.aggregate, job.job)
-    account = Account.from_json(snapshot.provenance["catchment"]["account"])
-    account.check()
-    wrong = []
-    outputs = {job.location + output.name: output for output in job.outputs}
-    for item in snapshot.provenance["objects"]:
-        wrong += _compare(store, item["key"], item["size"], item["digest"])
-        if output := outputs.get(item["key"]):
-            codec = layout.codec_of(output.name)
-            wrong += _compare(store, item["key"], output.size, output.digest, output.count, codec)
+    wrong = provenance.verify(store, snapshot)
+    if not wrong:
+        wrong = [fault for output in job.outputs for fault in _unlike(store, job.location, output)]
+    account = Account.from_json(snapshot.provenance[SECTION]["account"])
     for kind in Kind:
         part = "OperationOutcome" if kind is Kind.ERROR else job.resource_type or "records"
         kept = account.total("lines", part=part).kept
@@ -136,24 +133,17 @@ def snapshot_of(ledger: Ledger, aggregate: str, job: str) -> Snapshot:
     )
 
 
-def _compare(  # noqa: PLR0917 - what is expected of the bytes
-    store: Store,
-    key: str,
-    size: int,
-    digest: str,
-    lines: int | None = None,
-    codec: Codec = Codec.NONE,
-) -> list[str]:
-    sha256, found, count = hashlib.sha256(), 0, 0
-    try:
-        for chunk in decompressed(store.stream(key), codec):
-            sha256.update(chunk)
-            found += len(chunk)
-            count += chunk.count(b"\n")
-    except (NotFound, Corrupt) as error:
-        return [f"{key}: {error.message}"]
-    if (found, f"sha256:{sha256.hexdigest()}") != (size, digest):
-        return [f"{key}: {found} bytes, sha256:{sha256.hexdigest()}; expected {size}, {digest}"]
-    if lines not in (None, count):
-        return [f"{key}: {count} lines, expected {lines}"]
+def _unlike(store: Store, location: str, output: Output) -> list[str]:
+    """What is wrong with the lines of an output, uncompressed."""
+    key = location + output.name
+    sha256, size, count = hashlib.sha256(), 0, 0
+    for chunk in decompressed(store.stream(key), layout.codec_of(output.name)):
+        sha256.update(chunk)
+        size += len(chunk)
+        count += chunk.count(b"\n")
+    found, expected = (size, f"sha256:{sha256.hexdigest()}"), (output.size, output.digest)
+    if found != expected:
+        return [f"{key}: {size} bytes, {found[1]}; expected {output.size}, {output.digest}"]
+    if count != output.count:
+        return [f"{key}: {count} lines, expected {output.count}"]
     return []

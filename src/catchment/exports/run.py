@@ -23,7 +23,7 @@ from catchment.core.ledger import (
     Snapshot,
 )
 from catchment.core.progress import Event
-from catchment.core.provenance import dumps, seal, seal_all
+from catchment.core.provenance import dumps, learn, seal, seal_all
 from catchment.core.provenance import manifest as program
 from catchment.core.scratch import scratch_folder
 from catchment.core.store import Store
@@ -53,7 +53,7 @@ def run(job: Job, house: House) -> Snapshot:
         Corrupt: kind ``account-unbalanced``; the job stays open, nothing was published.
     """
     with house.ledger.holding(job.aggregate, ttl=house.lease) as lease:
-        seal_all(house.store, house.ledger, job.aggregate)
+        mend(house.store, house.ledger, job.aggregate)
         record = _open(job, house.ledger)
         for ended in set(house.store.folders(layout.staging(job.aggregate))) - {record.id}:
             clear(house.store, layout.staging(job.aggregate, ended))
@@ -66,6 +66,13 @@ def run(job: Job, house: House) -> Snapshot:
             if state in ("failed", "cancelled"):
                 discard(house.store, house.ledger, record)
             raise (cancelled() if state == "cancelled" else error) from None
+
+
+def mend(store: Store, ledger: Ledger, aggregate: str) -> None:
+    """Under the lease: finish what a crash left, and learn what another ledger published."""
+    seal_all(store, ledger, aggregate)
+    jobs = store.folders(layout.location(aggregate))
+    learn(store, ledger, aggregate, [layout.location(aggregate, job) for job in jobs])
 
 
 def cancel(
@@ -281,6 +288,7 @@ class _Work:
                 "config": dict(self.record.config),
                 "objects": objects,
                 "outputs": [m.output.to_json() for m in made],
+                "base_url": self.job.base_url,
                 "unavailable": sum(b.unavailable for b in self.book.batches.values()),
             },
             account=self._account(),

@@ -13,7 +13,7 @@ from catchment.core.account import Account, Line
 from catchment.core.errors import CatchmentError
 from catchment.core.finding import Finding
 from catchment.core.ledger import Contribution, Lease, Move, Publication, Run, Snapshot
-from catchment.core.provenance import manifest, read_all, seal, seal_all
+from catchment.core.provenance import learn, manifest, seal, seal_all
 from catchment.imaging import layout, reports
 from catchment.imaging.compress import Image, Wanted, compress_all
 from catchment.imaging.job import House
@@ -99,8 +99,7 @@ def mend(job: Job, house: House) -> Snapshot | None:
     seal_all(store, ledger, job.aggregate)
     latest = ledger.latest(job.aggregate)
     if latest is None:
-        found = read_all(store, layout.snapshots(job.name))
-        ledger.restore(p for p in found if p["catchment"]["aggregate"] == job.aggregate)
+        learn(store, ledger, job.aggregate, [layout.snapshots(job.name)])
         latest = ledger.latest(job.aggregate)
     return latest
 

@@ -18,7 +18,7 @@ from typing import Any
 from catchment.core.errors import CatchmentError, Conflict, Invalid
 from catchment.core.ledger import Contribution, Lease, Ledger, Publication, Run, Snapshot
 from catchment.core.progress import Event
-from catchment.core.provenance import manifest, seal
+from catchment.core.provenance import learn, manifest, seal
 from catchment.core.safe_child import translate
 from catchment.studies import catalog as catalogs
 from catchment.studies import check, layout, plan, told, views
@@ -90,6 +90,8 @@ def mend(house: House, study: str) -> None:
     for snapshot in house.ledger.unsealed(aggregate):
         views.finish(house.store, snapshot)
         seal(house.store, house.ledger, snapshot)
+    if house.ledger.latest(aggregate) is None:
+        learn(house.store, house.ledger, aggregate, [layout.snapshots(study)])
 
 
 def waiting(ledger: Ledger, study: str) -> list[Contribution]:

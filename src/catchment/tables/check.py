@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from catchment.core.errors import Conflict, Corrupt, Invalid, NotFound
+from catchment.core.errors import Corrupt, Invalid, NotFound
 from catchment.core.ledger import Snapshot
 from catchment.core.progress import Event, Progress
+from catchment.core.provenance import check_store
 from catchment.core.store import Store
 from catchment.tables import composition, layout
 from catchment.tables.blocks import stored
@@ -29,6 +30,8 @@ from catchment.tables.plan import Input, Listed, Refused
 from catchment.tables.reading import read
 from catchment.tables.sources import at_once
 from catchment.tables.unify import Unified
+
+AGAIN = "catchment tables run --full"  # asks nothing of the last snapshot
 
 Failure = Invalid | NotFound
 
@@ -58,12 +61,12 @@ class Memory:
                 size, data = -1, b""
             same = not composed or item["digest"] == f"sha256:{hashlib.sha256(data).hexdigest()}"
             if size < 0 and snapshot:
-                check_store(store, snapshot)
+                check_store(store, snapshot, AGAIN)
             if size != item["size"] or not same:
                 raise Corrupt(
                     f"{key} is not what was published",
                     kind="snapshot-damaged",
-                    hint="catchment tables verify; then catchment tables run --full",
+                    hint=f"catchment tables verify; then {AGAIN}",
                 )
             known = composition.load(data) if composed else None
             if known is not None:
@@ -178,17 +181,6 @@ class Reader:
         """Give up what has not begun."""
         for future in self._vouched.values():
             future.cancel()
-
-
-def check_store(store: Store, snapshot: Snapshot) -> None:
-    """Conflict (kind ``ledger-of-another-store``) if nothing of the snapshot is in the store."""
-    if next(store.list(snapshot.location), None) is None:
-        raise Conflict(
-            f"the ledger knows {snapshot.location}, and the store has nothing there",
-            kind="ledger-of-another-store",
-            hint="give each store a ledger of its own (workspace.ledger); if the snapshot "
-            "was deleted by hand, catchment tables run --full",
-        )
 
 
 def check_unmoved(files: Sequence[SourceFile]) -> Iterator[Failure | None]:

@@ -8,16 +8,15 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import chain
 from typing import Any, Literal
 
 from catchment.core.errors import CatchmentError, Conflict, Corrupt, NotFound
 from catchment.core.ledger import Delivery, Lease, Move, Publication, Run, Snapshot
-from catchment.core.provenance import manifest, read_all, seal, seal_all
+from catchment.core.provenance import check_store, learn, manifest, seal, seal_all
 from catchment.core.scratch import scratch_folder
 from catchment.core.store import Composed, Store
 from catchment.tables import composition, layout
-from catchment.tables.check import check_store, check_unmoved
+from catchment.tables.check import AGAIN, check_unmoved
 from catchment.tables.composition import Composition, Entry
 from catchment.tables.job import House, Job
 from catchment.tables.merge import Fresh, InputFailed, Kept, Placed, merge_table
@@ -89,13 +88,9 @@ def _mend(job: Job, house: House, *, full: bool) -> None:
     for dead in ledger.runs(job.aggregate, state="running"):
         ledger.finish_run(dead.id, "cancelled")
     for snapshot in [] if full else ledger.unsealed(job.aggregate):
-        check_store(store, snapshot)  # or another store would get its provenance
+        check_store(store, snapshot, AGAIN)  # or another store would get its provenance
     seal_all(store, ledger, job.aggregate)
-    known = {s.location for s in ledger.snapshots(job.aggregate)}
-    unknown = [p for p in layout.snapshot_prefixes(store, job.output) if p not in known]
-    if unknown:  # all at once: stamps follow clocks, numbers do not
-        found = chain.from_iterable(read_all(store, prefix) for prefix in unknown)
-        ledger.restore(p for p in found if p["catchment"]["aggregate"] == job.aggregate)
+    learn(store, ledger, job.aggregate, layout.snapshot_prefixes(store, job.output))
 
 
 def clear(store: Store, prefix: str) -> None:

@@ -44,8 +44,9 @@ from catchment.core.ledger import (
     Run,
 )
 from catchment.core.progress import Event
-from catchment.core.provenance import manifest, seal, seal_all
+from catchment.core.provenance import learn, manifest, seal, seal_all
 
+SNAPSHOTS = "_snapshots/"  # below an aggregate's output
 PAUSE = 0.5  # seconds between commits: sessions that are done meanwhile share one
 
 # States of a run record: a contribution of the ledger, one for each (session, transform, version).
@@ -69,6 +70,9 @@ def run(job: Job, house: House, *, dry_run: bool = False) -> Report:
             return _Work(job, house, holder, None, dry_run=True).carry_out()
     with house.ledger.holding(job.aggregate, ttl=house.lease) as lease, journal.holding() as holder:
         seal_all(house.store, house.ledger, job.aggregate)
+        home = f"{job.output}{SNAPSHOTS}"
+        folders = [f"{home}{name}/" for name in house.store.folders(home)]
+        learn(house.store, house.ledger, job.aggregate, folders)
         return _Work(job, house, holder, lease).carry_out()
 
 
@@ -345,7 +349,7 @@ class _Work:
             return Report("unchanged", self.account, self.findings, latest, self.told)
         record: Run = ledger.start_run(self.job.aggregate, self._config())
         catalog = Catalog.build(self.destination, self._keys())
-        location = f"{self.job.output}_snapshots/{record.id}/"
+        location = f"{self.job.output}{SNAPSHOTS}{record.id}/"
         entry = catalog.write(store, location)
         catalog.write(store, self.job.output, mode="overwrite")
         publication = Publication(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -11,7 +13,7 @@ import tempfile
 import pytest
 
 from catchment.core import scratch
-from catchment.core.scratch import scratch_folder, sweep
+from catchment.core.scratch import PREFIX, scratch_folder, sweep
 
 OWNER = """
 import sys
@@ -65,18 +67,37 @@ def test_a_folder_of_a_killed_process_goes_and_that_of_a_living_one_stays(place)
 
 def test_what_is_young_or_no_folder_stays(place):
     """It may be about to be locked; and the stack of a fault is a file with a like name."""
-    young, log = place / "catchment-young", place / "catchment-20261122.log"
+    young, log = place / f"{PREFIX}young", place / f"{PREFIX}20261122.log"
     young.mkdir()
     log.touch()
     aged(log)
-    (place / "catchment-link").symlink_to(place)
-    os.utime(place / "catchment-link", (1e9, 1e9), follow_symlinks=False)
+    (place / f"{PREFIX}link").symlink_to(place)
+    os.utime(place / f"{PREFIX}link", (1e9, 1e9), follow_symlinks=False)
     assert sweep() == 0
     assert (young.exists(), log.exists()) == (True, True)
 
 
 def test_what_another_user_left_stays(place, monkeypatch):
-    (place / "catchment-other").mkdir()
-    aged(place / "catchment-other")
+    (place / f"{PREFIX}other").mkdir()
+    aged(place / f"{PREFIX}other")
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     assert sweep() == 0
+
+
+def test_the_folders_of_other_things_of_ours_stay(place):
+    """Of a server that runs for tests, of an earlier version: nobody locks them."""
+    for name in ("catchment-pg-x", "catchment-abc"):
+        (place / name).mkdir()
+        aged(place / name)
+    assert sweep() == 0
+
+
+def test_where_there_are_no_locks_it_works_and_nothing_is_taken_for_left(place, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with scratch_folder() as folder:
+        aged(folder)
+        assert (folder.exists(), sweep(), folder.exists()) == (True, 0, True)
+    assert not folder.exists()

@@ -12,7 +12,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from shutil import rmtree
@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory, gettempdir
 
 from catchment.core.errors import Unavailable
 
-PREFIX = "catchment-"
+PREFIX = "catchment-work-"  # no other folder of ours in the same place is called so
 YOUNG_SECONDS = 60.0  # its owner may be about to lock it
 
 
@@ -29,7 +29,9 @@ def scratch_folder() -> Iterator[Path]:
     """A new folder, gone afterwards. Unavailable (kind ``disk-full``) where there is no room."""
     try:
         _sweep_once()
-        with TemporaryDirectory(prefix=PREFIX) as folder, _held(folder):
+        with TemporaryDirectory(prefix=PREFIX) as folder, ExitStack() as stack:
+            with suppress(OSError):  # without locks nobody can hold it, to remove it
+                stack.enter_context(_held(folder))
             yield Path(folder)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -6,11 +6,12 @@ import json
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import NamedTuple
 
 import pytest
 
@@ -20,11 +21,14 @@ from catchment.core.provenance import NAME, dumps, seal_all
 from catchment.core.safe import SafePool
 from catchment.core.store import open_store
 from catchment.exports import jobs, layout, manifest
+from catchment.exports.batch import Batch, Part
+from catchment.exports.book import Made
 from catchment.exports.codecs import decompressed
 from catchment.exports.fhir import FhirSource
 from catchment.exports.job import NEXT, Job, State, read_members
-from catchment.exports.model import MIB, Codec, Kind, Rules
+from catchment.exports.model import MIB, Codec, Kind, Output, Rules
 from catchment.exports.ndjson import FileSource
+from catchment.exports.packer import Packer
 from catchment.exports.run import cancel, run
 from catchment.testing.faults import every_fault, inject
 from catchment.testing.fhir import FhirServer
@@ -62,6 +66,16 @@ def job_of(server, **parts):
 
 def all_lines(server):
     return Counter(line for lines in server._resources.values() for line in lines)
+
+
+def outputs_of(house, snapshot):
+    """Names and digests of what was stored, in order of name."""
+    location = snapshot.location
+    return [
+        (item["key"].removeprefix(location), item["digest"])
+        for item in snapshot.provenance["objects"]
+        if item["role"] != "manifest"
+    ]
 
 
 def lines_of(house, snapshot, kind=Kind.DATA):
@@ -427,9 +441,10 @@ def test_every_operation_fails_once(house, when, codec):
 
     with FhirServer({m: records(m, int(m)) for m in "123"}, page=2) as server:
         expected = all_lines(server)
+        job = job_of(server, members=("1", "2", "3"), batch=2, rules=Rules(350, 1), codec=codec)
+        undisturbed = outputs_of(house, run(replace(job, name="e0"), house))
         read_again = []
         for number, faults in enumerate(every_fault(when=when), 1):
-            job = job_of(server, members=("1", "2", "3"), batch=2, rules=Rules(350, 1), codec=codec)
             job = replace(job, name=f"e{number}")
             hurt = replace(
                 house,
@@ -445,12 +460,80 @@ def test_every_operation_fails_once(house, when, codec):
             else:
                 seal_all(house.store, house.ledger, job.aggregate)
             assert lines_of(house, snapshot) == expected
+            assert outputs_of(house, snapshot) == undisturbed
             status = jobs.status(house.ledger, snapshot.run)
             assert status.state == "published"
             assert jobs.verify(house.store, house.ledger, status) == []
             read_again.append(server.requests["1"])
     assert number > 30
     assert set(read_again) == {1, 2}, "only the batch whose own operation failed is read again"
+
+
+class Slowed(Executor):
+    """Batches end in another order than they begin."""
+
+    def __init__(self, inner, seconds):
+        self._inner, self._seconds = inner, iter(seconds)
+
+    def submit(self, fn, /, *args):
+        seconds = next(self._seconds, 0)
+        return self._inner.submit(lambda: (time.sleep(seconds), fn(*args))[1])
+
+
+@pytest.mark.parametrize("seconds", [(0.2,), (0, 0.2, 0.1), (0.1, 0, 0.05, 0, 0.1)])
+def test_the_outputs_follow_from_the_job_alone(house, seconds):
+    """Which records stand in which output, and in which order; while workers stream, too."""
+    resources = {str(m): records(str(m), m % 4, 100 + m % 3) for m in range(24)}
+    with FhirServer(resources) as server, ThreadPoolExecutor(4) as threads:
+        wanted = {"members": tuple(resources), "batch": 2, "rules": Rules(900, 1)}
+        expected = outputs_of(house, run(job_of(server, **wanted), replace(house, window=1)))
+        assert len(expected) > 3
+        slowed = replace(house, executor=Slowed(threads, seconds), window=8)
+        assert outputs_of(house, run(job_of(server, **wanted), slowed)) == expected
+
+
+def test_equal_pieces_of_a_batch_keep_their_order(house):
+    """Not the one of their keys, which are made by chance."""
+    with FhirServer({"1": records("1", 40)}) as server:
+        wanted = {"members": ("1",), "rules": Rules(303, 1)}
+        snapshot = run(job_of(server, **wanted), house)
+        data = b"".join(
+            house.store.read(snapshot.location + name) for name, _ in outputs_of(house, snapshot)
+        )
+        assert data.splitlines() == records("1", 40)
+
+
+class Pages(NamedTuple):
+    """A book that is written by hand."""
+
+    batches: dict[int, Batch]
+    made: list[Made]
+
+    def enter_output(self, _site, made):
+        self.made.append(made)
+
+
+def test_an_open_job_of_a_version_that_took_batches_as_they_came(store, server):
+    """Its outputs stand, and nothing comes out twice."""
+    batches = {}
+    for number in range(4):
+        key, line = f"_staging/exports/eob/r/{number}.ndjson", b"%d\n" % number
+        store.put(key, line)
+        batches[number] = Batch(number, 1, parts=(Part(key, Kind.DATA, 2, 1),))
+    late = batches.pop(1)
+    first = Output("Z9000_0001.ndjson", Kind.DATA, 2, 2, 1, "sha256:0")
+    pages = Pages(batches, [Made(first, "sha256:0", ["_staging/exports/eob/r/2.ndjson"])])
+    packer = Packer(job_of(server, rules=Rules(2, 0)), "r", store, pages)
+    while packer.step(done=False):
+        pass
+    batches[1] = late
+    while packer.step(done=True):
+        pass
+    made = [made.output.name for made in pages.made]
+    assert made == [f"Z9000_{number:04}.ndjson" for number in range(1, 5)]
+    found = {stat.key.rpartition("/")[2]: store.read(stat.key) for stat in store.list()}
+    assert sorted(found) == made[1:]
+    assert sorted(found.values()) == [b"0\n", b"1\n", b"3\n"]
 
 
 def test_finished_batches_are_not_read_again(server, house):

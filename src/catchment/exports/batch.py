@@ -200,8 +200,9 @@ def _put(task: Task, kind: Kind, file: IO[bytes]) -> Iterator[Part]:
     file.seek(0)
     sizes = list(cut(iter(lambda: file.read(MIB), b""), task.max_bytes))
     file.seek(0)
-    for size in sizes:
-        name = layout.part_name(f"{task.number:06}_{secrets.token_hex(4)}", kind)
+    for index, size in enumerate(sizes):  # equal sizes are packed in order of name
+        unique = f"{task.number:06}_{index:06}_{secrets.token_hex(4)}"
+        name = layout.part_name(unique, kind)
         counted: list[int] = []
         task.store.put(task.prefix + name, _take(file, size, counted))
         yield Part(task.prefix + name, kind, size, sum(counted))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 from catchment.core import compose
@@ -20,6 +21,10 @@ from catchment.exports.plan import plan, ready
 class Packer:
     """Combines the parts of one job as they come; the store copies the bytes.
 
+    Batches are taken in by their numbers, whichever was finished first, and what may be made of
+    them is made before the next one comes in. So which records stand in which output follows from
+    the job alone, however fast its workers are and however often they crash.
+
     For each output it 1. marks its name, 2. composes the object, 3. enters it in the book with the
     parts that it took, 4. deletes those and the mark. A crash before 3 leaves a mark, by which an
     object that is not on record is known as ours and made anew; after 3 only deletions are left.
@@ -36,10 +41,11 @@ class Packer:
         self._totals = dict.fromkeys(Kind, 0)
         self._numbers = dict.fromkeys(Kind, 0)
         self._done = False
-        for batch in book.batches.values():
-            self.add(batch)
-        for made in book.made:
-            self._strike(made)
+        self._taken: set[int] = set()  # batches, by number
+        self._at = 0  # the next of them
+        self._made: dict[Kind, deque[Made]] = {kind: deque() for kind in Kind}  # by a former packer
+        for made in sorted(book.made, key=self._number):
+            self._made[made.output.kind].append(made)
         mark = layout.begun("", "")
         self._begun = {
             stat.key.removeprefix(self._staging).removesuffix(mark)
@@ -47,22 +53,42 @@ class Packer:
             if stat.key.endswith(mark)
         }
 
-    def add(self, batch: Batch) -> None:
-        """Take in the parts of a batch that is on record."""
+    def step(self, *, done: bool) -> Output | None:
+        """Make at most one output; None where nothing may be combined now (see :func:`plan`).
+
+        ``done`` says that all batches are in the book.
+        """
+        while True:
+            for kind in Kind:
+                if pieces := self._next(kind):
+                    return self._make(kind, [self._parts[kind][piece.part] for piece in pieces])
+            while self._at in self._taken:
+                self._at += 1
+            batch = self._book.batches.get(self._at)
+            if batch is not None:
+                self._take(batch)
+            elif done and not self._done:
+                self._done = True
+                self._plans.clear()
+            else:
+                return None
+
+    def _take_over(self) -> None:
+        """Go on with a job of an earlier version, whose outputs took what had come by then."""
+        for batch in self._book.batches.values():
+            if batch.number not in self._taken:
+                self._take(batch)
+        for recorded in self._made.values():
+            while recorded:
+                self._strike(recorded.popleft())
+        self._plans.clear()
+
+    def _take(self, batch: Batch) -> None:
+        self._taken.add(batch.number)
         for part in batch.parts:
             self._parts[part.kind][part.key] = part
             self._totals[part.kind] += part.size
             self._plans.clear()
-
-    def step(self, *, done: bool) -> Output | None:
-        """Make at most one output; None where nothing may be combined now (see :func:`plan`)."""
-        if done != self._done:
-            self._done = done
-            self._plans.clear()
-        for kind in Kind:
-            if pieces := self._next(kind):
-                return self._make(kind, [self._parts[kind][piece.part] for piece in pieces])
-        return None
 
     def _next(self, kind: Kind) -> list[Piece] | None:
         rules, done = self._job.rules, self._done
@@ -74,6 +100,13 @@ class Packer:
         return next(self._plans[kind], None)
 
     def _make(self, kind: Kind, parts: list[Part]) -> Output:
+        if self._made[kind]:
+            known = self._made[kind][0]
+            if set(known.parts) != {part.key for part in parts}:
+                self._take_over()
+            else:
+                self._strike(self._made[kind].popleft())
+            return known.output
         number = self._numbers[kind] + 1
         while (made := self._compose(kind, number, parts)) is None:
             number += 1  # somebody else's object has the name
@@ -106,11 +139,14 @@ class Packer:
         output = Output(name, kind, size, stored, lines, digest)
         return Made(output, stored_digest, [part.key for part in parts])
 
+    def _number(self, made: Made) -> int:
+        name, kind = made.output.name, made.output.kind
+        return layout.output_number(name, self._job.contract, kind) or 0
+
     def _strike(self, made: Made) -> None:
         """Count an output that is on record, and remove what it took."""
         kind = made.output.kind
-        number = layout.output_number(made.output.name, self._job.contract, kind) or 0
-        self._numbers[kind] = max(self._numbers[kind], number)
+        self._numbers[kind] = max(self._numbers[kind], self._number(made))
         for key in made.parts:
             self._totals[kind] -= self._parts[kind].pop(key).size
             self._store.delete(key)

@@ -186,7 +186,6 @@ class _Work:
             for result in results:
                 self._check()
                 batch = self.book.enter_batch(self.job.contract, result)
-                self.packer.add(batch)
                 self.members += batch.members
                 self.failed += batch.failed.total()
                 if self.failed > self.job.threshold * len(self.job.members):

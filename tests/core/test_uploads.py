@@ -238,6 +238,27 @@ def test_what_the_storage_takes_in_by_itself_arrives_without_a_beginning(uploads
     assert uploads.find(KEY).state is FileState.ARRIVED
 
 
+def test_the_storage_is_asked_for_what_was_asked_for_last(uploads, clock):
+    def awaited():
+        return [(file.upload, file.digest) for file in uploads.awaited(timedelta(days=1))]
+
+    offered(uploads, clock, "ours", "f1", "k/ours")
+    later(clock, IDLE + timedelta(seconds=1))
+    first = opened(uploads, "t2")
+    uploads.offer(first.id, WANTED, "", clock() + HOUR)
+    assert awaited() == [("t2", "")]
+    later(clock, IDLE + timedelta(seconds=1))
+    uploads.offer(opened(uploads, "t3").id, WANTED, "", clock() + HOUR, "before:x")
+    assert awaited() == [("t3", "before:x")]  # what comes now is not the first one's
+    uploads.arrive(uploads.find(KEY), "", 7, "etag:x")
+    uploads.finish("t3", KEY)
+    assert awaited() == [("t3", "etag:x")]  # its form is good still
+    later(clock, HOUR)
+    assert awaited() == [("t2", "")]
+    later(clock, timedelta(days=1))
+    assert awaited() == []
+
+
 def test_one_worker_processes_what_has_arrived(uploads, clock):
     offered(uploads, clock)
     file = uploads.begin("t1", KEY, "f1", "a1")

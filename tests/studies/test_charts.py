@@ -228,6 +228,29 @@ def test_a_bad_pattern_and_a_bad_column_are_told(odd, mock):
         mock.chart("nato", "nato", parse([]))
 
 
+def test_a_cube_of_very_many_columns_has_charts(tmp_path):
+    names = [f"c{n:03}" for n in range(150)]
+    rows = [[(5, {}), (3, {name: "x"}), (2, {name: "y"})][1:] for name in names]
+    both = (4, {"c001": "x", "c063": "p", "c140": "q"})  # one in each number of a roll-up
+    cells = [(5, {}), both, *(cell for some in rows for cell in some)]
+    columns = {n: pa.array([c.get(n) for _, c in cells], pa.string()) for n in names}
+    table = pa.table({"cnt": pa.array([count for count, _ in cells], pa.int64()), **columns})
+    pq.write_table(table, tmp_path / "wide.parquet")
+    wide = Chartable(tmp_path / "wide.parquet")
+    for name in ("c000", "c061", "c062", "c123", "c124", "c149"):
+        assert wide.chart(name, None, parse([]))["data"] == [{"rows": [["x", 3], ["y", 2]]}]
+    told = wide.chart("c001", "c063", parse(["c140:strEq:q"]))
+    assert told["data"] == [{"stratifier": "p", "rows": [["x", 4]]}]
+    assert wide.chart("c001", "c063", parse([]))["data"] == []
+
+
+def test_groups_of_truths_are_named_as_json_names_them(tmp_path):
+    table = pa.table({"cnt": [5, 3, 2], "ill": [None, True, False], "a": [None, "x", "x"]})
+    pq.write_table(table, tmp_path / "made.parquet")
+    told = Chartable(tmp_path / "made.parquet").chart("a", "ill", parse([]))
+    assert told["counts"] == {"false": 2, "true": 3}
+
+
 def test_suppressed_cells_are_marked(tmp_path):
     if not CUBE.exists():
         pytest.skip(f"no sample data: {CUBE}")

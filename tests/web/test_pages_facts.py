@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 
@@ -450,6 +451,24 @@ def test_a_session_without_a_clock_has_no_times():
     import xarray as xr
 
     assert sessions._clock(xr.Dataset({"a": ("time", [1.0, 2.0])}), 0, 2) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"where": '{"all": [["race", "matches", "("]]}'}, "the filter cannot be applied"),
+        ({"where": "no filter"}, "expected {&#34;any&#34;"),
+        ({"stratifier": "nobody"}, "no such column"),
+    ],
+)
+def test_a_chart_that_cannot_be_made_is_said_where_it_can_be_mended(otto, asked, said):
+    answer = otto.get(f"/ui{PACKAGE}", params={"column": "race"} | asked)
+    assert answer.status_code == 400
+    assert said in answer.text
+    assert 'id="builder"' in answer.text  # with what was asked
+    assert html.escape(asked.get("where", "")) in answer.text.replace("&#34;", "&quot;")
+    assert 'id="counts"' not in answer.text
+    assert otto.get(f"/api{PACKAGE}", params={"column": "race"} | asked).status_code == 400
 
 
 def test_a_flat_table_has_no_chart(otto, demo):

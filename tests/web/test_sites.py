@@ -10,7 +10,8 @@ import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
 import anyio
 import httpx
@@ -862,20 +863,22 @@ def test_what_two_threads_see_at_once_is_processed_once(quiet, monkeypatch):
 # --- S3 -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("server", ["moto", "ministack"])
-def test_an_upload_into_a_bucket(request, tmp_path, server):
-    s3 = request.getfixturevalue(server)
+@contextmanager
+def in_bucket(s3, folder):
+    """A workspace whose store is a bucket."""
     options = "\n".join(
         f'{k} = "{v}"' if v != "true" else f"{k} = true" for k, v in s3.options.items()
     )
-    folder = tmp_path / "ws"
     folder.mkdir()
-    prefix = uuid.uuid4().hex
-    with make_workspace(
-        folder,
-        s3=options,
-        workspace=f'store = "s3://{s3.bucket}/{prefix}"\nledger = "ledger.db"',
-    ) as workspace:
+    place = f'store = "s3://{s3.bucket}/{uuid.uuid4().hex}"\nledger = "ledger.db"'
+    with make_workspace(folder, s3=options, workspace=place) as workspace:
+        yield workspace
+
+
+@pytest.mark.parametrize("server", ["moto", "ministack"])
+def test_an_upload_into_a_bucket(request, tmp_path, server):
+    s3 = request.getfixturevalue(server)
+    with in_bucket(s3, tmp_path / "ws") as workspace:
         with TestClient(create_app(workspace, process=False)) as client:
             sites = Sites(workspace, client)
             offer = sites.ask(version=2)
@@ -890,3 +893,83 @@ def test_an_upload_into_a_bucket(request, tmp_path, server):
             assert Sites(workspace, client).wait(transaction)["accepted"] is True
         assert published(workspace)[None, None] == 7
         assert list(workspace.store.list(layout.STAGING)) == []
+
+
+def post(form, *counts):
+    """What a client sends to the storage itself."""
+    sent = httpx.post(form["url"], data=form["fields"], files={"file": ("f", study(*counts))})
+    assert sent.status_code == 204
+
+
+def looked(workspace):
+    """What a worker does at one look, to its end."""
+    worker = arrivals.Worker(workspace)
+    worker.look()
+    worker._pool.shutdown()
+
+
+def test_a_form_of_the_storage_that_is_used_again_mixes_nothing_up(moto, tmp_path):
+    with (
+        in_bucket(moto, tmp_path / "ws") as workspace,
+        TestClient(create_app(workspace, process=False)) as client,
+    ):
+        sites = Sites(workspace, client)
+        first = sites.ask()
+        post(first.json(), 1, 2)
+        looked(workspace)
+        post(first.json(), 3, 4)  # as a client does whose answer was lost
+        assert sites.ask().status_code == 412  # what has come comes first
+        looked(workspace)
+        assert published(workspace)[None, None] == 7
+        post(first.json(), 5, 6)
+        looked(workspace)  # without anybody who asks
+        assert published(workspace)[None, None] == 11
+        assert sites.show(first.headers["transaction-id"]).json()["accepted"] is True
+        assert list(workspace.store.list(layout.STAGING)) == []
+
+
+def test_what_lay_there_before_is_not_what_is_awaited(moto, tmp_path):
+    with (
+        in_bucket(moto, tmp_path / "ws") as workspace,
+        TestClient(create_app(workspace, process=False)) as client,
+    ):
+        sites = Sites(workspace, client)
+        key = layout.staging("flu", "boston", 0, "flu.zip")
+        workspace.store.put(key, study(1, 2))  # by hand
+        offer = sites.ask()
+        looked(workspace)
+        told = sites.show(offer.headers["transaction-id"]).json()
+        assert (told["state"], told["uploads"][0]["size"]) == ("open", None)
+        post(offer.json(), 3, 4)
+        looked(workspace)
+        assert sites.show(offer.headers["transaction-id"]).json()["accepted"] is True
+        assert published(workspace)[None, None] == 7
+
+
+def test_an_upload_that_overtakes_is_told_of_its_own_bytes(moto, tmp_path, monkeypatch):
+    with (
+        in_bucket(moto, tmp_path / "ws") as workspace,
+        TestClient(create_app(workspace, process=False)) as client,
+    ):
+        sites = Sites(workspace, client)
+        died = sites.ask().headers["transaction-id"]
+        monkeypatch.setattr(client.app.state.sites.uploads, "_idle", timedelta(0))
+        offer = sites.ask()
+        post(offer.json(), 3, 4)
+        assert sites.show(died).json()["state"] == "open"  # though something lies there now
+        looked(workspace)
+        assert sites.show(offer.headers["transaction-id"]).json()["accepted"] is True
+        assert sites.show(died).json()["uploads"][0]["files"] == []
+
+
+def test_processes_count_failed_logins_together(quiet):
+    address = ("testclient", "anna")
+    others = [login.Failures(quiet.workspace.ledger) for _ in range(2)]
+    for n in range(login.FAILURES):
+        others[n % 2].count(*address)
+    assert quiet.ask().status_code == 429
+    quiet.workspace.ledger._now = lambda: datetime.now(UTC) + timedelta(seconds=61)
+    later = login.Failures(quiet.workspace.ledger)
+    with later.turn(*address):
+        later.count(*address)
+    assert later._failed.count(*address) == (1, 1)  # the others are forgotten

@@ -22,7 +22,7 @@ from catchment.core.errors import CatchmentError, Conflict, Corrupt, Unavailable
 from catchment.core.ledger.uploads import FileState, UploadFile, Uploads
 from catchment.core.store_events import Queue
 from catchment.core.workspace import Workspace
-from catchment.studies import forms, library, scan, subscribe
+from catchment.studies import forms, layout, library, scan, subscribe
 from catchment.studies import watch as watching
 
 INTERVAL = 2.0  # seconds between two looks at what arrived elsewhere
@@ -75,9 +75,12 @@ class Worker:
 
     def look(self) -> None:
         """Begin to process all that has arrived, and keep alive what is being processed."""
-        for file in self._uploads.files(FileState.REQUESTED, within=AWAITED):
-            if file.to_storage:
-                forms.look(self._workspace.store, self._uploads, file)
+        store = self._workspace.store
+        if awaited := self._uploads.awaited(AWAITED):
+            there = {stat.key for stat in store.list(layout.STAGING)}
+            for file in awaited:
+                if file.key in there:
+                    forms.look(store, self._uploads, file)
         for file in self._uploads.files(FileState.ARRIVED):
             place = (file.upload, file.key)
             with self._lock:  # two threads look: at intervals, and when the bucket tells
@@ -173,7 +176,7 @@ def show(workspace: Workspace, uploads: Uploads, transaction: str, site: str) ->
     NotFound (kind ``no-upload``), also for another site's.
     """
     row, asked = uploads.get(transaction, site)
-    awaited = [f for f in asked if f.to_storage and f.state is FileState.REQUESTED]
+    awaited = [f for f in asked if f.state is FileState.REQUESTED]
     if any([forms.look(workspace.store, uploads, file) for file in awaited]):  # noqa: C419 - all
         row, asked = uploads.get(transaction, site)
     answers = {one.filename: one for one in library.uploads(workspace, row.id, site)}

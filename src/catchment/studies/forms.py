@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 from catchment.core import strictjson
 from catchment.core.errors import CatchmentError, Invalid, NotFound
-from catchment.core.ledger.uploads import UploadFile, Uploads, Wanted
+from catchment.core.ledger.uploads import FileState, UploadFile, Uploads, Wanted, locked
 from catchment.core.names import check_name
-from catchment.core.store import Form, Store
+from catchment.core.store import Form, Stat, Store
 from catchment.studies import layout
 
 LIFE = timedelta(hours=1)  # what the public client was made for
@@ -106,15 +106,21 @@ def offer(  # noqa: D417 - the others are what their types say
     if network:
         check_name(network, "network")
     key = layout.staging(request.study, site, request.version, request.filename)
-    row = uploads.open(transaction, site=site, user=user, study=request.study, network=network)
     until = datetime.now(UTC) + LIFE
+    wanted = Wanted(key, request.filename, request.version)
+    who = {"site": site, "user": user, "study": request.study, "network": network}
     try:
-        form, digest = store.presign_post(key, expires=LIFE, max_bytes=max_bytes), ""
+        form = store.presign_post(key, expires=LIFE, max_bytes=max_bytes)
     except Invalid as error:
         if error.kind != "no-presign":
             raise
+        row = uploads.open(transaction, **who)
         form, digest = _ours(url, row.id, key, until, max_bytes)
-    uploads.offer(row.id, Wanted(key, request.filename, request.version), digest, until)
+        uploads.offer(row.id, wanted, digest, until)
+    else:
+        _check_free(store, uploads, key, request.study)
+        row = uploads.open(transaction, **who)
+        uploads.offer(row.id, wanted, "", until, _there(store, key))
     return Offer(row.id, form)
 
 
@@ -191,13 +197,41 @@ def too_large(most: int) -> Invalid:
 
 
 def look(store: Store, uploads: Uploads, file: UploadFile) -> bool:
-    """Whether a file that is sent to the storage itself is there; from now on it has arrived."""
+    """Whether a file that is sent to the storage itself is there; from now on it has arrived.
+
+    What lay there when its form went out is not it; what comes by its form again is. What comes
+    under its key once a later form is out is that one's.
+    """
+    if not file.to_storage or file.state not in {FileState.REQUESTED, FileState.PROCESSED}:
+        return False
     try:
         stat = store.head(file.key)
     except NotFound:
         return False
+    last = uploads.find(file.key)
+    if last != file or (file.state is FileState.REQUESTED and file.digest == _mark(stat)):
+        return False
     uploads.arrive(file, "", stat.size, f"etag:{stat.etag}")
     return True
+
+
+def _check_free(store: Store, uploads: Uploads, key: str, study: str) -> None:
+    """What came by an older form comes first: else it would be mixed up with what comes next."""
+    last = uploads.find(key)
+    if last is not None and (last.state is FileState.ARRIVED or look(store, uploads, last)):
+        raise locked(study)
+
+
+def _there(store: Store, key: str) -> str:
+    """What lies under a key; empty if nothing does."""
+    try:
+        return _mark(store.head(key))
+    except NotFound:
+        return ""
+
+
+def _mark(stat: Stat) -> str:
+    return f"before:{stat.etag}:{stat.modified.isoformat()}"
 
 
 def _ours(url: str, upload: str, key: str, until: datetime, max_bytes: int) -> tuple[Form, str]:

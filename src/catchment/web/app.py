@@ -21,6 +21,7 @@ from catchment.studies.arrivals import Worker
 from catchment.web import dashboard, dicomweb, exports, pages, sites, watching
 from catchment.web.guard import Guard, status_of
 from catchment.web.login import Unauthorized
+from catchment.web.pages.house import is_page
 
 DESCRIPTION = (
     "Sites upload data packages of studies (`sites`) and DICOM (`dicomweb`), dashboards read what "
@@ -99,7 +100,7 @@ def from_environment() -> FastAPI:
 
 def _failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, CatchmentError)  # noqa: S101 - by its registration
-    if pages.is_page(request):
+    if is_page(request):
         return pages.failed(request, status_of(error), error)
     headers = {}
     if error.status_code == HTTPStatus.UNAUTHORIZED:
@@ -124,7 +125,7 @@ def _invalid(request: Request, error: Exception) -> Response:
     """What FastAPI finds wrong with parameters: where, never the value."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - by its registration
     told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-    if pages.is_page(request):
+    if is_page(request):
         return pages.failed(request, HTTPStatus.BAD_REQUEST, Invalid(told, kind="bad-request"))
     return _told(HTTPStatus.BAD_REQUEST, "bad-request", told, "see /openapi.json", {})
 
@@ -132,7 +133,7 @@ def _invalid(request: Request, error: Exception) -> Response:
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - by its registration
     headers = dict(error.headers or {})
-    if pages.is_page(request):
+    if is_page(request):
         kind = _KINDS.get(error.status_code, "refused")
         answer = pages.failed(request, error.status_code, Invalid(error.detail, kind=kind))
         answer.headers.update(headers)

@@ -13,13 +13,11 @@ from typing import NamedTuple
 
 from fastapi import Request
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
 
 from catchment.core import passwords
 from catchment.core.errors import Invalid, Unavailable
 from catchment.core.ledger.access import Access
+from catchment.core.ledger.failures import FailedLogins
 from catchment.core.ledger.ledger import Ledger
 
 FAILURES = 10  # a minute, of one address with one user name
@@ -55,14 +53,14 @@ class TooMany(Unavailable):
 
 
 class Failures:
-    """Counts logins that failed, by address and user: too many, and no secret is looked at."""
+    """Counts logins that failed, by address and user: too many, and no secret is looked at.
 
-    def __init__(self) -> None:
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
-        self._limits = (
-            (RateLimitItemPerMinute(FAILURES), True),
-            (RateLimitItemPerMinute(FAILURES_OF_ADDRESS), False),
-        )
+    All processes that serve a workspace count together. The turns are of one process: of many, as
+    many guesses more may be looked at as there are processes.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._failed = FailedLogins(ledger)
         self._turns = [threading.Lock() for _ in range(TURNS)]
 
     @contextmanager
@@ -72,18 +70,15 @@ class Failures:
         TooMany, if too many failed.
         """
         with self._turns[hash((address, user)) % TURNS]:
-            if not all(self._limiter.test(item, *who) for item, who in self._of(address, user)):
+            counted = self._failed.count(address, user)
+            if counted.own >= FAILURES or counted.address >= FAILURES_OF_ADDRESS:
                 raise TooMany("too many failed logins", hint="wait a minute, then try again")
             yield
 
     def count(self, address: str, user: str) -> None:
         """One more."""
-        for item, who in self._of(address, user):
-            self._limiter.hit(item, *who)
+        self._failed.note(address, user)
         log.warning("failed login from %s", address)
-
-    def _of(self, address: str, user: str) -> list[tuple[RateLimitItemPerMinute, tuple[str, ...]]]:
-        return [(item, (address, user) if own else (address,)) for item, own in self._limits]
 
 
 class Login:
@@ -91,7 +86,7 @@ class Login:
 
     def __init__(self, ledger: Ledger, failures: Failures | None = None) -> None:
         self._access = Access(ledger)
-        self._failures = failures or Failures()
+        self._failures = failures or Failures(ledger)
         self._salt = secrets.token_bytes(32)
         self._known: OrderedDict[bytes, str] = OrderedDict()  # login -> the hash that it matched
         self._lock = threading.Lock()

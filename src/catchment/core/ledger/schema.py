@@ -336,6 +336,7 @@ people = sa.Table(
 )
 
 # Who is signed in; also links that sign in once. A token is 256 random bits: its SHA-256 is kept.
+# Logins that failed are here for a minute, so that all processes count them together.
 sessions = sa.Table(
     "sessions",
     metadata,

@@ -61,7 +61,7 @@ class UploadFile:
     expires_at: datetime  # of the form
     touched_at: datetime
     size: int | None
-    digest: str
+    digest: str  # while it is awaited: what lay there before
     error: Mapping[str, str] | None
     to_storage: bool  # the storage takes it in by itself: somebody must look if it is there
     site: str
@@ -119,8 +119,12 @@ class Uploads:
 
         return self._database.write(work)
 
-    def offer(self, upload: str, wanted: Wanted, form: str, expires_at: datetime) -> None:
+    def offer(
+        self, upload: str, wanted: Wanted, form: str, expires_at: datetime, before: str = ""
+    ) -> None:
         """Remember that a form is out for a file; a form that was out before is good no more.
+
+        ``before`` tells what lay under the key already: that is not what is awaited.
 
         Conflict: kind ``upload-busy`` while its bytes come in or wait to be processed;
         ``upload-taken`` if the upload is of another version: what it brings is known by its id.
@@ -138,7 +142,8 @@ class Uploads:
                 )
             row = _locked(c, _F.upload == upload, _F.key == wanted.key)
             values = {"state": FileState.REQUESTED, "form": form, "expires_at": expires_at}
-            values |= {"attempt": "", "touched_at": at, "size": None, "digest": "", "error": None}
+            values |= {"attempt": "", "touched_at": at, "size": None}
+            values |= {"digest": before, "error": None}
             if row is None:
                 query = upsert(c, upload_files).on_conflict_do_nothing()
                 made = query.returning(_F.key)
@@ -277,6 +282,17 @@ class Uploads:
 
         return self._database.read(work)
 
+    def awaited(self, within: timedelta) -> list[UploadFile]:
+        """What the storage may have taken in by itself: of each key the file last asked for.
+
+        Its form went out within a time, or is good still: who sends by it again sends anew.
+        """
+        at = self._now()
+        asked = sa.and_(_F.state == FileState.REQUESTED, _F.touched_at > at - within)
+        again = sa.and_(_F.state == FileState.PROCESSED, _F.expires_at > at)
+        found = self._database.read(lambda c: _files(c, _TO_STORAGE, sa.or_(asked, again)))
+        return list({file.key: file for file in found}.values())
+
     def files(self, state: FileState, within: timedelta = timedelta.max) -> list[UploadFile]:
         """The files in a state that were touched within a time, the longest untouched first."""
         wanted = [_F.state == state]
@@ -304,11 +320,7 @@ class Uploads:
         if holder == upload:
             return
         if self._is_live(c, holder, at):
-            raise Conflict(
-                f"Currently processing a previous upload of {study}. Please try again later.",
-                kind="upload-locked",
-                hint="wait, or go on with the upload that is under way by its transaction-id",
-            )
+            raise locked(study)
         c.execute(sa.update(upload_locks).where(*here).values(upload=upload))
 
     def _is_live(self, c: sa.Connection, upload: str, at: datetime) -> bool:
@@ -327,6 +339,15 @@ class Uploads:
 
 
 _ASK = "ask for a new form"
+
+
+def locked(study: str) -> Conflict:
+    """The refusal of an upload while a former one is under way, in the words of the contract."""
+    return Conflict(
+        f"Currently processing a previous upload of {study}. Please try again later.",
+        kind="upload-locked",
+        hint="wait, or go on with the upload that is under way by its transaction-id",
+    )
 
 
 def _locked(c: sa.Connection, *wanted: sa.ColumnElement[bool]) -> Any:

@@ -125,7 +125,8 @@ def condition(column: str, operator: str, value: object = None) -> Condition:
     """A condition, checked. Invalid (kind ``bad-filter``)."""
     if operator not in OPERATORS:
         raise _bad(
-            f"unknown operator {operator[:40]!r}", "the operators are listed in docs/reference"
+            f"unknown operator {operator[:40]!r}",
+            "Ask for charts, in the documentation, lists the operators",
         )
     kind = OPERATORS[operator][0]
     if not kind:

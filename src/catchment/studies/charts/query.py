@@ -24,8 +24,8 @@ from catchment.studies.parquet import literal
 if TYPE_CHECKING:
     import duckdb
 
-_WIDTH = 62  # columns that a roll-up's number can tell apart
-_MASK = "catchment rollup"  # a column of ours
+_WIDTH = 62  # columns that one number of a roll-up tells apart
+_MASK = "catchment rollup"  # columns of ours
 
 
 class Chartable:
@@ -42,11 +42,12 @@ class Chartable:
         source = f"read_parquet('{file}', hive_partitioning = false)"
         kinds = {row[0]: row[1] for row in self._run(f"DESCRIBE FROM {source}")}
         self.columns = [name for name in kinds if name not in {COUNT, *marked}]
-        self._mask = _MASK
-        while self._mask in {name.casefold() for name in kinds}:
-            self._mask += "_"
-        if COUNT not in kinds or len(self.columns) > _WIDTH:
-            raise Invalid(f"expected {COUNT} and at most {_WIDTH} columns", kind="not-a-cube")
+        if COUNT not in kinds:
+            raise Invalid(f"expected {COUNT} and columns", kind="not-a-cube")
+        mask = _MASK
+        while any(name.casefold().startswith(mask) for name in kinds):
+            mask += "_"
+        self._masks = [quoted(f"{mask} {n}") for n in range(0, len(self.columns) or 1, _WIDTH)]
         listed = []
         for n, name in enumerate(self.columns):
             column = quoted(name)
@@ -57,13 +58,16 @@ class Chartable:
                 )
                 column = f"{column}::enum_{n} AS {column}"
             listed.append(column)
-        mask = " + ".join(
-            f"({quoted(name)} IS NOT NULL)::BIGINT * {1 << n}"
-            for n, name in enumerate(self.columns)
-        )
-        select = ", ".join([f"{mask or 0} AS {quoted(self._mask)}", COUNT, *listed])
+        parts = [
+            " + ".join(
+                f"({quoted(name)} IS NOT NULL)::BIGINT * {1 << n}" for n, name in enumerate(some)
+            )
+            for some in self._shared()
+        ]
+        masks = [f"{part or 0} AS {mask}" for part, mask in zip(parts, self._masks, strict=True)]
+        select = ", ".join([*masks, COUNT, *listed])
         self._run(
-            f"CREATE TABLE cells AS SELECT {select} FROM {source} ORDER BY {quoted(self._mask)}"  # noqa: S608 - quoted
+            f"CREATE TABLE cells AS SELECT {select} FROM {source} ORDER BY {', '.join(self._masks)}"  # noqa: S608 - quoted
         )
         self.rows = int(self._run("SELECT count(*) FROM cells")[0][0])
         self._run("SET enable_external_access = false")
@@ -100,14 +104,14 @@ class Chartable:
                     hint=f"columns: {', '.join(self.columns)}",
                 )
         needs = {*shown, *(c.column for c in filters.conditions() if c.uses)}
-        mask = sum(1 << n for n, name in enumerate(self.columns) if name in needs)
         condition, values = filters.sql()
+        rollup, numbers = self._rollup(needs)
         names = ", ".join(map(quoted, shown))
         query = (
             f"SELECT {names}, sum({COUNT})::BIGINT, count(*) - count({COUNT}) FROM cells "  # noqa: S608 - quoted
-            f"WHERE {quoted(self._mask)} = ? AND ({condition}) GROUP BY {names}"
+            f"WHERE {rollup} AND ({condition}) GROUP BY {names}"
         )
-        rows = self._ask(query, [mask, *values])
+        rows = self._ask(query, [*numbers, *values])
         plain = sorted(([*map(_plain, row[:-2]), row[-2], row[-1]] for row in rows), key=_order)
         answer: dict[str, Any] = {
             "rowCount": len(plain),
@@ -124,7 +128,8 @@ class Chartable:
         counts: dict[str, int] = {}
         for part, value, count, _ in plain:
             groups.setdefault(part, []).append([value, count])
-            counts[str(part)] = counts.get(str(part), 0) + (count or 0)
+            name = str(part).lower() if isinstance(part, bool) else str(part)
+            counts[name] = counts.get(name, 0) + (count or 0)
         answer["counts"] = counts
         answer["data"] = [{"stratifier": part, "rows": rows} for part, rows in groups.items()]
         answer["suppressed"] = [[part, value, gone] for part, value, _, gone in plain if gone]
@@ -138,17 +143,28 @@ class Chartable:
         Told by the cells of single sites, which are listed also where they are not shown.
         """
         condition, values = filters.sql()
-        mask = sum(1 << n for n, name in enumerate(self.columns) if name in {*needs, SITE})
+        rollup, numbers = self._rollup({*needs, SITE})
         names, site = ", ".join(map(quoted, shown)), quoted(SITE)
         query = (
             f"SELECT {names}, count(DISTINCT {site}), "  # noqa: S608 - quoted
             f"count(DISTINCT {site}) FILTER (WHERE {COUNT} IS NULL) FROM cells "
-            f"WHERE {quoted(self._mask)} = ? AND ({condition}) GROUP BY {names}"
+            f"WHERE {rollup} AND ({condition}) GROUP BY {names}"
         )
-        told = self._ask(query, [mask, *values])
+        told = self._ask(query, [*numbers, *values])
         marks = sorted(([*map(_plain, row[:-2]), row[-2], row[-1]] for row in told), key=_order)
         of = 1 if SITE in shown else sites
         return [[*row, max(of - row[-2], 0)] for row in marks]
+
+    def _shared(self) -> list[list[str]]:
+        """The columns, some to each of the numbers that tell a roll-up."""
+        return [self.columns[n * _WIDTH : (n + 1) * _WIDTH] for n, _ in enumerate(self._masks)]
+
+    def _rollup(self, needs: set[str]) -> tuple[str, list[int]]:
+        """The condition that tells the roll-up over exactly these columns, with its values."""
+        numbers = [
+            sum(1 << n for n, name in enumerate(some) if name in needs) for some in self._shared()
+        ]
+        return " AND ".join(f"{mask} = ?" for mask in self._masks), numbers
 
     def _ask(self, query: str, values: list[Any]) -> list[tuple[Any, ...]]:
         import duckdb

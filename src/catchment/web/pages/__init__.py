@@ -60,11 +60,6 @@ def add(app: FastAPI, workspace: Workspace) -> None:
     app.add_middleware(_Browsers)
 
 
-def is_page(request: Request) -> bool:
-    """Whether a browser shows the answer."""
-    return request.url.path.startswith(f"{UI}/")
-
-
 def failed(request: Request, status: int, error: CatchmentError) -> Response:
     """What a browser shows instead of a page; who is not signed in is asked to."""
     if status == HTTPStatus.UNAUTHORIZED and error.kind == "unauthorized":

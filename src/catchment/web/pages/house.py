@@ -56,7 +56,7 @@ class House:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        self.failures = Failures()
+        self.failures = Failures(workspace.ledger)
         self.cache = Cache()
 
     @cached_property
@@ -147,6 +147,7 @@ class Asked:
 
     def __init__(self, request: Request, house: House, visitor: Visitor) -> None:
         self.request = request
+        self.status = 200  # of the page that answers
         self.house = house
         self.visitor = visitor
         self.workspace = house.workspace
@@ -155,6 +156,11 @@ class Asked:
     def note(self, action: str, target: str = "", **detail: Any) -> None:
         """Put a deed into the audit log."""
         self.house.people.note(self.visitor.user, self.visitor.role, action, target, detail)
+
+
+def is_page(request: Request) -> bool:
+    """Whether a browser shows the answer."""
+    return request.url.path.startswith(f"{UI}/")
 
 
 def house_of(request: Request) -> House:

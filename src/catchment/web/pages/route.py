@@ -60,7 +60,7 @@ def page(
             ask: Asked = named["ask"]
             facts = work(*args, **named)
             wanted = part if part and ask.request.headers.get("hx-request") else ""
-            return HTMLResponse(render.page(ask, template, facts, part=wanted))
+            return HTMLResponse(render.page(ask, template, facts, part=wanted), ask.status)
 
         @wraps(work)
         def told(*args: Any, **named: Any) -> Response:

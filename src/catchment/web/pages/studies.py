@@ -13,7 +13,8 @@ from catchment.studies import library, subscribe
 from catchment.studies.charts.filters import DEEPEST, OPERATORS, parse
 from catchment.studies.check import local
 from catchment.studies.model import Package
-from catchment.web.pages.house import Asked
+from catchment.web.guard import status_of
+from catchment.web.pages.house import Asked, is_page
 from catchment.web.pages.route import data, deed, page
 
 UPLOADS = 20
@@ -114,8 +115,15 @@ def chart(  # noqa: PLR0917 - what is charted
         "where": where,
         "kind": kind,
     }
-    made = _chart(ask, one, chosen, stratifier, where)
-    return told | {"chart": made, "rows": _rows(made)}
+    try:
+        made = _chart(ask, one, chosen, stratifier, where)
+    except Invalid as error:
+        if error.kind == "not-a-cube" or not is_page(ask.request):
+            raise
+        ask.status = status_of(error)  # of a page that keeps what was asked, to be mended there
+        refused = {"message": error.message, "hint": error.hint, "kind": error.kind}
+        return told | {"chart": None, "rows": [], "refused": refused}
+    return told | {"chart": made, "rows": _rows(made), "refused": None}
 
 
 @data("/charts/{package}/chart.csv")

@@ -107,6 +107,7 @@ import { expressionInterpreter } from "./vendor/vega-interpreter.js";
   // The chart.
   const plot = document.getElementById("plot");
   const f = JSON.parse(plot.dataset.chart);
+  if (f.refused) return; // said in the page; the form is there to mend it
   const rows = f.rows.map(({ part, value, count, cells, sites, hidden, absent }) => ({
     value, count: count ?? 0, part: part ?? "", mark: cells ? "✕" : "",
     of: `${sites} reported, ${hidden} suppressed, ${absent} absent`,

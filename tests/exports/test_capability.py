@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 from catchment.core import doctor
-from catchment.core.errors import Conflict
+from catchment.core.errors import Conflict, Unavailable
+from catchment.core.ledger import Ledger
 from catchment.core.provenance import read_all
 from catchment.core.workspace import Workspace
 from catchment.exports import capability
@@ -92,6 +93,35 @@ def test_a_list_of_members_with_a_byte_order_mark(folder):
     (folder / "catchment.toml").write_text(f'{text}members = "members.txt"\n')
     (folder / "members.txt").write_text("\ufeff1.ndjson\n", encoding="utf-8")
     assert run(folder) == ("published", 1)
+
+
+def test_an_open_job_whose_files_moved_begins_anew(folder, monkeypatch, caplog):
+    """A folder that grows every night must not wait for a person after a crash."""
+
+    def publish(*_):
+        raise Unavailable("gone", kind="ledger-gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "publish", publish)
+        with pytest.raises(Unavailable):
+            run(folder)
+    record(folder, 2)
+    text = (folder / "catchment.toml").read_text()
+    (folder / "catchment.toml").write_text(f"{text}batch = 1\n")
+    with pytest.raises(Conflict) as caught:
+        run(folder)
+    assert caught.value.kind == "job-open"
+    (folder / "catchment.toml").write_text(text)
+    assert run(folder) == ("published", 1)
+    assert "begins anew" in caplog.text
+    with Workspace.open(folder) as workspace:
+        latest = workspace.ledger.latest("exports/eob")
+        assert latest is not None
+        assert latest.provenance["config"]["members"]["count"] == 2
+        states = {run.state for run in workspace.ledger.runs("exports/eob")}
+        assert states == {"published", "cancelled"}
+        found = [stat.key for stat in workspace.store.list("exports/eob/")]
+        assert all(key.startswith(latest.location) for key in found)
 
 
 def test_a_number_given_twice_is_found(folder):

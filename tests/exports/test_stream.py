@@ -59,6 +59,12 @@ def test_a_stream_appears_when_it_is_closed(job):
     stream.close()
 
 
+def test_a_name_of_ones_own_is_no_path(job):
+    with pytest.raises(Invalid) as error:
+        RecordStream(job, unique="x/../../y")
+    assert error.value.kind == "bad-name"
+
+
 def test_errors_have_their_suffix(job):
     with RecordStream(job, Kind.ERROR, unique="7") as stream:
         stream.write("{}")

@@ -77,7 +77,7 @@ class Objects(Store):
     @override
     def folders(self, prefix: str = "") -> Iterator[str]:
         check_prefix(prefix)
-        with obstore_errors(prefix):
+        with obstore_errors(prefix or self.url):
             found = obstore.list_with_delimiter(self._backend, prefix or None)["common_prefixes"]
         return iter(sorted((path.rpartition("/")[2] for path in found), key=str.encode))
 
@@ -122,7 +122,7 @@ class Objects(Store):
     def _list(self, prefix: str) -> Iterator[Stat]:
         pages = obstore.list(self._backend, prefix or None, chunk_size=1000)
         while True:
-            with obstore_errors(prefix):
+            with obstore_errors(prefix or self.url):
                 page = next(pages, None)
             if page is None:
                 return

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from catchment.core.account import Account, Line
 from catchment.core.errors import CatchmentError, Conflict, NotFound, Unavailable
@@ -35,6 +37,8 @@ from catchment.exports.job import House, Job, State
 from catchment.exports.model import Kind
 from catchment.exports.packer import Packer
 
+logger = logging.getLogger(__name__)
+
 BEAT_SECONDS = 0.5  # between two looks at what the ledger says of the job
 TELL_SECONDS = 2.0  # between two times that the ledger is told how many members are done
 _PATIENCE_SECONDS = 90.0  # for a worker that was told to stop
@@ -47,14 +51,14 @@ def run(job: Job, house: House) -> Snapshot:
 
     Raises:
         Conflict: kind ``lease-held`` while another coordinator is at work, ``job-open`` if the open
-            job is another one, ``job-cancelled``.
+            job has other settings, or other members of a server, ``job-cancelled``.
         Unavailable: kind ``too-many-failures``: the job failed, and nothing of it is left. Of any
             other kind: the job stays open.
         Corrupt: kind ``account-unbalanced``; the job stays open, nothing was published.
     """
     with house.ledger.holding(job.aggregate, ttl=house.lease) as lease:
         mend(house.store, house.ledger, job.aggregate)
-        record = _open(job, house.ledger)
+        record = _open(job, house)
         for ended in set(house.store.folders(layout.staging(job.aggregate))) - {record.id}:
             clear(house.store, layout.staging(job.aggregate, ended))
         try:
@@ -129,16 +133,28 @@ def clear(store: Store, prefix: str) -> None:
         store.delete(stat.key)
 
 
-def _open(job: Job, ledger: Ledger) -> Run:
+def _open(job: Job, house: House) -> Run:
+    """The open job, or a new one; the files that an open job began with may be gone for good."""
+    ledger, wanted = house.ledger, job.config()
     for record in ledger.runs(job.aggregate, state="running"):
-        if record.config == job.config():
+        if record.config == wanted:
             return record
-        raise Conflict(
-            f"{job.aggregate} has an open job with other members or settings",
-            kind="job-open",
-            hint=f"catchment exports cancel {job.name}, or run it with the settings that it had",
-        )
-    return ledger.start_run(job.aggregate, job.config())
+        if not _moved(record.config, wanted):
+            raise Conflict(
+                f"{job.aggregate} has an open job with other members or settings",
+                kind="job-open",
+                hint=f"catchment exports cancel {job.name}, or run it with its former settings",
+            )
+        logger.warning("%s: its files are others now: the open job begins anew", job.aggregate)
+        discard(house.store, ledger, ledger.finish_run(record.id, "cancelled"))
+    return ledger.start_run(job.aggregate, wanted)
+
+
+def _moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether nothing differs but the files that are there, and whom they are of."""
+    then, source = before.get("source", {}), now["source"]
+    same = {"members": now["members"], "source": {**then, "digest": source.get("digest")}}
+    return then != source and {**before, **same} == now
 
 
 class _Work:

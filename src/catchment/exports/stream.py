@@ -30,7 +30,7 @@ class RecordStream(LineFile):
     def __init__(
         self, directories: JobDirectories, kind: Kind = Kind.DATA, *, unique: str | None = None
     ) -> None:
-        name = layout.part_name(unique or uuid.uuid4().hex, kind)
+        name = layout.part_name(layout.check_folder(unique or uuid.uuid4().hex, "part"), kind)
         self._directories = directories
         self._path = directories.streaming_path / name
         with told(f"{name} cannot be made"):

@@ -12,6 +12,7 @@ from catchment.cli.main import run as call
 from catchment.core.errors import Invalid
 from catchment.core.settings import Settings
 from catchment.core.workspace import Workspace
+from catchment.flows.aggregates.checks import make
 from catchment.flows.definitions import build, defs
 from catchment.flows.house import House
 from catchment.tables import capability
@@ -182,6 +183,32 @@ def test_the_sensor_runs_what_changed_and_only_that(found, made, instance):
     change_center(made, made.ids[2])
     late = look(found, instance, first.cursor)
     assert {event.partition for event in late.asset_events} == {changed, made.ids[2]}
+
+
+def test_a_site_that_goes_back_to_what_it_had_is_run_again(found, made, instance, monkeypatch):
+    """Dagster starts no run twice by one key: that of a listing alone would be one of before."""
+    sites = {"a": "1"}
+    monkeypatch.setattr("catchment.tables.capability.sites", lambda *_: sites)
+    keys, cursor = [], json.dumps(sites)  # of an earlier version
+    for digest in ("2", "1", "2", "1"):
+        sites["a"] = digest
+        seen = look(found, instance, cursor)
+        again = look(found, instance, cursor)
+        assert [r.run_key for r in again.run_requests] == [r.run_key for r in seen.run_requests]
+        keys.append(seen.run_requests[0].run_key)
+        cursor = seen.cursor
+    assert len(set(keys)) == 4
+    assert not look(found, instance, cursor).run_requests
+
+
+def test_only_a_run_that_ended_well_is_fresh(workspace):
+    """One that was killed is no reason to call an aggregate fresh."""
+    house = House(path=str(workspace))
+    (fresh,) = (one for one in make("tables/main") if "fresh" in str(one.check_keys))
+    for state, passed in (("cancelled", False), ("failed", False), ("unchanged", True)):
+        with house.open() as opened:
+            opened.ledger.finish_run(opened.ledger.start_run("tables/main", {}).id, state)
+        assert fresh(house=house).passed is passed
 
 
 def test_a_sensor_that_cannot_look_says_why(found, workspace, made, instance):

@@ -15,7 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydicom import dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.pixels.processing import apply_windowing
+from pydicom.uid import JPEG2000Lossless
 
 import catchment
 from catchment.core.errors import Invalid, NotFound
@@ -258,6 +262,36 @@ def test_colours_that_are_told_for_two_pixels_each():
             list(read_frames(change))
 
 
+def test_pixels_of_files_with_odd_text_are_decoded_as_all_others_are():
+    """Text of several bytes a character is read by pydicom; its decoder fails for signed values."""
+    pixels = np.arange(-128, 128, dtype=np.int16).reshape(16, 16)
+    japanese = {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Yamada=山田"}
+    dataset = dcmread(io.BytesIO(make_file(pixels=pixels, BitsStored=13, HighBit=12, **japanese)))
+    dataset.PixelData = encapsulate(
+        [imagecodecs.jpeg2k_encode((pixels & 0x1FFF).astype(np.uint16), level=0)]
+    )
+    dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    file = io.BytesIO()
+    dataset.save_as(file)
+    for data in (file.getvalue(), make_file(pixels=pixels, **japanese)):
+        (frame,) = read_frames(data)
+        np.testing.assert_array_equal(frame.pixels, pixels)
+
+
+def test_pixels_of_a_file_without_meta_information():
+    """They are in the syntax that the rest of it was read with."""
+    pixels = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    dataset = dcmread(io.BytesIO(make_file(pixels=pixels)))
+    for syntax in ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1"):
+        file = io.BytesIO()
+        dataset.file_meta = FileMetaDataset()
+        pydicom.dcmwrite(
+            file, dataset, implicit_vr=syntax == "1.2.840.10008.1.2", little_endian=True
+        )
+        (frame,) = read_frames(file.getvalue())
+        np.testing.assert_array_equal(frame.pixels, pixels)
+
+
 def odd(data):
     """The same, with an odd number of columns."""
     from pydicom import dcmread, dcmwrite
@@ -311,6 +345,15 @@ def test_axes_are_the_patients_whichever_way_the_slices_lie(orientation, positio
         [],
         slices([0, 5, 15]),
         slices([0, 0]),
+        [  # a tilted gantry: each stands beside the one before, and would be told a wrong place
+            make_file(
+                f"1.2.{n}",
+                ImagePositionPatient=[0, 2 * n, 5 * n],
+                ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+                PixelSpacing=[0.5, 0.25],
+            )
+            for n in range(3)
+        ],
         [make_file()],
         [
             *slices([0]),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from catchment.imaging.scan import Header, read_header
 from catchment.imaging.walk import BadFile, Unscannable
+
+if TYPE_CHECKING:
+    from catchment.imaging.fallback import SlowHeader
 
 type Array = np.ndarray[Any, Any]
 
@@ -21,6 +24,7 @@ JPEG_2000 = frozenset({"1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"})
 HTJ2K = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (201, 202, 203))
 RLE = "1.2.840.10008.1.2.5"
 NATIVE = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"})
+PLAIN = NATIVE | JPEG | JPEG_LOSSLESS | JPEG_LS | JPEG_2000 | HTJ2K | {RLE}
 MOST_PIXELS = 1 << 30  # bytes of one frame
 
 
@@ -100,9 +104,8 @@ def read_frames(data: bytes, wanted: Sequence[int] | None = None) -> Iterator[Fr
 
     CannotDecode, or whatever a decoder raises, for what cannot be decoded.
     """
-    try:
-        header = read_header(lambda start, length: data[start : start + length], len(data))
-    except (Unscannable, BadFile):
+    header = _located(data)
+    if header is None:
         yield from _by_pydicom(data, wanted)
         return
     shape = shape_of(header)
@@ -116,7 +119,23 @@ def read_frames(data: bytes, wanted: Sequence[int] | None = None) -> Iterator[Fr
         yield from _encapsulated(data, header, shape, set(numbers))
 
 
-def _native(data: bytes, header: Header, shape: Shape, number: int) -> Array:
+def _located(data: bytes) -> Header | SlowHeader | None:
+    """The header of a file whose pixels stand in it as they are; None for what is odder than that.
+
+    Text of several bytes a character, say, is nothing that pixels could suffer from.
+    """
+    from catchment.imaging.read import slowly
+
+    try:
+        return read_header(lambda start, length: data[start : start + length], len(data))
+    except BadFile:
+        return None
+    except Unscannable:
+        header = slowly(io.BytesIO(data), len(data))
+        return header if header.pixels and header.syntax in PLAIN else None
+
+
+def _native(data: bytes, header: Header | SlowHeader, shape: Shape, number: int) -> Array:
     start = header.pixels.start if header.pixels else 0
     if shape.allocated == 1:
         return _bits(data, start, shape, number)
@@ -174,7 +193,9 @@ def _bits(data: bytes, start: int, shape: Shape, number: int) -> Array:
     return bits.reshape(shape.rows, shape.columns)
 
 
-def _encapsulated(data: bytes, header: Header, shape: Shape, wanted: set[int]) -> Iterator[Frame]:
+def _encapsulated(
+    data: bytes, header: Header | SlowHeader, shape: Shape, wanted: set[int]
+) -> Iterator[Frame]:
     from pydicom.encaps import generate_frames
 
     from catchment.imaging.fallback import quiet
@@ -260,12 +281,14 @@ def _by_pydicom(data: bytes, wanted: Sequence[int] | None) -> Iterator[Frame]:
     import pydicom
     from pydicom.pixels.utils import iter_pixels
 
-    from catchment.imaging.fallback import quiet
+    from catchment.imaging.fallback import quiet, syntax_of
 
     with quiet():
         dataset = pydicom.dcmread(io.BytesIO(data), force=True)
         if "PixelData" not in dataset:
             raise CannotDecode("no-pixels")
+        if "TransferSyntaxUID" not in dataset.file_meta:  # that which it was read with
+            dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax_of(dataset))
         photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
         if photometric.startswith("YBR"):
             photometric = "RGB"  # which is what pydicom makes of it

@@ -20,7 +20,7 @@ from catchment.imaging import deidentify_table as table
 from catchment.imaging.deidentify_pixels import check_pictures, only_pixels
 from catchment.imaging.deidentify_residue import WORD, check_residue, is_long, names_of
 from catchment.imaging.entities import Odd, day, instant
-from catchment.imaging.fallback import quiet
+from catchment.imaging.fallback import quiet, syntax_of
 from catchment.imaging.profile import Profile
 from catchment.imaging.walk import BadFile
 
@@ -297,7 +297,7 @@ def _written(dataset: Any, work: _Work) -> bytes:
 
     old = getattr(dataset, "file_meta", None) or FileMetaDataset()
     meta = FileMetaDataset()
-    meta.TransferSyntaxUID = UID(old.get("TransferSyntaxUID") or _syntax(dataset))
+    meta.TransferSyntaxUID = UID(old.get("TransferSyntaxUID") or syntax_of(dataset))
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.file_meta = meta
@@ -306,11 +306,3 @@ def _written(dataset: Any, work: _Work) -> bytes:
     file = io.BytesIO()
     dcmwrite(file, dataset, enforce_file_format=True)
     return file.getvalue()
-
-
-def _syntax(dataset: Any) -> str:
-    """The transfer syntax of a file that does not say it: the one that it was read with."""
-    implicit, little = dataset.original_encoding
-    if implicit:
-        return "1.2.840.10008.1.2"
-    return "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"

@@ -91,6 +91,14 @@ def quiet() -> Iterator[None]:
         yield
 
 
+def syntax_of(dataset: Any) -> str:
+    """The transfer syntax of a file that does not say it: the one that pydicom read it with."""
+    implicit, little = dataset.original_encoding
+    if implicit:
+        return "1.2.840.10008.1.2"
+    return "1.2.840.10008.1.2.1" if little else BIG_ENDIAN
+
+
 def _deflated(file: BinaryIO) -> bool:
     """Whether the dataset is deflated; BadFile if it would become too large."""
     file.seek(0, SEEK_SET)

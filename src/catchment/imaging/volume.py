@@ -13,6 +13,7 @@ from catchment.imaging.codecs import Array, read_frames, shape_of, stored_only
 from catchment.imaging.compress import header_of
 from catchment.imaging.functional import Frames
 
+BESIDE = 0.5  # of a pixel, by which a slice may stand beside the first
 TOLERANCE = 0.01  # of the mean distance of slices, by which one may differ; of direction cosines
 
 
@@ -66,6 +67,10 @@ def volume(files: Sequence[bytes]) -> Volume:
     slices.sort(key=lambda one: float(one.position @ normal))
     if len({one.pixels.shape for one in slices}) != 1:
         raise _no("its images have several sizes")
+    moved = np.array([one.position - slices[0].position for one in slices])
+    beside = moved - np.outer(moved @ normal, normal)
+    if np.abs(beside @ np.stack([rows, columns], 1)).max() > BESIDE * first.spacing.min():
+        raise _no("its slices do not stand straight behind each other (a tilted gantry)")
     return _turned(
         np.stack([one.pixels for one in slices]),
         (_distance(slices, normal), float(first.spacing[0]), float(first.spacing[1])),

@@ -12,6 +12,7 @@ from catchment.core.ledger import Snapshot
 from catchment.flows import facts
 from catchment.flows.house import House
 
+WELL = frozenset({"published", "unchanged"})  # how a run may end
 MOST_AGE = timedelta(hours=36)  # since the latest run that ended well
 
 
@@ -42,7 +43,7 @@ def make(aggregate: str) -> Sequence[dg.AssetChecksDefinition]:
     def fresh(house: House) -> dg.AssetCheckResult:
         with house.open() as workspace:
             runs = workspace.ledger.runs(aggregate)
-        ended = [r.finished_at for r in runs if r.finished_at and r.state != "failed"]
+        ended = [r.finished_at for r in runs if r.finished_at and r.state in WELL]
         age = datetime.now(UTC) - max(ended) if ended else timedelta.max
         seconds = age.total_seconds()
         return dg.AssetCheckResult(passed=age <= MOST_AGE, metadata={"seconds": seconds})

@@ -16,6 +16,7 @@ from catchment.flows.aggregates.partitions import partitions
 from catchment.flows.house import House
 
 SECONDS = 300  # between two looks
+SITES, STAMP = "sites", "stamp"  # of a cursor
 
 
 def make(aggregate: str) -> dg.SensorDefinition:
@@ -34,12 +35,14 @@ def make(aggregate: str) -> dg.SensorDefinition:
                 now = dict(load(capability).sites(workspace, name))
             except CatchmentError as error:
                 return dg.SensorResult(skip_reason=f"{error.message}. {error.hint}")
-        before = json.loads(context.cursor or "{}")
+        before, stamp = _seen(context.cursor)
         news = {site: digest for site, digest in now.items() if before.get(site) != digest}
         if not news and before.keys() == now.keys():
             return dg.SensorResult(skip_reason="no site has anything new")
-        cursor = json.dumps(now, sort_keys=True)
-        stamp = hashlib.sha256(cursor.encode()).hexdigest()
+        # Of all looks so far: what is as it was once before is asked for again, for it changed.
+        told = json.dumps([stamp, now], sort_keys=True)
+        stamp = hashlib.sha256(told.encode()).hexdigest()
+        cursor = json.dumps({SITES: now, STAMP: stamp}, sort_keys=True)
         events = [
             dg.AssetMaterialization(
                 [capability, name, CONTRIBUTIONS], partition=site, metadata={"digest": digest}
@@ -54,3 +57,11 @@ def make(aggregate: str) -> dg.SensorDefinition:
         )
 
     return changed
+
+
+def _seen(cursor: str | None) -> tuple[dict[str, str], str]:
+    """What the sensor saw at its last look, and the stamp of it; an earlier version had none."""
+    told = json.loads(cursor or "{}")
+    if isinstance(told.get(SITES), dict):
+        return told[SITES], told[STAMP]
+    return told, ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from datetime import datetime
 from itertools import product
 from pathlib import Path
 from urllib.parse import quote
@@ -249,6 +250,20 @@ def test_groups_of_truths_are_named_as_json_names_them(tmp_path):
     pq.write_table(table, tmp_path / "made.parquet")
     told = Chartable(tmp_path / "made.parquet").chart("a", "ill", parse([]))
     assert told["counts"] == {"false": 2, "true": 3}
+
+
+def test_a_time_that_is_shown_is_found_again(tmp_path):
+    times = [datetime(2024, 3, 1, 12), datetime(2024, 3, 2, 23, 30, 1, 500)]
+    table = pa.table({"cnt": [9, 5, 4], "at": pa.array([None, *times], pa.timestamp("us"))})
+    pq.write_table(table, tmp_path / "made.parquet")
+    held = Chartable(tmp_path / "made.parquet")
+    shown = held.chart("at", None, parse([]))["data"][0]["rows"]
+    assert shown == [["2024-03-01T12:00:00", 5], ["2024-03-02T23:30:01.000500", 4]]
+    for row in shown:
+        asked = {"all": [["at", "strEq", row[0]]]}
+        assert held.chart("at", None, parse([], json.dumps(asked)))["data"] == [{"rows": [row]}]
+    told = held.chart("at", None, parse(["at:afterDay:2024-03-01T23:00:00"]))
+    assert told["data"] == [{"rows": shown[1:]}]
 
 
 def test_suppressed_cells_are_marked(tmp_path):

@@ -117,6 +117,17 @@ def test_a_link_lets_one_browser_in_once(app, people):
     assert "link-used" in late.get(link).text
 
 
+def test_a_link_is_not_logged(app, people, caplog):
+    token = people.link()
+    looker = Looker(app)
+    with caplog.at_level("INFO", "catchment"):
+        assert (
+            looker.post(f"/ui/link/{token}", looker.token(f"/ui/link/{token}")).status_code == 303
+        )
+    assert "POST /ui/link/... 303" in caplog.text
+    assert token not in caplog.text
+
+
 def test_a_site_sees_only_itself(app, workspace):
     ledger = workspace.ledger
     for site in ("boston", "chicago"):

@@ -21,6 +21,7 @@ from catchment.studies.arrivals import Worker
 from catchment.web import dashboard, dicomweb, exports, pages, sites, watching
 from catchment.web.guard import Guard, status_of
 from catchment.web.login import Unauthorized
+from catchment.web.pages import signin
 from catchment.web.pages.house import is_page
 
 DESCRIPTION = (
@@ -84,7 +85,7 @@ def create_app(workspace: Workspace, *, process: bool = True) -> FastAPI:
     # The last: else a single word, which may be the name of a network, is a method that is wrong.
     app.router.add_route("/{name}", _nothing, include_in_schema=False)
     unbounded = [sites.FORM_PATH, dicomweb.PREFIX]
-    app.add_middleware(Guard, unbounded=unbounded, page=pages.fault)
+    app.add_middleware(Guard, unbounded=unbounded, page=pages.fault, secret=[signin.LINK])
     return app
 
 

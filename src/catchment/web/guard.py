@@ -40,13 +40,19 @@ class Guard:
         unbounded: paths whose requests may be of any size, because they count for themselves; of
             one that ends in ``/``, all below it.
         page: what browsers are shown of what no route answers.
+        secret: beginnings of paths that end in a secret; the log has only the beginning.
     """
 
     def __init__(
-        self, app: ASGIApp, unbounded: Iterable[str] = (), page: Page = lambda *_: None
+        self,
+        app: ASGIApp,
+        unbounded: Iterable[str] = (),
+        page: Page = lambda *_: None,
+        secret: Iterable[str] = (),
     ) -> None:
         self._app = app
         self._page = page
+        self._secret = tuple(secret)
         self._unbounded = frozenset(unbounded)
         self._below = tuple(path for path in self._unbounded if path.endswith("/"))
 
@@ -91,7 +97,8 @@ class Guard:
                 await answer(500, "unexpected", "a fault of the program itself")
         finally:
             millis = (time.monotonic() - began) * 1000
-            log.info("%s %s %d %.0f ms", method, path, status, millis)
+            told = next((f"{part}..." for part in self._secret if path.startswith(part)), path)
+            log.info("%s %s %d %.0f ms", method, told, status, millis)
 
 
 class _TooLong(Exception):

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 _WIDTH = 62  # columns that one number of a roll-up tells apart
 _MASK = "catchment rollup"  # columns of ours
+_ISO = (
+    "CASE WHEN microsecond({0}) % 1000000 = 0 THEN strftime({0}, '%Y-%m-%dT%H:%M:%S') "
+    "ELSE strftime({0}, '%Y-%m-%dT%H:%M:%S.%f') END"
+)
 
 
 class Chartable:
@@ -51,12 +55,14 @@ class Chartable:
         listed = []
         for n, name in enumerate(self.columns):
             column = quoted(name)
-            if kinds[name] == "VARCHAR":
+            if kinds[name].startswith("TIMESTAMP"):  # filters see what is shown
+                column = _ISO.format(f"{column}::TIMESTAMP")
+            if kinds[name] == "VARCHAR" or kinds[name].startswith("TIMESTAMP"):
                 self._run(
-                    f"CREATE TYPE enum_{n} AS ENUM "  # noqa: S608 - a quoted column
-                    f"(SELECT DISTINCT {column} FROM {source} WHERE {column} IS NOT NULL)"
+                    f"CREATE TYPE enum_{n} AS ENUM (SELECT DISTINCT {column} AS one "  # noqa: S608 - a quoted column
+                    f"FROM {source} WHERE {quoted(name)} IS NOT NULL)"
                 )
-                column = f"{column}::enum_{n} AS {column}"
+                column = f"({column})::enum_{n} AS {quoted(name)}"
             listed.append(column)
         parts = [
             " + ".join(

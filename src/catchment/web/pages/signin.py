@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from catchment.core import passwords
 from catchment.core.errors import CatchmentError, Invalid
 from catchment.core.ledger.access import SITE
-from catchment.core.ledger.people import LINK
+from catchment.core.ledger.people import LINK as ONCE
 from catchment.web.guard import status_of
 from catchment.web.login import Unauthorized
 from catchment.web.pages import render
@@ -32,6 +32,8 @@ from catchment.web.pages.house import (
     safe_next,
     set_cookie,
 )
+
+LINK = f"{UI}/link/"  # before the token of a link
 
 router = APIRouter(prefix=UI, include_in_schema=False)
 
@@ -140,7 +142,7 @@ async def sign_in(request: Request) -> Response:
 @router.get("/link/{token}")
 def show_link(request: Request, token: str) -> Response:
     """A link that signs in once: asks, so that who only looks at links does not use it up."""
-    if not house_of(request).people.peek(token, LINK):
+    if not house_of(request).people.peek(token, ONCE):
         raise _used()
     return form(request, "link.html", token=token)
 
@@ -149,7 +151,7 @@ def show_link(request: Request, token: str) -> Response:
 async def use_link(request: Request, token: str) -> Response:
     """Sign in by a link; it is used up."""
     await sent(request)
-    found = await run_in_threadpool(house_of(request).people.take, token, LINK)
+    found = await run_in_threadpool(house_of(request).people.take, token, ONCE)
     if found is None:
         raise _used()
     who = Visitor(found.user, found.role, found.site, "")

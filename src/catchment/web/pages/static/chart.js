@@ -109,7 +109,8 @@ import { expressionInterpreter } from "./vendor/vega-interpreter.js";
   const f = JSON.parse(plot.dataset.chart);
   if (f.refused) return; // said in the page; the form is there to mend it
   const rows = f.rows.map(({ part, value, count, cells, sites, hidden, absent }) => ({
-    value, count: count ?? 0, part: part ?? "", mark: cells ? "✕" : "",
+    value, count, part: part ?? "", mark: cells ? "✕" : "",
+    at: count ?? 0, said: count === null ? "not shown" : count.toLocaleString("en"), // what is hidden is no 0
     of: `${sites} reported, ${hidden} suppressed, ${absent} absent`,
   }));
   const dates = rows.length > 0 && rows.every((row) => /^\d{4}(-\d{2}(-\d{2})?)?/.test(String(row.value)) && !Number.isNaN(Date.parse(row.value)));
@@ -118,12 +119,12 @@ import { expressionInterpreter } from "./vendor/vega-interpreter.js";
   const spec = () => {
     const data = { values: rows };
     const part = f.stratifier ? { field: "part", type: "nominal", ...title(f.stratifier), scale: { scheme: "tableau10" } } : undefined;
-    const tooltip = [{ field: "value", type: "nominal", ...title(f.column) }, { field: "count", type: "quantitative", format: "," }, ...(f.stratifier ? [{ field: "part", type: "nominal", ...title(f.stratifier) }] : []), { field: "of", type: "nominal", ...title("sites") }];
+    const tooltip = [{ field: "value", type: "nominal", ...title(f.column) }, { field: "said", type: "nominal", ...title("count") }, ...(f.stratifier ? [{ field: "part", type: "nominal", ...title(f.stratifier) }] : []), { field: "of", type: "nominal", ...title("sites") }];
     const ink = color("--ink"), line = color("--line"), soft = color("--soft");
     const config = {
       background: null, view: { stroke: null },
       axis: { labelColor: soft, titleColor: soft, gridColor: line, domainColor: line, tickColor: line, labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal" },
-      legend: { labelColor: ink, titleColor: soft }, header: { labelColor: ink, titleColor: soft }, mark: { color: color("--kept") },
+      legend: { labelColor: ink, titleColor: soft }, header: { labelColor: ink, titleColor: soft, labelAngle: 0, labelAlign: "left", labelLimit: 140 }, mark: { color: color("--kept") },
     };
     const size = { width: Math.max(260, plot.clientWidth - 130), height: 320, autosize: { type: "fit-x", contains: "padding" } };
     if (f.kind === "map") {
@@ -145,13 +146,14 @@ import { expressionInterpreter } from "./vendor/vega-interpreter.js";
       ? { field: "value", type: "temporal", scale: { type: "utc" }, ...title(f.column) }
       : { field: "value", type: "ordinal", sort: null, ...title(f.column), axis: { labelAngle: crowded ? -40 : 0, labelLimit: 140 } };
     const y = { field: "count", type: "quantitative", ...title("count"), axis: { format: ",d", tickMinStep: 1 } };
+    const mark = { ...y, field: "at" };
     const offset = f.kind === "bar" && part ? { xOffset: { field: "part" } } : {};
     const shape = f.kind === "line" ? { type: "line", point: true } : { type: "bar" };
     return {
       data, config, ...size,
       layer: [
         { mark: shape, encoding: { x, y, tooltip, ...offset, ...(part ? { color: part } : {}) } },
-        { transform: [{ filter: "datum.mark" }], mark: { type: "text", baseline: "bottom", dy: -4, fontSize: 15, fontWeight: "bold", color: color("--bad") }, encoding: { x, y, text: { field: "mark" }, ...offset } },
+        { transform: [{ filter: "datum.mark" }], mark: { type: "text", baseline: "bottom", dy: -4, fontSize: 15, fontWeight: "bold", color: color("--bad") }, encoding: { x, y: mark, text: { field: "mark" }, ...offset } },
       ],
     };
   };

@@ -62,6 +62,7 @@ def test_from_an_arrival_to_a_rollback(folder, capsys):
     shown = told(capsys, "show", "core")
     assert [t["package"] for t in shown["times"]] == ["count", "manifest", "meta_date", ""]
     assert "count" in call(capsys, "show", "core")
+    assert told(capsys, "show", "cor", code=3)["error"]["kind"] == "no-study"
     with Workspace.open(folder) as space:
         number = library.catalog(space, "core").snapshot
     assert told(capsys, "rollback", "core", "1", "--dry-run")["state"] == "planned"

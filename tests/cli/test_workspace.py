@@ -40,8 +40,9 @@ def run(workspace, name, *, dry_run, progress):
     if dry_run:
         return Outcome(aggregate, "planned", None, None, account, (finding,))
     run = workspace.ledger.start_run(aggregate, {})
+    place = f"{aggregate}/{len(workspace.ledger.snapshots(aggregate)) + 1}/"
     snapshot = workspace.ledger.publish(
-        Publication(aggregate, run.id, f"{aggregate}/1/", {}, account, [finding], run=run.id)
+        Publication(aggregate, run.id, place, {}, account, [finding], run=run.id)
     )
     seal(workspace.store, workspace.ledger, snapshot)
     skipped = {"skipped": {"beta": "not-found"}}
@@ -210,7 +211,9 @@ def test_gc_removes_orphans_and_interrupted_writes(catchment, workspace, tmp_pat
 def test_doctor_rebuilds_a_lost_ledger(catchment, workspace):
     catchment("run")
     shutil.rmtree(workspace / ".catchment")
-    assert catchment("doctor").code == 0
+    called = catchment("doctor")
+    assert called.code == 1
+    assert "1 snapshots that the ledger does not know" in " ".join(called.out.split())
     called = catchment("doctor", "--rebuild-ledger", "--dry-run")
     assert called.out.startswith("1 snapshots would be new to the ledger\n")
     assert not (workspace / ".catchment").exists()
@@ -221,6 +224,20 @@ def test_doctor_rebuilds_a_lost_ledger(catchment, workspace):
     again = catchment("doctor", "--rebuild-ledger", "--dry-run", "--json").json
     assert (again["dry_run"], again["restored"]) == (True, 0)
     assert catchment("status", "tables/second", "--json").json[0]["snapshot"]["number"] == 1
+
+
+def test_a_deep_doctor_looks_at_the_provenance_of_each_kept_snapshot(catchment, workspace):
+    """Else it is gone without a word, and a rebuilt ledger does not know the snapshot."""
+    catchment("run")
+    catchment("run")
+    lost = workspace / "data/tables/second/1/provenance.json"
+    before = lost.read_bytes()
+    lost.unlink()
+    assert catchment("doctor").code == 0
+    assert catchment("doctor", "--deep").code == 1
+    told = catchment("doctor", "--deep", "--mend", "--json")
+    assert told.json["mended"] == ["tables/second: its provenance is written anew from the ledger"]
+    assert (told.code, lost.read_bytes()) == (0, before)
 
 
 def test_doctor_tells_what_is_wrong(catchment, workspace):

@@ -64,6 +64,7 @@ def test_a_role_is_one_of_four_and_a_site_goes_with_one_of_them(them, role, site
     with pytest.raises(Invalid) as error:
         them.add("vera", role, "hash", site)
     assert error.value.kind in {"bad-role", "bad-name"}
+    assert error.value.hint
 
 
 def test_a_change_ends_the_sessions_of_the_user_and_of_nobody_else(them):

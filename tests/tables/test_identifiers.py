@@ -108,6 +108,13 @@ def test_a_service_knows_who_is_where(spec, service):
     assert sorted(r["naccid"] for _, _, r in service.requests) == [ANNA, BERT, CARL, "NACC999999"]
 
 
+def test_a_file_that_is_not_there_is_named_with_its_setting(tmp_path):
+    with pytest.raises(NotFound) as caught:
+        current(str(tmp_path / "people.csv"), ANNA)
+    assert caught.value.message == f"identifiers: there is no people.csv in {tmp_path.as_uri()}"
+    assert "--identifiers" in caught.value.hint
+
+
 def test_nothing_is_asked_for_nobody(spec, service):
     assert current(spec) == {}
     assert service.requests == []

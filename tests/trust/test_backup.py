@@ -12,7 +12,14 @@ from catchment.cli import main
 from catchment.core import backup, backup_shelf, restore
 from catchment.core.account import Account
 from catchment.core.doctor import examine, mend
-from catchment.core.errors import CatchmentError, Conflict, Corrupt, Invalid, Unavailable
+from catchment.core.errors import (
+    CatchmentError,
+    Conflict,
+    Corrupt,
+    Invalid,
+    NotFound,
+    Unavailable,
+)
 from catchment.core.ledger import Publication, copy
 from catchment.core.provenance import read_all
 from catchment.core.store import open_store
@@ -57,6 +64,9 @@ def equal(one: Workspace, other: Workspace) -> None:
 
 
 def test_a_workspace_comes_back_equal_and_goes_on(house, shelf, empty):
+    with pytest.raises(NotFound) as caught:
+        restore.restore(empty, shelf)
+    assert caught.value.hint.endswith("--list")  # the command without it would make one there
     made = backup.backup(house, shelf)
     assert made.wrong == []
     assert made.objects == made.copied + _doubled(house)

@@ -72,7 +72,7 @@ def open_aggregate(
         cluster: a scheduler that takes the work.
         workers: how many at a time on this machine.
     """
-    from catchment.core.capability import choose
+    from catchment.core.capability import choose, named
 
     chosen = name or NAME
     if url is None:
@@ -80,4 +80,11 @@ def open_aggregate(
     settings = {f"{capability}.{chosen}.{key}": value for key, value in (given or {}).items()}
     settings |= {"executor.kind": cluster, "executor.workers": workers}
     with open_workspace(out, url, settings) as workspace:
+        known, aggregate = getattr(workspace.settings, capability), f"{capability}/{chosen}"
+        if (
+            url is None
+            and chosen not in known
+            and aggregate not in workspace.ledger_to_read().aggregates()  # it was one once
+        ):
+            named(known, capability, chosen)
         yield workspace, chosen

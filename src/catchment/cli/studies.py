@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from catchment.cli.output import Output, findings, table
+from catchment.core.errors import NotFound
+from catchment.core.names import shown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -117,6 +119,12 @@ def show(ctx: typer.Context, study: Study) -> None:
         catalog = library.catalog(workspace, study)
         counts = ledger.counts(layout.aggregate(study))
         snapshot = ledger.latest(layout.aggregate(study))
+        if not counts and study not in workspace.settings.studies:
+            raise NotFound(
+                f"nothing is known of a study {shown(study)}",
+                kind="no-study",
+                hint="catchment studies list",
+            )
         told = {
             "study": study,
             "snapshot": catalog.snapshot,

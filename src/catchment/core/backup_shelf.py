@@ -107,7 +107,7 @@ def read(source: Store, name: str | None = None) -> Backup:
         raise NotFound(
             f"{source.url} has no backup{' ' + name if name else ''}",
             kind="no-backup",
-            hint=f"catchment backup {source.url}",
+            hint=f"name a place that has some: catchment backup {source.url} --list",
         )
     raise Invalid(
         f"expected a backup of format {FORMAT}, got {data['format']}",

@@ -48,7 +48,7 @@ def examine(
     yield _counted(workspace.ledger)
     yield from halves(workspace, GRACE)
     for aggregate in workspace.ledger.aggregates():
-        yield _seal_check(workspace, aggregate)
+        yield from _seals(workspace, aggregate, deep=deep)
         yield from _work(workspace, aggregate)
         yield from _objects(workspace, aggregate, deep=deep, backup=backup)
     if deep and workspace.has_ledger:
@@ -90,7 +90,10 @@ def _ledger(workspace: Workspace) -> str:
 
 
 def _lacking(workspace: Workspace) -> str:
-    missing = _unknown(workspace.store, workspace.ledger)
+    if workspace.file is None:  # a copy of a store has no ledger
+        missing = _unknown(workspace.store, workspace.ledger)
+    else:
+        missing = lacking(workspace)  # all of them where the ledger's file is gone
     if missing:
         raise Corrupt(
             f"the store describes {missing} snapshots that the ledger does not know",
@@ -121,12 +124,24 @@ def _recount(ledger: Ledger) -> str:
     return "they are counted again"
 
 
-def _seal_check(workspace: Workspace, aggregate: str) -> Check:
-    """The latest snapshot's provenance is what the ledger says; it follows from the ledger."""
-    store, ledger = workspace.store, workspace.ledger
-    snapshot = ledger.latest(aggregate)
-    if snapshot is None:
-        return Check(aggregate, well=True, found="nothing is published yet")
+def _seals(workspace: Workspace, aggregate: str, *, deep: bool) -> Iterator[Check]:
+    """The latest snapshot's provenance; of the other kept ones, if deep, what is wrong."""
+    ledger = workspace.ledger
+    latest = ledger.latest(aggregate)
+    if latest is None:
+        yield Check(aggregate, well=True, found="nothing is published yet")
+        return
+    yield _seal_check(workspace, aggregate, latest)
+    for known in ledger.snapshots(aggregate) if deep else ():
+        if known.number != latest.number and known.expired_at is None:
+            snapshot = ledger.snapshot(aggregate, known.number)
+            if not (check := _seal_check(workspace, aggregate, snapshot)).well:
+                yield check
+
+
+def _seal_check(workspace: Workspace, aggregate: str, snapshot: Snapshot) -> Check:
+    """A snapshot's provenance is what the ledger says; it follows from the ledger."""
+    store = workspace.store
     key = snapshot.location + NAME
     if not snapshot.sealed:
         return Check(

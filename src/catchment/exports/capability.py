@@ -16,7 +16,7 @@ from catchment.core.errors import Invalid, NotFound
 from catchment.core.ledger import Ledger, Snapshot
 from catchment.core.named_sections import ExportsSettings
 from catchment.core.progress import Progress, silent
-from catchment.core.provenance import NAME, check_store
+from catchment.core.provenance import NAME, check_store, seal_all
 from catchment.core.store import Stat, Store
 from catchment.core.workspace import Workspace
 from catchment.exports import jobs, layout
@@ -54,6 +54,8 @@ def run(
     ask = again or ledger.runs(wanted.aggregate, state="running")
     if latest is not None and not ask and _is_done(wanted, latest.provenance):
         check_store(workspace.store, latest, f"catchment exports run {name}")
+        if not dry_run:
+            seal_all(workspace.store, ledger, wanted.aggregate)
         return _outcome(ledger, latest, wanted, "unchanged")
     if dry_run:
         return _outcome(ledger, latest, wanted, "planned")
@@ -142,7 +144,14 @@ def job(workspace: Workspace, name: str) -> Job:
         members, repeated = tuple(source.members() or ()), 0
     else:
         folder, _, file = settings.members.rpartition("/")
-        data = workspace.open_store(folder).read(file, length=MAX_FILE + 1)
+        try:
+            data = workspace.open_store(folder).read(file, length=MAX_FILE + 1)
+        except NotFound:
+            raise NotFound(
+                f"members: there is no {file} in {folder}",
+                kind="no-file",
+                hint="set members (--members) to a file that is there",
+            ) from None
         if len(data) > MAX_FILE:
             raise Invalid(f"{file}: expected at most {MAX_FILE} bytes, got more", kind="too-large")
         members, repeated = read_members(data.decode("utf-8-sig", "replace").splitlines())

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from catchment.core.errors import Invalid
+from catchment.core.errors import Invalid, NotFound
 from catchment.core.store import open_store
 
 MAX_FILE = 1 << 26  # bytes
@@ -41,7 +41,14 @@ class FileIdentifiers:
         """See :class:`catchment.tables.identifiers.Identifiers`."""
         wanted = frozenset(naccids)
         store = open_store(self.folder, **self.options)
-        data = store.read(self.name, length=MAX_FILE + 1)
+        try:
+            data = store.read(self.name, length=MAX_FILE + 1)
+        except NotFound:
+            raise NotFound(
+                f"identifiers: there is no {self.name} in {self.folder}",
+                kind="no-file",
+                hint="set identifiers (--identifiers) to a file that is there",
+            ) from None
         if len(data) > MAX_FILE:
             raise _bad_file(f"expected at most {MAX_FILE} bytes, got more")
         found = _asked(data, wanted) if self.name.endswith(".csv") else None

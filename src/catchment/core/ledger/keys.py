@@ -35,6 +35,9 @@ class Read(NamedTuple):
     status: int
 
 
+_ADD = "catchment key add NAME --scope study:STUDY"
+
+
 def scopes(texts: Sequence[str]) -> tuple[list[str], list[str]]:
     """Studies and sites of ``study:NAME``, ``site:NAME`` and ``all``; empty means all of them.
 
@@ -47,10 +50,14 @@ def scopes(texts: Sequence[str]) -> tuple[list[str], list[str]]:
             found[kind].append(check_name(name, kind))
         elif text != "all":
             raise Invalid(
-                f"expected study:NAME, site:NAME or all, got {shown(text)}", kind="bad-scope"
+                f"expected study:NAME, site:NAME or all, got {shown(text)}",
+                kind="bad-scope",
+                hint=_ADD,
             )
     if not texts or ("all" in texts and len(texts) > 1):
-        raise Invalid("expected `all`, or studies and sites, as scopes", kind="bad-scope")
+        raise Invalid(
+            "expected `all`, or studies and sites, as scopes", kind="bad-scope", hint=_ADD
+        )
     return sorted(set(found["study"])), sorted(set(found["site"]))
 
 

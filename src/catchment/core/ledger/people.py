@@ -76,9 +76,17 @@ class Chain(NamedTuple):
 def check_role(role: str, site: str) -> None:
     """Invalid (kind ``bad-role``) for an unknown role, or a site without or in the wrong place."""
     if role not in ROLES:
-        raise Invalid(f"expected a role of {', '.join(ROLES)}, got {shown(role)}", kind="bad-role")
+        raise Invalid(
+            f"expected a role of {', '.join(ROLES)}, got {shown(role)}",
+            kind="bad-role",
+            hint="catchment user add NAME --role viewer",
+        )
     if (role == SITE) != bool(site):
-        raise Invalid("a site is given with the role site, and only then", kind="bad-role")
+        raise Invalid(
+            "a site is given with the role site, and only then",
+            kind="bad-role",
+            hint="catchment user add NAME --role site --site SITE",
+        )
     if site:
         check_name(site, "site")
 

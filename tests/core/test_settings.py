@@ -148,7 +148,7 @@ def test_names_of_one_part_are_not_settings():
     Settings.load(None, None, {"CATCHMENT_DEBUG": "1", "CATCHMENT_WORKSPACE": "x", "PATH": "y"})
 
 
-@given(st.text(min_size=1))
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1))
 def test_a_secret_is_never_shown(secret):
     environment = {
         "CATCHMENT_S3__SECRET_ACCESS_KEY": f"<{secret}>",
@@ -256,3 +256,16 @@ def test_a_secret_of_a_table_of_them_is_not_shown_where_it_is_wrong(file):
     assert "deidentify.p.keys.alpha" in told
     assert "4711" not in told
     assert "4712" not in told
+
+
+def test_an_empty_variable_takes_back_what_the_file_says(file):
+    """As compose files and charts say that there is none."""
+    path = file(
+        '[s3]\nendpoint = "http://a"\n[events]\nqueue = "https://q"\n[lineage]\nurl = "https://l"\n'
+        '[oidc]\nissuer = "https://i"\n'
+    )
+    places = ("s3.endpoint", "events.queue", "lineage.url", "oidc.issuer")
+    empty = {f"CATCHMENT_{place.replace('.', '__').upper()}": "" for place in places}
+    settings = Settings.load(path, None, empty)
+    told = {key: value for key, value, _ in settings.shown()}
+    assert [told[place] for place in places] == [None] * len(places)

@@ -77,6 +77,8 @@ Day = Annotated[
     StringConstraints(pattern=r"^\d{8}$"),
     AfterValidator(lambda v: datetime.strptime(v, "%Y%m%d").strftime("%Y%m%d")),  # noqa: DTZ007
 ]
+# An empty variable of the environment takes back what the file says.
+Given = Annotated[str | None, BeforeValidator(lambda v: v or None)]
 Workers = Annotated[str, StringConstraints(pattern=r"^(threads|processes|(tcp|tls)://.+)$")]
 
 
@@ -120,7 +122,7 @@ class ExecutorSettings(Section):
 class S3Settings(Section):
     """How ``s3://`` URLs are reached. What is not set comes from the usual ``AWS_*`` variables."""
 
-    endpoint: str | None = Field(default=None, description="URL of the service, if it is not AWS.")
+    endpoint: Given = Field(default=None, description="URL of the service, if it is not AWS.")
     region: str | None = Field(default=None, description="Region of the buckets.")
     access_key_id: str | None = Field(default=None, description="Name of the key.")
     secret_access_key: SecretStr | None = Field(default=None, description="The key. Never shown.")
@@ -204,7 +206,7 @@ class ServeSettings(Section):
 class EventsSettings(Section):
     """Who tells of what arrives in a bucket."""
 
-    queue: str | None = Field(
+    queue: Given = Field(
         default=None,
         description="URL of an SQS queue that the bucket of the store tells of created objects; "
         "`catchment serve` and `catchment studies process --watch` look when it does. Key and "
@@ -281,10 +283,8 @@ class IcebergSettings(Section):
 class LineageSettings(Section):
     """Who is told of runs, in the form of OpenLineage. Default: nobody."""
 
-    file: str | None = Field(
-        default=None, description="File that a line is added to for each event."
-    )
-    url: str | None = Field(
+    file: str | None = Field(default=None, description="File that a line is added to for each event.")
+    url: Given = Field(
         default=None,
         description="URL that each event is sent to, as `https://collector/api/v1/lineage`. One "
         "that does not answer is not waited for.",
@@ -297,9 +297,7 @@ class LineageSettings(Section):
 class OidcSettings(Section):
     """Sign-in to the pages by OpenID Connect, beside the workspace's own users."""
 
-    issuer: str | None = Field(
-        default=None, description="URL of the provider. Default: there is none."
-    )
+    issuer: Given = Field(default=None, description="URL of the provider. Default: there is none.")
     client_id: str = Field(default="", description="Name of this service at the provider.")
     client_secret: SecretStr | None = Field(
         default=None, description="Secret of this service at the provider. Never shown."

@@ -283,7 +283,9 @@ class IcebergSettings(Section):
 class LineageSettings(Section):
     """Who is told of runs, in the form of OpenLineage. Default: nobody."""
 
-    file: str | None = Field(default=None, description="File that a line is added to for each event.")
+    file: str | None = Field(
+        default=None, description="File that a line is added to for each event."
+    )
     url: Given = Field(
         default=None,
         description="URL that each event is sent to, as `https://collector/api/v1/lineage`. One "

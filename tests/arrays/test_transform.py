@@ -191,11 +191,58 @@ def test_partitions_by_time_and_size(folder, work):
     assert [f.code for f in report.findings] == ["clock-unknown"]
 
 
+def test_units_that_are_not_all_known_stay_as_they_are(tmp_path):
+    """What is told as "%, mv" is in these."""
+    import edfio
+
+    made = [
+        edfio.EdfSignal(
+            np.linspace(-1, 1, 200),
+            100,
+            label=label,
+            physical_dimension=unit,
+            physical_range=(-1, 1),
+        )
+        for label, unit in (("Fp1", "mV"), ("SpO2", "%"))
+    ]
+    for count, unit, most in ((2, "%, mv", 1), (1, "uV", 1000)):
+        edfio.Edf(made[:count]).write(tmp_path / "a.edf")
+        eeg = read_file(str(tmp_path / "a.edf"), ".edf", {}).eeg
+        assert (eeg.units, eeg.values[:, 0].max()) == (unit, pytest.approx(most))
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_dry_run_says_where_sessions_that_differ_would_go(folder, work, apart):
+    """No worker sees the sessions of the others, for none is written."""
+    recordings.edf(folder / "a.edf", seed=1)
+    recordings.edf(folder / "b.edf", seed=2, labels=["Fp1", "Oz"])
+    recordings.edf(folder / "c.edf", seed=3)
+    recordings.edf(folder / "d.edf", seed=4, labels=["Fp1", "Oz"])
+    partitioning = Partitioning(schema=apart)
+    planned, done = (work(dry_run=d, partitioning=partitioning) for d in (True, False))
+
+    def facts(report):
+        told = sorted(
+            (s["key"], s["status"], s["reason"], s["stores"], s["windows"]) for s in report.sessions
+        )
+        return told, sorted((f.code, f.message) for f in report.findings), totals(report)
+
+    assert facts(planned) == facts(done)
+    slots = {s["key"][0]: s["slots"] for s in planned.sessions}
+    assert slots == ({"a": [0], "b": [0], "c": [1], "d": [1]} if apart else
+                     {"a": [0], "b": [], "c": [1], "d": []})  # fmt: skip
+
+
 def test_which_sessions_a_run_does(folder, work):
     for name in "abcd":
         recordings.edf(folder / f"{name}.edf", seed=ord(name))
     planned = work(dry_run=True)
     assert (planned.state, len(planned.sessions), stores(work)) == ("planned", 4, [])
+    assert [(s["key"], s["slots"]) for s in planned.sessions] == [
+        (f"{name}.edf", [slot]) for slot, name in enumerate("abcd")
+    ]
+    with pytest.raises(NotFound, match="no recording has the id or key"):
+        work(choice=Choice(sessions=frozenset(["a.edf", "e.edf"])))
     assert totals(planned)[:2] == (4, 4)
     first = work(choice=Choice(most=2, start=1))
     assert first.account[Line("lab", "x", "sessions")].dropped == {"not-selected": 2}

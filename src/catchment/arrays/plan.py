@@ -63,10 +63,15 @@ def present(entries: Sequence[Entry]) -> dict[str, Entry]:
 def check_schema(store: Schema, sessions: Sequence[Prepared]) -> Iterator[Finding]:
     """An error for each way in which a session does not go with the store's."""
     for one in sessions:
-        for code, where, message in differences(store, one.schema):
-            place = f"{one.row.session}: {where}" if where else one.row.session
-            hint = _HINTS.get(code, "use a partition of its own, or make a store of its own")
-            yield Finding(one.row.site, Severity.ERROR, code, place, message, hint)
+        yield from unlike(store, one.schema, one.row.site, one.row.session)
+
+
+def unlike(store: Schema, own: Schema, site: str, session: str) -> Iterator[Finding]:
+    """The same of one session."""
+    for code, where, message in differences(store, own):
+        place = f"{session}: {where}" if where else session
+        hint = _HINTS.get(code, "use a partition of its own, or make a store of its own")
+        yield Finding(site, Severity.ERROR, code, place, message, hint)
 
 
 def conflict(made: Sequence[Step]) -> Conflict | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from catchment.arrays.transform.model import Session
-from catchment.core.errors import CatchmentError
+from catchment.core.errors import CatchmentError, NotFound
 from catchment.core.finding import Finding, Severity
+from catchment.core.names import shown
 
 
 def ignored(site: str, count: int, suffixes: Sequence[str]) -> Finding:
@@ -31,6 +32,22 @@ def repeated(session: Session) -> Finding:
         "another recording has this id, and comes first",
         "rename the file, or let sessions have pseudonyms",
     )
+
+
+def check_found(asked: Iterable[str], found: Mapping[str, str]) -> None:
+    """NotFound (kind ``no-session``) where somebody asked for a recording that there is none of.
+
+    Args:
+        asked: ids or keys.
+        found: keys of the recordings, by id.
+    """
+    missing = sorted(set(asked) - found.keys() - set(found.values()))
+    if missing:
+        raise NotFound(
+            f"no recording has the id or key {shown(missing[0])}",
+            kind="no-session",
+            hint="catchment arrays transform --dry-run --include-processed lists them",
+        )
 
 
 def other_options(name: str, counts: Mapping[str, int]) -> Iterator[Finding]:

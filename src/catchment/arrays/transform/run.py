@@ -18,6 +18,7 @@ from catchment.arrays.model import OnConflict
 from catchment.arrays.stack import Stack, Staged
 from catchment.arrays.transform import reports
 from catchment.arrays.transform.discovery import discover
+from catchment.arrays.transform.foresee import foreseen
 from catchment.arrays.transform.job import House, Job, Report
 from catchment.arrays.transform.model import Session, TransformResult
 from catchment.arrays.transform.sinks import Sent, below
@@ -107,11 +108,17 @@ class _Work:
         for row in self.house.ledger.contributions(self.job.aggregate):
             self._remember(row)
         todo = list(self._choose())
+        ahead: list[Done] = []  # of a dry run
         self._tell("sessions", 0, len(todo))
         try:
-            for done in self._process(todo):
+            for number, done in enumerate(self._process(todo), 1):
+                if self.dry_run:
+                    ahead.append(done)
+                else:
+                    self._take(done)
+                self._tell("sessions", number, len(todo))
+            for done in foreseen(ahead, todo, self.job.partitioning):
                 self._take(done)
-                self._tell("sessions", len(self.told), len(todo))
         finally:
             self._flush(last=True)  # what is whole is shown, even if the run fails
         if self.dry_run:
@@ -149,6 +156,7 @@ class _Work:
                 continue
             taken += 1
             yield session
+        reports.check_found(choice.sessions, self._seen)
         self.findings += reports.other_options(self.job.name, others)
         if ignored:
             suffixes = self.transform.SUFFIXES

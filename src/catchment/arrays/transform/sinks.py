@@ -16,7 +16,7 @@ from catchment.arrays.journal import Holder
 from catchment.arrays.look import Facts
 from catchment.arrays.model import Decision, OnConflict, Step
 from catchment.arrays.prepare import Prepared, prepare
-from catchment.arrays.schema import differences
+from catchment.arrays.schema import Schema, differences
 from catchment.arrays.stack import Stack, Staged
 from catchment.arrays.transform.model import Piece
 from catchment.core.errors import Invalid
@@ -93,6 +93,22 @@ def with_part(store_key: str, part: str) -> str:
     return f"{store_key.removesuffix(SUFFIX)}.{part}{SUFFIX}"
 
 
+def apart(base: str, schema: Schema, own: Schema, site: str, session: str) -> tuple[str, Finding]:
+    """The key of the store for a session that does not go with another's, and why."""
+    key = with_part(base, own.fingerprint[:8])
+    reasons = list(differences(schema, own))
+    told = "; ".join(f"{where}: {text} [{code}]" for code, where, text in reasons[:4])
+    more = f" and {len(reasons) - 4} more" if len(reasons) > 4 else ""
+    return key, Finding(
+        site,
+        Severity.WARNING,
+        "own-partition",
+        session,
+        f"does not go with {base}, so it joins {key}: {told}{more}",
+        "bring channels, rates and units into line, if it shall join the others",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Sent:
     """What a worker did with one dataset.
@@ -101,6 +117,7 @@ class Sent:
         key: of the store that it went to.
         staged: its chunks, which the coordinator makes visible; None where there is nothing to do.
         windows: positions that came.
+        schema: where there is no store yet, and none is made.
     """
 
     key: str
@@ -108,6 +125,7 @@ class Sent:
     staged: Staged | None
     windows: int
     raw_bytes: int
+    schema: Schema | None = None
 
 
 class _Seen(threading.local):
@@ -198,29 +216,18 @@ class StagingSink:
         if todo and document is not None and not self.dry_run:
             staged = stack.stage(document, one, self.holder, earlier=step.earlier)
             step = replace(step, slot=staged.claim.slot)
-        self.sent.append(Sent(key, step, staged, one.row.n_windows, one.raw_bytes))
+        new = one.schema if document is None else None
+        self.sent.append(Sent(key, step, staged, one.row.n_windows, one.raw_bytes, new))
 
     def _place(self, one: Prepared, key: str) -> tuple[str, Stack, Document | None]:
         """The store for a session: that of the key, of its schema, or the next when it is full."""
         stack = self._stack(key)
         document, _ = stack.look()
         if document is not None and document.schema.fingerprint != one.schema.fingerprint:
-            reasons = list(differences(document.schema, one.schema))
             if not self.partitioning.schema:
                 raise Refused(list(plan.check_schema(document.schema, [one])))
-            base, key = key, with_part(key, one.schema.fingerprint[:8])
-            told = "; ".join(f"{where}: {text} [{code}]" for code, where, text in reasons[:4])
-            more = f" and {len(reasons) - 4} more" if len(reasons) > 4 else ""
-            self.findings.append(
-                Finding(
-                    one.row.site,
-                    Severity.WARNING,
-                    "own-partition",
-                    one.row.session,
-                    f"does not go with {base}, so it joins {key}: {told}{more}",
-                    "bring channels, rates and units into line, if it shall join the others",
-                )
-            )
+            key, told = apart(key, document.schema, one.schema, one.row.site, one.row.session)
+            self.findings.append(told)
             stack = self._stack(key)
             document, _ = stack.look()
         number = 1

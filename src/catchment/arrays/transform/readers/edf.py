@@ -53,13 +53,15 @@ def read(path: str, options: Mapping[str, Any]) -> Recording:
                 "send them as a recording of their own, if they matter",
             )
         )
-    units = {s.physical_dimension.strip().lower() for s in found}
-    scale = {s.label: _SCALE.get(s.physical_dimension.strip().lower(), 1.0) for s in found}
-    known = units <= _SCALE.keys()
-    values = np.stack([np.asarray(s.data, "float64") * scale[s.label] for s in found], axis=1)
+    units = [s.physical_dimension.strip().lower() for s in found]
+    known = _SCALE.keys() >= set(units)
+    factors = [_SCALE[unit] if known else 1.0 for unit in units]  # else they stay as they are
+    values = np.stack(
+        [np.asarray(s.data, "float64") * f for s, f in zip(found, factors, strict=True)], axis=1
+    )
     start = _start(opened)
     times = _times(len(values), rate, onsets) + (0.0 if start is None else start)
-    unit = "uV" if known else ", ".join(sorted(units))
+    unit = "uV" if known else ", ".join(sorted(set(units)))
     signal = Signal(values, times, float(rate), [s.label.strip() for s in found], unit)
     if start is None:
         return Recording(eeg=signal, findings=[*findings, clock_unknown("edf")])

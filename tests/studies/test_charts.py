@@ -266,6 +266,22 @@ def test_a_time_that_is_shown_is_found_again(tmp_path):
     assert told["data"] == [{"rows": shown[1:]}]
 
 
+def test_years_and_months_are_dates(tmp_path):
+    values = [None, "2023", "2024", "2024-03", "none"]
+    table = pa.table({"cnt": [14, 5, 4, 3, 2], "at": values})
+    pq.write_table(table, tmp_path / "made.parquet")
+    held = Chartable(tmp_path / "made.parquet")
+
+    def found(text):
+        return [value for value, _ in held.chart("at", None, parse([text]))["data"][0]["rows"]]
+
+    assert found("at:sameYear:2024") == ["2024", "2024-03"]
+    assert found("at:sameYearOrBefore:2023-07-01") == ["2023"]
+    assert found("at:afterMonth:2024-02") == ["2024-03"]
+    with pytest.raises(Invalid):
+        parse(["at:sameYear:none"])
+
+
 def test_suppressed_cells_are_marked(tmp_path):
     if not CUBE.exists():
         pytest.skip(f"no sample data: {CUBE}")

@@ -141,6 +141,8 @@ def unusual() -> bytes:
     ("make", "code"),
     [
         (lambda: archive({}), "zip-empty"),
+        (lambda: b"", "zip-unreadable"),
+        (lambda: archive(GOOD)[9:], "zip-unreadable"),
         (lambda: archive(GOOD)[:-30], "zip-unreadable"),
         (lambda: archive(GOOD)[:40] + b"x" * 9 + archive(GOOD)[49:], "zip-unreadable"),
         (encrypted, "zip-unreadable"),

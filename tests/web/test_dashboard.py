@@ -116,6 +116,9 @@ def test_a_chart_and_its_tag(ask):
     again = ask(CHART, column="sex", headers=tag)
     assert (again.status_code, again.content) == (304, b"")
     assert ask(CHART, column="race", headers=tag).status_code == 200
+    assert (
+        ask(CHART, column="sex", stratifier="", filter="").json()["data"] == answer.json()["data"]
+    )
     split = ask(CHART, column="sex", stratifier="site").json()
     assert split["counts"] == {"ucd": 60, "uw": 60}
     either = ask(CHART, column="sex", filter=["sex:strEq:f", "race:isNotNone"]).json()

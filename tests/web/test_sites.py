@@ -973,3 +973,17 @@ def test_processes_count_failed_logins_together(quiet):
     with later.turn(*address):
         later.count(*address)
     assert later._failed.count(*address) == (1, 1)  # the others are forgotten
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.1"),
+        ("testclient", "testclient"),
+    ],
+)
+def test_who_has_many_addresses_has_one(host, told):
+    request = Request({"type": "http", "client": (host, 1), "headers": []})
+    assert login.address_of(request) == told

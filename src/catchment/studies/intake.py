@@ -109,6 +109,12 @@ def take_in(
         head = store.read(key, length=4)
         if head in _MAGIC:
             members = _unzip(store, key, size, (study, site), bounds)
+        elif filename.lower().endswith(".zip"):
+            raise _zip(
+                "zip-unreadable",
+                "the file is called .zip, and is none: it may be empty or cut off",
+                "make the zip again and send it again",
+            )
         else:
             members = (_bare(filename, size, digest, (study, site)),)
             _keep(store, study, site, digest, store.stream(key))

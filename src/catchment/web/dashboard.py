@@ -230,7 +230,7 @@ def chart(  # noqa: PLR0917 - the parameters of the request
     one = see.package(package_id)
     if one.kind != "cube":
         raise Invalid("expected a merged cube to chart, got a flat table", kind="not-a-cube")
-    texts = filter_ or []
+    texts, stratifier = filter_ or [], stratifier or None
     tag = _tag(one.released.digest, column, stratifier, texts, where, see.key.sites, marks)
 
     def answer() -> Response:

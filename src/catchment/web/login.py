@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import logging
 import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from fastapi import Request
@@ -52,6 +53,16 @@ class TooMany(Unavailable):
     status_code = 429
 
 
+def address_of(request: Request) -> str:
+    """Where a request comes from; of IPv6 the network, as who has one address has all of it."""
+    host = request.client.host if request.client else ""
+    with suppress(ValueError):
+        found = ipaddress.ip_address(host)
+        if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is None:
+            return str(ipaddress.ip_network((int(found), 64), strict=False))
+    return host
+
+
 class Failures:
     """Counts logins that failed, by address and user: too many, and no secret is looked at.
 
@@ -93,7 +104,7 @@ class Login:
 
     def site(self, request: Request, credentials: HTTPBasicCredentials | None) -> Site:
         """The site whose credentials these are; Unauthorized or TooMany otherwise."""
-        address = request.client.host if request.client else ""
+        address = address_of(request)
         user = credentials.username[:200] if credentials else ""
         with self._failures.turn(address, user):
             site = self.check(user, credentials.password) if credentials else ""

@@ -39,6 +39,12 @@ _DATES = {
     "before{}": "<",
     "after{}": ">",
 }
+# A year or a month alone is its first day, in a column and in a value.
+_DATE = (
+    "TRY_CAST({c} || CASE length({c}) WHEN 4 THEN '-01-01' WHEN 7 THEN '-01' ELSE '' END "
+    "AS TIMESTAMP)"
+)
+_REST = {4: "-01-01", 7: "-01"}
 _TRUTHS = {
     "isTrue": "IS TRUE",
     "isNotTrue": "IS NOT TRUE",
@@ -65,7 +71,7 @@ def _operators() -> dict[str, tuple[str, str]]:
     for day in _DAYS:
         cut = f"date_trunc('{day.lower()}', "
         for name, sign in _DATES.items():
-            sql = f"{cut}TRY_CAST({{c}} AS TIMESTAMP)) {sign} {cut}{{v}}::TIMESTAMP)"
+            sql = f"{cut}{_DATE}) {sign} {cut}{{v}}::TIMESTAMP)"
             made[name.format(day)] = ("date", sql)
     for name, sign in _NUMBERS.items():
         made[name] = ("number", f"TRY_CAST({{c}} AS DOUBLE) {sign} {{v}}")
@@ -152,7 +158,7 @@ def _value(kind: str, operator: str, text: str) -> str | float | datetime:
         return number
     if kind == "date":
         try:
-            date = datetime.fromisoformat(text)
+            date = datetime.fromisoformat(text + _REST.get(len(text), ""))
             return date.astimezone(UTC).replace(tzinfo=None) if date.tzinfo else date
         except (ValueError, OverflowError):
             raise _bad(f"{operator}: expected a date or time, as 2024-02-29") from None

@@ -15,7 +15,7 @@ from catchment.core.errors import CatchmentError, Invalid
 from catchment.core.ledger.access import SITE
 from catchment.core.ledger.people import LINK as ONCE
 from catchment.web.guard import status_of
-from catchment.web.login import Unauthorized
+from catchment.web.login import Unauthorized, address_of
 from catchment.web.pages import render
 from catchment.web.pages.house import (
     BEFORE,
@@ -43,7 +43,7 @@ def check_password(house: House, request: Request, user: str, secret: str) -> tu
 
     Costs the same whether there is such a user or not. Unauthorized, or TooMany.
     """
-    address = request.client.host if request.client else ""
+    address = address_of(request)
     user, secret = user[:200], secret if len(secret) <= passwords.MAX_LENGTH else ""
     with house.failures.turn(address, user):
         found = house.people.find(user)

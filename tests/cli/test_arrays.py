@@ -209,6 +209,16 @@ def test_a_store_is_rechunked_and_exported(call):
     assert call("export", "all.zarr", "flat")[1]["error"]["kind"] == "export-exists"
 
 
+def test_a_session_is_shown_with_the_attributes_of_its_dataset(call):
+    make_session("a").assign_attrs(device="D1", tries=[1, 2]).to_netcdf("a.nc")
+    make_session("a", seed=1).assign_attrs(device="D2").to_netcdf("b.nc")
+    assert call("append", "a.nc", "all.zarr")[0] == 0
+    told = call("show", "all.zarr", "--session", "a")[1]["attributes"]
+    assert told == {"session_id": "a", "device": "D1", "tries": [1, 2]}
+    assert call("append", "b.nc", "all.zarr", "--on-conflict", "replace")[0] == 0
+    assert call("show", "all.zarr", "--session", "a")[1]["attributes"]["device"] == "D2"
+
+
 def test_a_folder_of_stores_names_them(call):
     make_session("a").to_netcdf("a.nc")
     assert call("append", "a.nc", "all/2026-03.zarr")[0] == 0
@@ -254,11 +264,18 @@ def test_other_stores(call):
 def test_sessions_in_icechunk(call):
     pytest.importorskip("icechunk", reason="the extra icechunk is not installed")
     make_session("a").to_netcdf("a.nc")
-    assert call("append", "a.nc", "ice", "--backend", "icechunk")[1]["commit"] == 1
+    _, text = call("append", "a.nc", "ice", "--backend", "icechunk", text=True)
+    assert "at commit 1" in text
+    assert "bytes written" not in text  # nobody counts them
     assert call("append", "a.nc", "ice")[1]["steps"][0]["decision"] == "unchanged"
     assert call("show", "ice")[1]["sessions"] == 1
     assert call("show", "ice", "--session", "a")[1]["n_windows"] == 20
     assert call("verify", "ice")[1]["wrong"] == []
-    assert call("rechunk", "ice", "--chunks", "time=3")[1]["error"]["kind"] == "bad-backend"
+    refused = call("rechunk", "ice", "--chunks", "time=3")[1]["error"]
+    assert refused["kind"] == "bad-backend"
+    assert refused["hint"].endswith("arrays append OLD NEW")  # which works:
+    assert call("append", "ice", "new.zarr", "--chunks", "time=3")[0] == 0
+    (old,), (new,) = (call("list", name)[1]["sessions"] for name in ("ice", "new.zarr"))
+    assert old["content_hash"] == new["content_hash"]
     assert call("withdraw", "ice", "a")[0] == 0
     assert call("list", "ice")[1]["sessions"] == []

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from catchment.arrays import journal
 from catchment.arrays.backend import Backend, Sessions
 from catchment.arrays.backend import kind_of as kind_of_sessions
 from catchment.arrays.backend import open_sessions as open_sessions_of
@@ -148,6 +150,8 @@ def find(sessions: Sessions, session: str) -> Entry:
     entry = present(sessions.part().entries).get(session)
     if entry is None:
         raise no_session(sessions.store.url, session)
+    if isinstance(sessions, Stack):
+        return replace(entry, row=journal.row_of(sessions.store, entry.slot, entry.row))
     return entry
 
 

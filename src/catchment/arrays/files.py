@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from catchment.arrays import icechunk_store
 from catchment.arrays.zarr_store import CoreStore
 from catchment.core.errors import Invalid, NotFound
 from catchment.core.names import shown
@@ -45,10 +46,14 @@ def dataset(
         return
     import xarray as xr
 
+    store = open_store(url, **options)
+    if icechunk_store.is_there(store):
+        yield icechunk_store.IcechunkStore(store).dataset()
+        return
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # metadata need not be consolidated
-            found = xr.open_zarr(CoreStore(open_store(url, **options)), group=group or None)
+            found = xr.open_zarr(CoreStore(store), group=group or None)
     except (FileNotFoundError, KeyError):
         leaf = f" with a group {shown(group)}" if group else ""
         raise NotFound(

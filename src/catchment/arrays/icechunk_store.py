@@ -160,7 +160,7 @@ class IcechunkStore:
                         _set(session.store, key, data)
                 made = self._write(session, document, todo)
                 if self._commit(session, f"append {len(todo)} sessions"):
-                    return replace(outcome, commit=made.commit, dry_run=False)
+                    return replace(outcome, commit=made.commit, dry_run=False, written_bytes=None)
         raise self._lost()
 
     def withdraw(self, session: str) -> tuple[Entry, int]:

@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -122,6 +122,16 @@ def claim(store: Store, slot: int, row: Row, holder: Holder) -> Claim | None:
     except Conflict:
         return None
     return Claim(slot, attempt, resumed=same, taken=earlier is not None and not same)
+
+
+def row_of(store: Store, slot: int, row: Row) -> Row:
+    """The row as its claim has it: with the dataset's attributes, which arrays of rows have not."""
+    attempt = 0
+    while (found := read(store, layout.claim(slot, attempt))) is not None:
+        told, attempt = Row.from_json(found["row"]), attempt + 1
+        if (told.session, told.content_hash) == (row.session, row.content_hash):
+            return replace(row, attributes=told.attributes)
+    return row
 
 
 def is_claimed(store: Store, slot: int, holder: Holder) -> bool:

@@ -115,7 +115,7 @@ class Outcome:
     Attributes:
         store: URL.
         commit: number of the store's commit that shows it; None where there is no store.
-        written_bytes: of the chunks as stored.
+        written_bytes: of the chunks as stored; None where nobody counts them (Icechunk).
         resumed_chunks: that an earlier, interrupted append had written already.
     """
 
@@ -124,7 +124,7 @@ class Outcome:
     steps: Sequence[Step]
     findings: Sequence[Finding] = ()
     dry_run: bool = False
-    written_bytes: int = 0
+    written_bytes: int | None = 0
     resumed_chunks: int = 0
     location: str = ""  # of the partition, below a partitioned store
 

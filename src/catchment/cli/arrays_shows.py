@@ -53,7 +53,9 @@ def outcome(data: dict[str, Any]) -> Iterator[str | Table]:
     if data["dry_run"]:
         yield "dry run: nothing was written"
     elif data["commit"] is not None:
-        yield f"{data['store']} at commit {data['commit']}, {data['written_bytes']:,} bytes written"
+        size = data["written_bytes"]
+        written = "" if size is None else f", {size:,} bytes written"
+        yield f"{data['store']} at commit {data['commit']}{written}"
 
 
 def listing(data: dict[str, Any]) -> Iterator[str | Table]:

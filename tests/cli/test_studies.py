@@ -148,3 +148,11 @@ def test_uploads_that_were_all_refused_publish_nothing(folder, capsys):
 def test_a_study_without_a_snapshot_is_told_as_one():
     told = studies._stands("core", {"state": "unchanged", "snapshot": None})
     assert told == "core: nothing is published"
+
+
+def test_of_very_many_sites_some_are_named():
+    sites = [f"s{n}" for n in range(200)]
+    data = {"moves": [], "findings": [], "study": "core", "state": "published", "snapshot": 1}
+    package = {"name": "count", "version": 0, "sites": sites}
+    (line, _) = studies._show_outcome(data | {"packages": [package]})
+    assert line == f"count, version 0: {', '.join(sites[:10])} and 190 more"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from catchment.studies.run import Outcome
     from catchment.studies.scan import Scanned
 
+_NAMED = 10  # sites of a package; --json has all
 app = typer.Typer(help="Sites upload data packages; they are merged, and released.")
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="The study.")]
@@ -342,7 +343,10 @@ def _show_outcome(data: dict[str, Any]) -> Iterator[str | Table]:
             ((m["contribution"], m["from"], m["to"], m["reason"]) for m in data["moves"]),
         )
     for package in data["packages"]:
-        sites = ", ".join(package["sites"]) or "no site any more"
+        named = package["sites"][:_NAMED]
+        sites = ", ".join(named) or "no site any more"
+        if more := len(package["sites"]) - len(named):
+            sites += f" and {more} more"
         yield f"{package['name']}, version {package['version']}: {sites}"
     yield from findings(data["findings"])
     yield f"{data['study']}: {data['state']}, snapshot {data['snapshot'] or 'none'}"

@@ -293,12 +293,9 @@ class Uploads:
         found = self._database.read(lambda c: _files(c, _TO_STORAGE, sa.or_(asked, again)))
         return list({file.key: file for file in found}.values())
 
-    def files(self, state: FileState, within: timedelta = timedelta.max) -> list[UploadFile]:
-        """The files in a state that were touched within a time, the longest untouched first."""
-        wanted = [_F.state == state]
-        if within != timedelta.max:
-            wanted.append(_F.touched_at > self._now() - within)
-        return self._database.read(lambda c: _files(c, *wanted))
+    def files(self, state: FileState) -> list[UploadFile]:
+        """The files in a state, the longest untouched first."""
+        return self._database.read(lambda c: _files(c, _F.state == state))
 
     def find(self, key: str) -> UploadFile | None:
         """The file that was last asked for under a key; None if nobody asked."""

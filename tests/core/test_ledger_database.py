@@ -277,6 +277,7 @@ def sqlite_error(code):
         (sqlite3.SQLITE_LOCKED, Unavailable, "ledger-locked"),
         (sqlite3.SQLITE_BUSY_SNAPSHOT, Unavailable, "ledger-locked"),
         (sqlite3.SQLITE_IOERR_FSYNC, Unavailable, "ledger-down"),
+        (sqlite3.SQLITE_IOERR_SHMSIZE, Unavailable, "disk-full"),
         (sqlite3.SQLITE_READONLY, Invalid, "ledger-refused"),
         (sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY, Corrupt, "ledger-contradiction"),
         (12345678, Corrupt, "ledger-contradiction"),

@@ -13,6 +13,7 @@ import tempfile
 import pytest
 
 from catchment.core import scratch
+from catchment.core.errors import Unavailable
 from catchment.core.scratch import PREFIX, scratch_folder, sweep
 
 OWNER = """
@@ -101,3 +102,10 @@ def test_where_there_are_no_locks_it_works_and_nothing_is_taken_for_left(place, 
         aged(folder)
         assert (folder.exists(), sweep(), folder.exists()) == (True, 0, True)
     assert not folder.exists()
+
+
+def test_where_there_can_be_no_folder(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    with pytest.raises(Unavailable) as caught, scratch_folder():
+        pass
+    assert (caught.value.kind, "TMPDIR" in caught.value.hint) == ("no-scratch-space", True)

@@ -26,10 +26,22 @@ YOUNG_SECONDS = 60.0  # its owner may be about to lock it
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A new folder, gone afterwards. Unavailable (kind ``disk-full``) where there is no room."""
+    """A new folder, gone afterwards.
+
+    Unavailable: kind ``disk-full`` where there is no room, ``no-scratch-space`` where there can be
+    no folder.
+    """
     try:
         _sweep_once()
-        with TemporaryDirectory(prefix=PREFIX) as folder, ExitStack() as stack:
+        made = TemporaryDirectory(prefix=PREFIX)
+    except OSError as error:
+        raise Unavailable(
+            f"there is no place for temporary folders: {error.strerror}",
+            kind="no-scratch-space",
+            hint="set TMPDIR to a folder that may be written",
+        ) from error
+    try:
+        with made as folder, ExitStack() as stack:
             with suppress(OSError):  # without locks nobody can hold it, to remove it
                 stack.enter_context(_held(folder))
             yield Path(folder)

@@ -1,19 +1,18 @@
 """What other readers say of a Parquet footer, of a file that has nothing else.
 
-DuckDB needs a temporary file: Unavailable (kind ``no-scratch-space``) where there is no room.
+DuckDB needs a temporary file: Unavailable where there can be none.
 """
 
 from __future__ import annotations
 
-import tempfile
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from catchment.core.errors import Unavailable
 from catchment.core.parquet.footer import MAGIC
+from catchment.core.scratch import scratch_folder
 
 if TYPE_CHECKING:
     import duckdb
@@ -37,18 +36,12 @@ def duckdb_columns(footer: bytes) -> int:
 
     query = "SELECT count(*) FROM (DESCRIBE SELECT * FROM read_parquet(?))"
     try:
-        with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
-            file.write(only_footer(footer))
-            file.flush()
-            (number,) = _connection().cursor().execute(query, [file.name]).fetchall()[0]
+        with scratch_folder() as folder:
+            file = folder / "footer.parquet"
+            file.write_bytes(only_footer(footer))
+            (number,) = _connection().cursor().execute(query, [str(file)]).fetchall()[0]
     except duckdb.Error:
         raise ValueError("DuckDB cannot read the footer") from None
-    except OSError as error:  # our own trouble, not the file's
-        raise Unavailable(
-            f"no room for a footer in a temporary file: {error.strerror}",
-            kind="no-scratch-space",
-            hint="set TMPDIR to a folder with more room",
-        ) from None
     return int(number)
 
 

@@ -176,6 +176,8 @@ class Database:
 
     def _from_sqlite(self, code: int) -> CatchmentError:
         name = sqlite_name(code)
+        if code == sqlite3.SQLITE_IOERR_SHMSIZE:  # the file beside the log could not grow
+            return self._full(name)
         match code & 0xFF:
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
                 return self._locked(name)
@@ -229,7 +231,8 @@ class Database:
         return Unavailable(
             f"{self.name} does not answer ({what})",
             kind="ledger-down",
-            hint="start the database, then run the same command again: nothing is done twice",
+            hint=f"{'look at its disk' if self.sqlite else 'start the database'}, then run the "
+            "same command again: nothing is done twice",
         )
 
     def _refused(self, what: str, hint: str) -> Invalid:

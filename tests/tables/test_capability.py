@@ -224,7 +224,9 @@ def test_files_of_the_settings_are_bounded_and_must_be_there(opened, monkeypatch
     assert caught.value.kind == "too-large"
 
 
-@pytest.mark.parametrize("output", ["../out", "a//b", "/", ".catchment/x"])
+@pytest.mark.parametrize(
+    "output", ["../out", "a//b", "/", ".catchment/x", "_staging", "/_staging/tables/nacc"]
+)
 def test_an_output_that_is_no_prefix(opened, output):
     with pytest.raises(Invalid):
         capability.job(opened('datasets = "sites/{center}"', f'output = "{output}"'), "nacc")
@@ -234,6 +236,20 @@ def test_an_empty_output_is_the_store_itself(opened, folder):
     outcome = capability.run(opened('datasets = "sites/{center}"', 'output = ""'), "nacc")
     assert outcome.location.count("/") == 1
     assert (folder / "data" / outcome.location / NAME).exists()
+
+
+@pytest.mark.parametrize("output", ["other/place", ""])
+def test_another_output_gets_the_snapshot_that_did_not_change(opened, output):
+    """Not only once the data change; the former one stays where it is."""
+    first = capability.run(opened('datasets = "sites/{center}"'), "nacc")
+    workspace = opened('datasets = "sites/{center}"', f'output = "{output}"')
+    moved = capability.run(workspace, "nacc")
+    assert (moved.state, moved.snapshot) == ("published", 2)
+    assert moved.location.rstrip("/").rpartition("/")[0] == output
+    assert capability.run(workspace, "nacc").state == "unchanged"
+    assert capability.verify(workspace, "nacc") == []
+    assert workspace.store.read(first.location + NAME)
+    assert left(workspace) == []
 
 
 def test_names_of_aggregates(opened):

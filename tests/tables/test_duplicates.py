@@ -213,6 +213,10 @@ def test_an_unknown_participant_stops_the_run():
     assert "alpha 2, beta 2" in caught.value.message
     assert "zero" not in caught.value.message
     assert "NACC0" not in f"{caught.value.message} {caught.value.hint}"
+    assert "register them" in caught.value.hint
+    with pytest.raises(Invalid) as caught:  # a service that is another one
+        decided(files, TransferRule())
+    assert "URL" in caught.value.hint
 
 
 # --- the criteria rule -------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from catchment.core.errors import Invalid, NotFound
 from catchment.core.finding import Finding
 from catchment.core.ledger import Snapshot
 from catchment.core.named_sections import TablesSettings
+from catchment.core.names import shown
 from catchment.core.progress import Progress, silent
 from catchment.core.provenance import NAME
 from catchment.core.settings import without_password
@@ -182,7 +183,14 @@ def settings_of(workspace: Workspace, name: str) -> TablesSettings:
 def output_prefix(workspace: Workspace, name: str) -> str:
     """Prefix of the snapshots of ``[tables.<name>]`` below the workspace's store."""
     output = settings_of(workspace, name).output
-    return check_prefix(f"tables/{name}/" if output is None else output and f"{output.strip('/')}/")
+    output = f"tables/{name}/" if output is None else output and f"{output.strip('/')}/"
+    if output.startswith(layout.STAGING):
+        raise Invalid(
+            f"tables.{name}: an output below {shown(output)} would be collected as left over",
+            kind="bad-output",
+            hint="name another output",
+        )
+    return check_prefix(output)
 
 
 def _transfers(settings: TablesSettings) -> bool:

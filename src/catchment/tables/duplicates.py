@@ -265,12 +265,15 @@ def _unknown(candidates: Candidates, rows: NDArray[np.bool_]) -> Invalid:
     sites = np.array([c.id for c in candidates.centers])[candidates.rows.file[rows]]
     names = candidates.rows.name[rows]
     counts = {site: len(np.unique(names[sites == site])) for site in np.unique(sites)}
+    unknown, asked = len(np.unique(names)), len(candidates.participants)
     return Invalid(
         f"table {candidates.table}: the identifiers service ({candidates.mode}) does not know "
-        f"{len(np.unique(names))} of {len(candidates.participants)} participants, expected all; "
+        f"{unknown} of {asked} participants, expected all; "
         "by site: " + ", ".join(f"{site} {count}" for site, count in counts.items()),
         kind="unknown-naccid",
-        hint="register them, or have the sites mend or leave them out; --transfers none keeps all",
+        hint="check the URL, the file and the mode: it knows nobody"
+        if unknown == asked
+        else "register them, or have the sites mend or leave them out; --transfers none keeps all",
     )
 
 

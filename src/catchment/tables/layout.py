@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 
 from catchment.core.store import Store
 
+STAGING = "_staging/"  # of all aggregates
 STAMP = "%Y%m%d-%H%M%S"
 STAMP_PATTERN = re.compile(r"[0-9]{8}-[0-9]{6}")
 
@@ -33,6 +34,11 @@ def snapshot_prefix(output: str, at: datetime, taken: set[str]) -> str:
 def snapshot_prefixes(store: Store, output: str) -> list[str]:
     """Folders below the output prefix that are named as snapshots are, oldest first."""
     return [f"{output}{name}/" for name in store.folders(output) if STAMP_PATTERN.fullmatch(name)]
+
+
+def output_of(location: str) -> str:
+    """The output prefix that a snapshot's own lies below."""
+    return "".join(location.removesuffix("/").rpartition("/")[:2])
 
 
 def result_key(prefix: str, table: str) -> str:
@@ -52,7 +58,7 @@ def composition_key(prefix: str, table: str) -> str:
 
 def staging_prefix(aggregate: str, run: str = "") -> str:
     """Objects that are parts of others, of one run or of all; no reader looks here."""
-    return f"_staging/{aggregate}/" + (run and f"{run}/")
+    return f"{STAGING}{aggregate}/" + (run and f"{run}/")
 
 
 def keys_key(prefix: str, table: str) -> str:

@@ -16,6 +16,7 @@ from typing import Self
 from catchment.core.errors import CatchmentError, Invalid
 from catchment.core.finding import Finding, Severity
 from catchment.core.names import shown
+from catchment.tables import layout
 from catchment.tables.check import KeyReader, Memory, Reader, key_types
 from catchment.tables.criteria import check_criteria, check_tables
 from catchment.tables.datasets import find_datasets
@@ -275,6 +276,7 @@ class Planner:
             parent=latest.number if latest else None,
             changed=latest is None
             or latest.provenance["fingerprint"] != digest
+            or layout.output_of(latest.location) != self.job.output
             or bool(self._damaged),
             constants=dict(zip(CONSTANTS, dates, strict=True)),
         )

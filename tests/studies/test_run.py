@@ -20,6 +20,7 @@ from catchment.studies import (
     layout,
     library,
     process,
+    quality,
     run,
     scan,
 )
@@ -262,6 +263,17 @@ def test_the_site_is_told_what_changed_since_its_last_upload(space):
     assert file.quality["total"] == {"before": 50, "now": 10}
     assert file.quality["columns"]["sex"]["new"] == ["x"]
     assert file.quality["columns"]["sex"]["vanished"] == ["m"]
+    assert "total 10, before 50" in quality.words(file.quality)
+    assert "sex: new x; vanished m" in quality.words(file.quality)
+    assert quality.words({}) == []
+    same = {"rows": {"before": 2, "now": 2}, "total": {"before": 9, "now": 9}}
+    column = {"distinct": {"before": 1, "now": 1}, "new": [], "vanished": []}
+    assert quality.words(same | {"columns": {"sex": column}}) == ["as in the previous upload"]
+    many = {"distinct": {"before": 1, "now": 5000}, "new": None, "vanished": None}
+    some = column | {"new": [*range(12)]}
+    assert quality.words(same | {"columns": {"a": many, "b": some}}) == [
+        "a: 5,000 values, before 1", "b: new 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more",
+    ]  # fmt: skip
     # Findings are read by more people than the site: they name no category.
     assert all("'m'" not in f.message for f in file.findings)
     assert (

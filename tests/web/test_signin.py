@@ -202,3 +202,19 @@ def test_an_error_page_is_shown_even_without_a_ledger(app, monkeypatch):
     answer = looker.get("/ui/runs")
     assert answer.status_code == 503
     assert "ledger-down" in answer.text
+
+
+def test_an_upload_is_told_with_what_changed_and_what_waits(app, monkeypatch):
+    from catchment.studies import arrivals
+
+    file = {"name": "flu__a.cube.parquet", "accepted": None, "rows": None, "findings": []}
+    quality = {"rows": {"before": 2, "now": 2}, "total": {"before": 9, "now": 1200}, "columns": {}}
+    files = [file | {"quality": {}}, file | {"accepted": True, "quality": quality}]
+    part = {"filename": "flu.zip", "state": "processing", "accepted": None, "error": None}
+    told = {"transaction": "t", "study": "flu", "state": "processing"}
+    answer = told | {"uploads": [part | {"files": files}]}
+    monkeypatch.setattr(arrivals, "show", lambda *_: answer)
+    text = signed_in(app, "anna").get("/ui/site/uploads/t").text
+    assert "waits" in text
+    assert "refused" not in text
+    assert "total 1,200, before 9" in text

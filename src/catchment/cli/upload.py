@@ -98,6 +98,8 @@ def _secret(from_stdin: bool) -> str:
 
 
 def _show(data: dict[str, Any]) -> Iterator[str | Table]:
+    from catchment.studies import quality
+
     rows = []
     for part in data["uploads"]:
         for file in part["files"]:
@@ -105,6 +107,9 @@ def _show(data: dict[str, Any]) -> Iterator[str | Table]:
             rows.append((file["name"], file["kind"], accepted, file["rows"]))
     yield table("", ("file", "kind", "", "rows"), rows)
     for part in data["uploads"]:
+        for file in part["files"]:
+            for line in quality.words(file["quality"]):
+                yield f"{file['name']}: {line}"
         yield from findings(f for file in part["files"] for f in file["findings"])
         if part["error"]:
             yield f"error: {part['filename']}: {part['error']['message']}"

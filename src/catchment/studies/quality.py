@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from catchment.core.finding import Severity
 from catchment.studies.check import Facts
 from catchment.studies.model import Problem
 
+NAMED = 10  # categories of a column that are named for people
 HALF = 0.5  # share of the previous total below which a fall is worth a warning
 
 
@@ -47,8 +49,31 @@ def compare(before: Facts, now: Facts) -> tuple[dict[str, Any], list[Problem]]:
             Problem(
                 "categories-vanished",
                 f"{vanished:,} categories of the previous upload are gone, {new:,} are new",
-                "the quality report names them",
+                "`quality` in the answer to the upload names them",
                 Severity.NOTE,
             )
         )
     return report, problems
+
+
+def words(report: Mapping[str, Any]) -> list[str]:
+    """The report in lines for people: what has changed, column by column; empty without one."""
+    if not report:
+        return []
+    lines = [
+        f"{name} {report[name]['now']:,}, before {report[name]['before']:,}"
+        for name in ("rows", "total")
+        if report[name]["now"] != report[name]["before"]
+    ]
+    for name, column in report["columns"].items():
+        told = [f"{how} {_listed(column[how])}" for how in ("new", "vanished") if column[how]]
+        distinct = column["distinct"]
+        if column["new"] is None and distinct["now"] != distinct["before"]:  # too many to name
+            told = [f"{distinct['now']:,} values, before {distinct['before']:,}"]
+        lines += [f"{name}: {'; '.join(told)}"] if told else []
+    return lines or ["as in the previous upload"]
+
+
+def _listed(values: Sequence[object]) -> str:
+    more = len(values) - NAMED
+    return ", ".join(map(str, values[:NAMED])) + (f" and {more:,} more" if more > 0 else "")

@@ -9,7 +9,7 @@ from fastapi import Path, Query
 from catchment.core.errors import NotFound
 from catchment.core.ledger.access import SITE
 from catchment.core.ledger.uploads import Uploads
-from catchment.studies import arrivals
+from catchment.studies import arrivals, quality
 from catchment.web.pages.house import Asked
 from catchment.web.pages.route import page
 from catchment.web.pages.runs import of_finding, of_run
@@ -29,7 +29,12 @@ def own(ask: Asked, before: Before = None) -> dict[str, Any]:
 def upload(ask: Asked, transaction: Annotated[str, Path(max_length=64)]) -> dict[str, Any]:
     """What became of an upload of this site, file by file."""
     uploads = Uploads(ask.workspace.ledger, ask.workspace.settings.serve.idle)
-    return dict(arrivals.show(ask.workspace, uploads, transaction, ask.visitor.site))
+    told = dict(arrivals.show(ask.workspace, uploads, transaction, ask.visitor.site))
+    for part in told["uploads"]:
+        part["files"] = [
+            one | {"differences": quality.words(one["quality"])} for one in part["files"]
+        ]
+    return told
 
 
 @page("/sites", "sites.html")

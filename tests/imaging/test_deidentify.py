@@ -398,6 +398,20 @@ def test_of_files_in_conflict_none_is_written(tmp_path, order):
     assert sum("file" in line for line in lines) == 1
 
 
+@pytest.mark.parametrize(
+    ("source", "target"), [("in", "in"), ("in", "in/out"), ("in/out", "in"), ("in", "link")]
+)
+def test_what_is_identified_and_what_is_not_stand_in_no_one_folder(tmp_path, source, target):
+    """Given again after a break, it would take its own output for input."""
+    (tmp_path / "in" / "out").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("in")
+    (tmp_path / "in" / "1").write_bytes(make_file())
+    stores = [open_store((tmp_path / name).as_uri()) for name in (source, target)]
+    with ThreadPoolExecutor(1) as threads, pytest.raises(Invalid, match="in one another"):
+        deidentify_all(*stores, BASIC, threads)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["1"]
+
+
 def test_a_folder_that_is_not_there_leaves_no_evidence(tmp_path):
     source, target = open_store((tmp_path / "in").as_uri()), open_store((tmp_path / "out").as_uri())
     with ThreadPoolExecutor(1) as threads, pytest.raises(NotFound) as caught:

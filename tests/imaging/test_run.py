@@ -501,6 +501,24 @@ def test_a_folder_that_is_not_there_is_told(sites, job, house, opened, tmp_path)
         run(replace(job, providers=(gone,)), house)
 
 
+def test_a_provider_whose_folder_holds_our_store_is_refused(sites, job, house, opened, tmp_path):
+    """Each run would receive what the one before wrote."""
+    sites(beta={"1": image(1)})
+    around = Provider("alpha", tmp_path.as_uri())
+    within = Provider("alpha", f"{house.store.url}/imaging/ct/raw")
+    (tmp_path / "store" / "imaging" / "ct" / "raw").mkdir(parents=True)
+    for provider in (around, within):
+        with pytest.raises(Invalid, match="in one another"):
+            run(replace(job, providers=(provider,)), house)
+    beta = next(one for one in job.providers if one.name == "beta")
+    outcome = run(replace(job, providers=(around, beta)), house)
+    assert [(f.site, f.code) for f in outcome.findings] == [("alpha", "folder-shared")]
+    assert opened().rows()["files"] == 1
+    beside = Provider("alpha", f"{house.store.url}/incoming")  # beside what is ours
+    (tmp_path / "store" / "incoming").mkdir()
+    assert run(replace(job, providers=(beside,)), house).state == "unchanged"
+
+
 @pytest.mark.parametrize("error", [Unavailable("no answer", kind="away"), NotFound("no bucket")])
 def test_a_provider_that_does_not_answer_is_a_finding(sites, job, house, opened, error):
     sites(alpha={"1": image(1)}, beta={"1": image(2)})

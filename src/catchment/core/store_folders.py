@@ -81,3 +81,15 @@ def there(store: Store) -> Store:
             hint="mount or make it, or mend its URL",
         )
     return store
+
+
+def overlap(one: Store, other: Store, prefix: str = "") -> bool:
+    """Whether a store lies in another, or in what is below a prefix of it, or the reverse."""
+    first, second = _place(one), _place(other) + prefix
+    return first.startswith(second) or second.startswith(first)
+
+
+def _place(store: Store) -> str:
+    """Where it is, whatever links lead there."""
+    root = getattr(store, "root", None)
+    return f"{store.url if root is None else Path(root).resolve()}".rstrip("/") + "/"

@@ -121,7 +121,7 @@ def sites(workspace: Workspace, name: str) -> dict[str, str]:
     place = house(workspace, dry_run=True)
     found: dict[str, str] = {}
     for one in wanted.providers:
-        digest = listing(source_of(one, place), one)
+        digest = listing(source_of(wanted, one, place), one)
         found[one.name] = f"{found[one.name]} {digest}" if one.name in found else digest
     return found
 

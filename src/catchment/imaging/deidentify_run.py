@@ -14,7 +14,7 @@ from typing import Any
 from catchment.core.account import Account, Line
 from catchment.core.errors import Conflict, Invalid, NotFound
 from catchment.core.store import Stat, Store
-from catchment.core.store_folders import there
+from catchment.core.store_folders import overlap, there
 from catchment.imaging.deidentify import deidentify
 from catchment.imaging.profile import Profile
 from catchment.imaging.scanning import in_children
@@ -35,8 +35,15 @@ def deidentify_all(
 
     Of files with one SOPInstanceUID and other bytes none is written. The evidence, a line for each
     file, is written last, under :data:`EVIDENCE`. Names of the input are in none of the output.
-    Conflict (kind ``key-taken``) if there is evidence already.
+    Conflict (kind ``key-taken``) if there is evidence already; Invalid (kind ``folder-shared``) if
+    one of the two lies in the other: there, nobody could tell which files are which.
     """
+    if overlap(source, target):
+        raise Invalid(
+            "the input and the output lie in one another",
+            kind="folder-shared",
+            hint="name a folder for the output that is not in the input's, and does not hold it",
+        )
     with suppress(NotFound):
         target.head(EVIDENCE)
         raise Conflict(

@@ -31,7 +31,7 @@ from catchment.core.finding import Finding, Severity
 from catchment.core.ledger import Contribution, Delivery, Lease
 from catchment.core.progress import Event
 from catchment.core.store import Stat, Store
-from catchment.core.store_folders import there
+from catchment.core.store_folders import overlap, there
 from catchment.imaging import layout
 from catchment.imaging.job import House
 from catchment.imaging.model import Delivered, Job, Provider
@@ -112,7 +112,7 @@ def _receive_one(
     job: Job, provider: Provider, house: House, lease: Lease, known: list[Contribution]
 ) -> list[Finding]:
     """Keep the new files of one provider; the deliveries are added to those that are known."""
-    source = source_of(provider, house)
+    source = source_of(job, provider, house)
     with _ours():
         seen = Seen(_marks(job, provider, house, known))
     lost: dict[str, int] = {}
@@ -150,9 +150,23 @@ def _receive_one(
     ]
 
 
-def source_of(provider: Provider, house: House) -> Store:
-    """The store of a provider's files. NotFound (kind ``no-folder``) without its folder."""
-    return house.store if provider.inbox else there(house.open_store(provider.url))
+def source_of(job: Job, provider: Provider, house: House) -> Store:
+    """The store of a provider's files.
+
+    NotFound (kind ``no-folder``) without its folder; Invalid (kind ``folder-shared``) if what we
+    keep lies there, too: each run would receive what the one before wrote.
+    """
+    if provider.inbox:
+        return house.store
+    source = there(house.open_store(provider.url))
+    if overlap(source, house.store, layout.home(job.name)):
+        raise Invalid(
+            f"the files of {provider.name} and {house.store.url}, which is the program's own, lie "
+            "in one another",
+            kind="folder-shared",
+            hint="name a folder of the provider's own, or another workspace.store",
+        )
+    return source
 
 
 def _empty(job: Job, provider: Provider, house: House, known: Iterable[Contribution]) -> None:

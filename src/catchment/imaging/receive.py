@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -344,30 +344,6 @@ def read_delivery(
     names = None if columns is None else list(columns)
     # In this thread: to wake others takes longer than to read a column.
     return pq.ParquetFile(pa.BufferReader(data)).read(names, use_threads=False)
-
-
-def with_names(store: Store, name: str, files: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the table ``files``; a name that is not there is taken from the delivery's list."""
-    lists: dict[tuple[str, str], dict[tuple[Any, ...], str]] = {}
-    told = []
-    for row in files:
-        if row["name"] is None:
-            place = row["site"], row["delivery"]
-            if place not in lists:
-                lists[place] = _names(store, name, *place)
-            row = {**row, "name": lists[place].get((row["sha256"], row["size"], row["etag"]))}  # noqa: PLW2901
-        told.append(dict(row))
-    return told
-
-
-def _names(store: Store, name: str, site: str, delivery: str) -> dict[tuple[Any, ...], str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    prefix = f"{layout.deliveries(name, site)}{delivery.rpartition('/')[2]}"
-    key = next(s.key for s in store.list(layout.deliveries(name, site)) if s.key.startswith(prefix))
-    rows = pq.ParquetFile(pa.BufferReader(store.read(key))).read().to_pylist()
-    return {(row["digest"], row["size"], row["etag"]): row["name"] for row in reversed(rows)}
 
 
 def _marks(

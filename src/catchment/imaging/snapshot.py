@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from catchment.core.account import Account
@@ -14,7 +14,6 @@ from catchment.core.store import Store
 from catchment.core.warehouse import Relation, Source
 from catchment.imaging import layout
 from catchment.imaging.model import TABLES, Part, State
-from catchment.imaging.receive import with_names
 from catchment.imaging.references import broken_references
 from catchment.imaging.shelf import Shelf, parts_of
 
@@ -87,7 +86,7 @@ class ImagingSnapshot(Mapping[str, "pa.Table"]):
 
     def with_names(self, files: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Rows of the table ``files``, with providers' names where a profile keeps them out."""
-        return with_names(self.store, self.name, files)
+        return _with_names(self.store, self.name, files)
 
     def connect(self) -> duckdb.DuckDBPyConnection:
         """A DuckDB connection with a view of each table, read where it lies."""
@@ -189,3 +188,29 @@ def _empty(table: str) -> Any:
     from catchment.imaging import schemas
 
     return schemas.schema_of(table).empty_table()
+
+
+def _with_names(
+    store: Store, name: str, files: Iterable[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Rows of the table ``files``; a name that is not there is taken from the delivery's list."""
+    lists: dict[tuple[str, str], dict[tuple[Any, ...], str]] = {}
+    told = []
+    for row in files:
+        if row["name"] is None:
+            place = row["site"], row["delivery"]
+            if place not in lists:
+                lists[place] = _names(store, name, *place)
+            row = {**row, "name": lists[place].get((row["sha256"], row["size"], row["etag"]))}  # noqa: PLW2901
+        told.append(dict(row))
+    return told
+
+
+def _names(store: Store, name: str, site: str, delivery: str) -> dict[tuple[Any, ...], str]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    prefix = f"{layout.deliveries(name, site)}{delivery.rpartition('/')[2]}"
+    key = next(s.key for s in store.list(layout.deliveries(name, site)) if s.key.startswith(prefix))
+    rows = pq.ParquetFile(pa.BufferReader(store.read(key))).read().to_pylist()
+    return {(row["digest"], row["size"], row["etag"]): row["name"] for row in reversed(rows)}

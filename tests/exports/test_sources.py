@@ -117,6 +117,7 @@ def test_the_token_is_sent_and_never_shown():
         "http://[::1",
         "\x00",
         "ftp://127.0.0.1/",
+        "",
     ],
 )
 def test_the_next_page_is_on_the_same_server_and_another_one(link):
@@ -151,11 +152,30 @@ def test_an_entry_that_is_no_resource_hurts_no_other(resource, wanted, folder):
     assert lines(items) == patients(1)
 
 
-@pytest.mark.parametrize("url", ["nonsense", "ftp://127.0.0.1/fhir", "http://", "http://[::1", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense",
+        "ftp://127.0.0.1/fhir",
+        "http://",
+        "http://[::1",
+        "",
+        "http://h/fhir?x=1",
+        "http://h/#x",
+    ],
+)
 def test_the_url_of_a_server_is_checked_at_once(url):
     with pytest.raises(Invalid) as error:
         FhirSource(url, PATIENT)
     assert error.value.kind == "bad-url"
+
+
+@pytest.mark.parametrize("name", ["patient", "_count"])
+def test_what_the_search_says_itself_is_no_parameter(name):
+    """All members would have the records of one; a page of another size would be none."""
+    with pytest.raises(Invalid) as error:
+        FhirSource("http://h/fhir", PATIENT, parameters={name: "1"})
+    assert error.value.kind == "bad-parameters"
 
 
 def test_a_page_has_a_bound(monkeypatch):

@@ -52,13 +52,20 @@ class FhirSource:
     timeout: float = 60.0
 
     def __post_init__(self) -> None:
-        """Invalid (kind ``bad-url``) where the URL is none that can be asked."""
+        """Invalid: kind ``bad-url``; ``bad-parameters`` for those that a search sets itself."""
         url = _url(self.url)
-        if url is None or url.scheme not in ("http", "https") or not url.host:
+        known = url is not None and url.scheme in ("http", "https") and url.host
+        if url is None or not known or url.query or url.fragment:  # the type follows the path
             raise Invalid(
                 "not the URL of a FHIR server: expected https://host/path, "
                 f"got {shown(without_password(self.url))}",
                 kind="bad-url",
+            )
+        if taken := {self.parameter, "_count"} & self.parameters.keys():
+            raise Invalid(
+                f"the search sets these parameters itself: {', '.join(sorted(taken))}",
+                kind="bad-parameters",
+                hint="take them out of parameters; page is _count, search is the member's",
             )
 
     def members(self) -> None:
@@ -102,18 +109,21 @@ class FhirSource:
     def _search(self, client: httpx.Client, pause: Pause, member: str) -> Iterator[Item]:
         base = httpx.URL(self.url.rstrip("/") + "/").join(self.resource_type)
         query = {self.parameter: member, **self.parameters, "_count": str(self.page)}
-        url: httpx.URL | None = base.copy_merge_params(query)
+        url = base.copy_merge_params(query)
         seen: set[httpx.URL] = set()
-        while url is not None:
+        while True:
             seen.add(url)
             bundle = read_bundle(self._get(client, pause, url))
             yield from items_of(bundle, self.resource_type, member)
-            url = _url(bundle.next, base) if bundle.next else None
-            if bundle.next and (url is None or url in seen or _origin(url) != _origin(base)):
+            if bundle.next is None:
+                return
+            following = _url(bundle.next, base) if bundle.next else None
+            if following is None or following in seen or _origin(following) != _origin(base):
                 raise Invalid(
                     "the server's next page is one it gave before, on another server, or no URL",
                     kind="bad-next-page",
                 )
+            url = following
 
     def _get(self, client: httpx.Client, pause: Pause, url: httpx.URL) -> bytes:
         for attempt in range(self.retries + 1):

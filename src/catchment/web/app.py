@@ -43,15 +43,15 @@ def create_app(workspace: Workspace, *, process: bool = True) -> FastAPI:
     worker = Worker(workspace)
 
     @asynccontextmanager
-    async def life(_: FastAPI) -> AsyncIterator[None]:
-        if not process:
-            yield
-            return
-        await run_in_threadpool(worker.__enter__)
+    async def life(served: FastAPI) -> AsyncIterator[None]:
+        if process:
+            await run_in_threadpool(worker.__enter__)
         try:
             yield
         finally:
-            await run_in_threadpool(worker.__exit__)
+            if process:
+                await run_in_threadpool(worker.__exit__)
+            await run_in_threadpool(watching.end, served)
 
     app = FastAPI(
         title="Catchment",

@@ -118,7 +118,15 @@ def add(app: FastAPI, workspace: Workspace) -> None:
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     app.state.metrics = registry
-    app.add_middleware(_Counted, requests=requests, seconds=seconds)
+    app.state.spans = _provider()
+    tracer = app.state.spans and app.state.spans.get_tracer("catchment.web")
+    app.add_middleware(_Counted, requests=requests, seconds=seconds, tracer=tracer)
+
+
+def end(app: FastAPI) -> None:
+    """Hand over the spans that still wait; a signal ends the process before it would itself."""
+    if app.state.spans is not None:
+        app.state.spans.shutdown()
 
 
 def _ledger(workspace: Workspace) -> None:
@@ -135,11 +143,11 @@ def _store(workspace: Workspace) -> None:
 class _Counted:
     """Counts answers by route, never by path, which may hold names; and traces them if asked to."""
 
-    def __init__(self, app: ASGIApp, requests: Counter, seconds: Histogram) -> None:
+    def __init__(self, app: ASGIApp, requests: Counter, seconds: Histogram, tracer: Any) -> None:
         self._app = app
         self._requests = requests
         self._seconds = seconds
-        self._tracer = _tracer()
+        self._tracer = tracer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -165,8 +173,8 @@ class _Counted:
                 _end(span, scope["method"], route, status)
 
 
-def _tracer() -> Any:
-    """A tracer, where the environment names a collector and the extra is installed."""
+def _provider() -> Any:
+    """Who takes spans, where the environment names a collector and the extra is installed."""
     import os
 
     if not (
@@ -186,7 +194,7 @@ def _tracer() -> Any:
     provider = TracerProvider(resource=Resource.create({"service.name": name}))
     # In a thread of its own: a collector that is away delays no answer.
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return provider.get_tracer("catchment.web")
+    return provider
 
 
 def _begin(tracer: Any, scope: Scope) -> Any:

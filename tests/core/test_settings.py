@@ -53,6 +53,21 @@ def test_argument_wins_over_environment_over_file_over_default(file):
     assert origins["workspace.store"] == origins["s3.endpoint"] == "default"
 
 
+def test_a_dash_in_a_name_is_an_underscore_in_the_environment(file):
+    """A shell takes no variable with a dash: secrets of such a section could not be given."""
+    path = file("[deidentify.long-term]\n[deidentify.a_b]\n[deidentify.a-b]\n")
+    names = ("LONG_TERM", "A_B", "NEW_ONE")
+    settings = Settings.load(
+        path, {}, {f"CATCHMENT_DEIDENTIFY__{name}__DATES": "shift" for name in names}
+    )
+    assert {name: one.dates for name, one in settings.deidentify.items()} == {
+        "long-term": "shift",
+        "a_b": "shift",
+        "a-b": "remove",
+        "new_one": "shift",
+    }
+
+
 def test_paths_are_relative_to_who_says_them(file, tmp_path, monkeypatch):
     here = tmp_path / "here"
     here.mkdir()

@@ -443,6 +443,17 @@ def test_a_folder(tmp_path):
     assert b"Test" not in target.read("evidence.ndjson")
 
 
+def test_the_secret_of_a_site_with_a_dash_comes_from_the_environment():
+    variables = {
+        "CATCHMENT_DEIDENTIFY__OWN__KEY": "k" * 16,
+        "CATCHMENT_DEIDENTIFY__OWN__KEYS__NORTH_1": "n" * 16,
+    }
+    own = profile_of(Settings.load(environment=variables), "own")
+    plain = replace(own, keys={})
+    assert own.of_site("north-1").key != plain.of_site("north-1").key
+    assert own.of_site("south").key == plain.of_site("south").key
+
+
 def test_a_profile_needs_its_key(monkeypatch):
     monkeypatch.setenv("CATCHMENT_DEIDENTIFY__BASIC__KEY", "0123456789abcdef")
     assert profile_of(Settings.load(), "basic").key == KEY

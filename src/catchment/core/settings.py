@@ -1,9 +1,10 @@
 """Settings: ``catchment.toml``, then environment, then arguments; read once, at an edge.
 
 ``CATCHMENT_<TABLE>__<KEY>`` in the environment sets a key of a table (two underscores between
-parts): ``CATCHMENT_WORKSPACE__STORE``, ``CATCHMENT_TABLES__NACC__STRICT``. An argument wins over
-the environment, which wins over the file. ``CATCHMENT_ENV=prod`` lays ``catchment.prod.toml`` over
-the file, for what differs there. A key that nobody knows is an error, never ignored.
+parts): ``CATCHMENT_WORKSPACE__STORE``, ``CATCHMENT_TABLES__NACC__STRICT``; a dash in the name of a
+table of the file is an underscore there. An argument wins over the environment, which wins over the
+file. ``CATCHMENT_ENV=prod`` lays ``catchment.prod.toml`` over the file, for what differs there. A
+key that nobody knows is an error, never ignored.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
@@ -128,7 +129,8 @@ class Settings(Section):
             (_variables(environment), "environment", here),
             ((overrides or {}).items(), "argument", here),
         ):
-            for key, value in layer:
+            for given, value in layer:
+                key = _meant(given, values) if origin == "environment" else given
                 if value is not None:
                     if value != {}:
                         _overrule(values, key)
@@ -246,6 +248,16 @@ def _variables(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         # Names of one part (CATCHMENT_WORKSPACE, CATCHMENT_DEBUG) are not settings.
         if name.startswith(ENVIRONMENT) and "__" in name:
             yield name.removeprefix(ENVIRONMENT).lower().replace("__", "."), value
+
+
+def _meant(key: str, known: Iterable[str]) -> str:
+    """The key of a variable: a dash in a name cannot stand in one, so there it is an underscore."""
+    section, *rest = key.split(".")
+    names = {one.split(".")[1] for one in known if one.startswith(f"{section}.")}
+    if section not in NAMED or not rest or rest[0] in names:
+        return key
+    alike = [name for name in names if name.replace("-", "_") == rest[0]]
+    return ".".join([section, *(alike if len(alike) == 1 else rest[:1]), *rest[1:]])
 
 
 def _locate(key: str, value: Any, base: Path) -> Any:

@@ -42,8 +42,11 @@ class Profile:
     keys: Mapping[str, bytes] = field(default_factory=dict, repr=False, hash=False)
 
     def of_site(self, site: str) -> Profile:
-        """The same for files of one site: its pseudonyms and shifts are of no other."""
-        secret = self.keys.get(site, self.key)
+        """The same for files of one site: its pseudonyms and shifts are of no other.
+
+        Its secret may come from the environment, where a dash is an underscore.
+        """
+        secret = self.keys.get(site) or self.keys.get(site.replace("-", "_"), self.key)
         own = hmac.new(secret, f"site\0{site}".encode(), "sha256").digest()
         return replace(self, key=own, uid_key=self.uid_key or self.key, keys={})
 
@@ -80,7 +83,7 @@ def profile_of(settings: Settings, name: str) -> Profile:
     found = found or DeidentifySettings()
     key = found.key.get_secret_value() if found.key else ""
     keys = {site: secret.get_secret_value() for site, secret in found.keys.items()}
-    variable = f"CATCHMENT_DEIDENTIFY__{name.upper()}__KEY"
+    variable = f"CATCHMENT_DEIDENTIFY__{name.upper().replace('-', '_')}__KEY"
     if len(key) < LEAST_KEY:
         raise _no_key(f"the profile {name}", variable)
     for site, secret in keys.items():

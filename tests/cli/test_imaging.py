@@ -158,6 +158,7 @@ shown = ["us"]
     where = ("-w", str(tmp_path / "catchment.toml"), "imaging")
     again = ("quarantine", "--again", "--reason", "burned-in")
     assert catchment(*where, "quarantine", "--again", "--seen").code == 2
+    assert catchment("imaging", "quarantine", "--again", *out).code == 2  # previews, profile?
     done = catchment(*where, *again, "--json").json
     assert [line["kept"] for line in done["account"]] == [1]
     with duckdb.connect(str(tmp_path / "w.duckdb"), read_only=True) as warehouse:

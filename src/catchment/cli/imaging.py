@@ -164,6 +164,8 @@ def quarantine(
     out: Output = ctx.obj
     if again and seen:
         raise typer.BadParameter("give either --again or --seen")
+    if again and output is not None:
+        raise typer.BadParameter("--again needs a workspace, whose settings say how files are read")
     if again or seen:
         _review(out, name, output, reason or (), again=again)
         return

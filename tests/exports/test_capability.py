@@ -65,6 +65,17 @@ def test_a_lost_ledger_is_learnt_from_the_store(folder):
         assert capability.verify(workspace, "eob") == []
 
 
+def test_jobs_that_were_deleted_keep_no_new_one_away(folder, caplog):
+    """A lost ledger, and old jobs that somebody cleared away: nothing needs them."""
+    assert run(folder) == ("published", 1)
+    (first,) = (folder / "data/exports/eob").iterdir()
+    assert run(folder, again=True) == ("published", 2)
+    shutil.rmtree(first)
+    shutil.rmtree(folder / ".catchment")
+    assert run(folder) == ("published", 1)
+    assert "without a gap" in caplog.text
+
+
 def test_a_ledger_of_another_store_is_told(folder):
     """Not "unchanged", where there is nothing."""
     assert run(folder) == ("published", 1)
@@ -124,7 +135,7 @@ def test_an_open_job_whose_files_moved_begins_anew(folder, monkeypatch, caplog):
         assert all(key.startswith(latest.location) for key in found)
 
 
-def test_a_number_given_twice_is_found(folder):
+def test_a_number_given_twice_is_found(folder, caplog):
     """Two ledgers at work on one store: each knows a snapshot 1, and the doctor sees both."""
     assert run(folder) == ("published", 1)
     (folder / ".catchment").rename(folder / "first")
@@ -134,3 +145,5 @@ def test_a_number_given_twice_is_found(folder):
     with Workspace.open(folder) as workspace:
         checks = {check.what: check for check in doctor.examine(workspace)}
     assert "1 snapshots that the ledger does not know" in checks["ledger and store"].found
+    assert run(folder, again=True) == ("published", 2)
+    assert "contradicts" in caplog.text

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from itertools import chain
@@ -21,6 +22,8 @@ from catchment.core.ledger import Ledger, Snapshot
 from catchment.core.ledger.provenance import SECTION
 from catchment.core.progress import Event, Progress, silent
 from catchment.core.store import Store
+
+logger = logging.getLogger(__name__)
 
 NAME = "provenance.json"
 MAX_BYTES = 256 * 1024 * 1024
@@ -76,19 +79,27 @@ def seal_all(store: Store, ledger: Ledger, aggregate: str) -> None:
         seal(store, ledger, snapshot)
 
 
-def learn(store: Store, ledger: Ledger, aggregate: str, prefixes: Iterable[str]) -> None:
+def learn(
+    store: Store, ledger: Ledger, aggregate: str, prefixes: Iterable[str], *, apart: bool = False
+) -> None:
     """Take in what another ledger published, or this one before it was lost; hold the lease.
 
     Else the numbers of those snapshots would be given a second time, and no ledger could be rebuilt
     any more. ``prefixes`` are the folders of the aggregate's snapshots, and perhaps others.
 
-    Corrupt as :func:`read_all` and :meth:`Ledger.restore` raise it.
+    Corrupt as :func:`read_all` and :meth:`Ledger.restore` raise it; but ``apart``, no snapshot
+    needs an earlier one: that some were deleted, or have the same number, is only logged.
     """
     known = {snapshot.location for snapshot in ledger.snapshots(aggregate)}
     if unknown := [prefix for prefix in prefixes if prefix not in known]:
         # All at once: names follow clocks, numbers do not.
         found = chain.from_iterable(read_all(store, prefix) for prefix in unknown)
-        ledger.restore(told for told in found if told[SECTION]["aggregate"] == aggregate)
+        try:
+            ledger.restore(told for told in found if told[SECTION]["aggregate"] == aggregate)
+        except Corrupt as error:
+            if not apart or error.kind not in {"snapshot-gap", "provenance-contradicts"}:
+                raise
+            logger.warning("nothing is learnt from the store: %s", error.message)
 
 
 def check_store(store: Store, snapshot: Snapshot, again: str) -> None:

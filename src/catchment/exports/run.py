@@ -75,8 +75,8 @@ def run(job: Job, house: House) -> Snapshot:
 def mend(store: Store, ledger: Ledger, aggregate: str) -> None:
     """Under the lease: finish what a crash left, and learn what another ledger published."""
     seal_all(store, ledger, aggregate)
-    jobs = store.folders(layout.location(aggregate))
-    learn(store, ledger, aggregate, [layout.location(aggregate, job) for job in jobs])
+    jobs = [layout.location(aggregate, job) for job in store.folders(layout.location(aggregate))]
+    learn(store, ledger, aggregate, jobs, apart=True)
 
 
 def cancel(

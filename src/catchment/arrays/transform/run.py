@@ -73,7 +73,7 @@ def run(job: Job, house: House, *, dry_run: bool = False) -> Report:
         seal_all(house.store, house.ledger, job.aggregate)
         home = f"{job.output}{SNAPSHOTS}"
         folders = [f"{home}{name}/" for name in house.store.folders(home)]
-        learn(house.store, house.ledger, job.aggregate, folders)
+        learn(house.store, house.ledger, job.aggregate, folders, apart=True)
         return _Work(job, house, holder, lease).carry_out()
 
 

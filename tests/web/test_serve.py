@@ -20,6 +20,7 @@ import httpx
 import pytest
 import uvicorn
 
+from catchment.cli import serve
 from catchment.cli.main import run
 from catchment.core.errors import Invalid
 from catchment.studies import client
@@ -425,6 +426,7 @@ def test_many_processes_share_one_listener(folder, monkeypatch):
     class Many:
         def __init__(self, config, sockets):
             called.append((config.workers, len(sockets)))
+            assert config.timeout_worker_healthcheck == serve.HEALTH  # its own 5 s kill busy ones
 
         def run(self):
             raise KeyboardInterrupt

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
+HEALTH = 30  # seconds after which a worker process that does not answer is killed: it may be busy
 LOG_LEVEL = "CATCHMENT_LOG"  # for worker processes
 
 
@@ -108,6 +109,7 @@ def _run(listener: socket.socket, options: dict[str, Any]) -> None:
         access_log=False,  # the application logs paths without what was asked
         server_header=False,
         timeout_graceful_shutdown=30,
+        timeout_worker_healthcheck=HEALTH,
         timeout_keep_alive=75,  # longer than clients wait between two questions
         ws="none",
         **options,

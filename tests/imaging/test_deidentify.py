@@ -287,6 +287,30 @@ def test_a_name_is_found_in_the_header_of_a_picture_that_is_compressed(begin, en
             assert deidentify(written(dataset), BASIC).uid
 
 
+def test_a_name_is_found_behind_pictures_that_are_compressed():
+    """Behind the end of one, or in a fragment of its own; but not within one of two fragments."""
+    begin, rest = b"\xff\xd8\xff\xda Zyxwvut ", b" Zyxwvut \xff\xd9"
+    dataset = pydicom.dcmread(io.BytesIO(make_file(PatientName="Zyxwvut^Anna")))
+    for fragments, wrong in (
+        ([begin + rest], False),
+        ([begin, rest + b"\0"], False),
+        ([begin + rest + b" Zyxwvut "], True),
+        ([begin, rest, b"for Zyxwvut."], True),
+    ):
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+        dataset.PixelData = b"".join(
+            b"\xfe\xff\x00\xe0" + len(one).to_bytes(4, "little") + one
+            for one in (b"", *(f + b"\0" * (len(f) % 2) for f in fragments))
+        )
+        dataset["PixelData"].VR = "OB"
+        dataset["PixelData"].is_undefined_length = True
+        if wrong:
+            with pytest.raises(BadFile, match="residual"):
+                deidentify(written(dataset), BASIC)
+        else:
+            assert deidentify(written(dataset), BASIC).uid
+
+
 @pytest.mark.parametrize(
     ("age", "told"),
     [

@@ -18,6 +18,7 @@ _LEAST = 4  # bytes of what is looked for in the output
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _META = 144  # bytes of a file before those of its meta information that have a length
 _ESCAPES = re.compile(rb"\x1b[$()\-.]{1,2}[@-Z]")
+_END = b"\xff\xd9"  # of a picture
 _PICTURES = {b"\xff\xd8": b"\xff\xda", b"\xff\x4f": b"\xff\x90"}  # JPEG, JPEG 2000: of the header
 
 _LOOKED_FOR = frozenset(
@@ -92,11 +93,26 @@ def _texts(made: bytes, dataset: Any) -> Iterator[bytes]:
     yield made[:at]
     yield made[at + len(pixels) :]
     if syntax.is_encapsulated:
-        from pydicom.encaps import generate_fragments
+        yield from _beside_pictures(pixels)
 
-        for fragment in generate_fragments(pixels):
-            if end := _PICTURES.get(fragment[:2]):
-                yield fragment[: fragment.find(end)]
+
+def _beside_pictures(pixels: bytes) -> Iterator[bytes]:
+    """Of JPEG and JPEG 2000: the headers, what stands behind the ends, and in no picture at all.
+
+    A picture may be in several fragments.
+    """
+    from pydicom.encaps import generate_fragments
+
+    within: bool | None = None
+    for fragment in generate_fragments(pixels):
+        if end := _PICTURES.get(fragment[:2]):
+            yield fragment[: fragment.find(end)]
+            within = True
+        elif within is False:
+            yield fragment
+        if within and (last := fragment.rfind(_END)) >= 0:
+            yield fragment[last + len(_END) :]
+            within = False
 
 
 def _encodings(dataset: Any) -> frozenset[str]:

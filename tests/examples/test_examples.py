@@ -166,12 +166,20 @@ def test_a_network_of_studies(example, call):
 
 
 def test_centers_of_flywheel(example):
-    from catchment.tables.centers import read_centers
+    from catchment.tables.centers import read_centers, select_centers
     from catchment.tables.criteria import read_criteria
+    from catchment.tables.model import Options
 
     folder = example("flywheel-centers")
     centers, faults = read_centers((folder / "centers.json").read_bytes(), "centers.json")
-    assert len(centers) == 3
+    (text,) = tomllib.loads((folder / "catchment.toml").read_text())["tables"]["main"][
+        "exclude_studies"
+    ]
+    taken, left = select_centers(centers, Options(exclude_studies=frozenset({text})))
+    assert [center.id for center in taken] == ["center00", "center01", "center02"]
+    assert [(finding.site, finding.code) for finding in left] == [
+        ("center01-leads", "study-excluded")
+    ]
     assert faults == []
     assert read_criteria((folder / "criteria.json").read_bytes(), "criteria.json")
 

@@ -59,8 +59,10 @@ def test_the_same_seed_makes_the_same_bytes(tmp_path, made):
 def test_making_over_what_is_there_changes_nothing(tmp_path):
     make_centers(tmp_path, **SMALL)
     first = digests(tmp_path)
+    times = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*.parquet")}
     make_centers(tmp_path, **SMALL)
     assert digests(tmp_path) == first
+    assert {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*.parquet")} == times  # no other etag
 
 
 def test_the_newest_versions_win(made):

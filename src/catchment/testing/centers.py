@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -18,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from catchment.core.errors import NotFound
 from catchment.core.store import Store, open_store
 
 KEYS = ("naccid", "adcid", "visitdate")
@@ -236,7 +238,7 @@ class Sample:
             data = self._parquet(self._table(k, t, version, keys))
             if not t and k >= self.centers - self.broken:
                 data = data[: len(data) // 2]
-            self.store.put(f"{prefix}tables/{name}/data.parquet", data, mode="overwrite")
+            self._put(f"{prefix}tables/{name}/data.parquet", data)
         spelled = SPELLINGS[k % len(SPELLINGS)]
         if version != FIRST:
             spelled = (CREATED + timedelta(days=version)).isoformat()
@@ -251,12 +253,19 @@ class Sample:
             older.append(f"{self.ids[k]}/latest/")
         for prefix in older:
             for name in self.tables:
-                self.store.put(f"{prefix}tables/{name}/data.parquet", data, mode="overwrite")
+                self._put(f"{prefix}tables/{name}/data.parquet", data)
             self._describe(prefix, str(FIRST - 1), EARLIER)
 
     def forget(self) -> None:
         """Give the memory of all drawn columns back; they can be drawn again."""
         self._pool.clear()
+
+    def _put(self, key: str, data: bytes | memoryview) -> None:
+        """What is there already stays: written again, it would be another delivery."""
+        with suppress(NotFound):
+            if self.store.read(key) == bytes(data):
+                return
+        self.store.put(key, data, mode="overwrite")
 
     def _describe(self, prefix: str, version: str, created: str) -> None:
         description = {
@@ -272,7 +281,7 @@ class Sample:
             "errors": [],
         }
         data = json.dumps(description, indent=1).encode()
-        self.store.put(f"{prefix}provenance/dataset_description.json", data, mode="overwrite")
+        self._put(f"{prefix}provenance/dataset_description.json", data)
 
     def _draw(self, *what: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *what])

@@ -322,12 +322,15 @@ def test_damaged_gzip(folder, data):
 
 def test_lines_and_bundles_have_a_bound(folder, monkeypatch):
     monkeypatch.setattr("catchment.exports.ndjson.MAX_TEXT", 1000)
-    (folder / "1.ndjson.gz").write_bytes(gzip.compress(b"x" * 100_000))
+    text = b"{}\n" + b"x" * 100_000 + b"\n{}\n" + b"x" * 1001
+    (folder / "1.ndjson.gz").write_bytes(gzip.compress(text))
+    items = read(source_of(folder), "1.ndjson.gz")
+    assert [item.refused for item in items] == ["", "too-large", "", "too-large"]
+    assert b"line 2 has more than 1000 bytes" in items[1].line
     (folder / "2.json").write_bytes(bundle(patients(99), [], ""))
-    for member in ("1.ndjson.gz", "2.json"):
-        with pytest.raises(Invalid) as error:
-            read(source_of(folder), member)
-        assert error.value.kind == "too-large"
+    with pytest.raises(Invalid) as error:
+        read(source_of(folder), "2.json")
+    assert error.value.kind == "too-large"
 
 
 def test_the_description_changes_with_the_files(folder):

@@ -26,6 +26,7 @@ from catchment.exports.sources import (
     item_of,
     items_of,
     read_bundle,
+    refusal,
 )
 
 BUNDLE = ".json"
@@ -73,7 +74,10 @@ class FileSource:
                 if member.lower().endswith(BUNDLE):
                     data = file.read(MAX_TEXT + 1)
                     if len(data) > MAX_TEXT:
-                        raise _too_large("a Bundle")
+                        raise Invalid(
+                            f"expected a Bundle of at most {MAX_TEXT} bytes, got more",
+                            kind="too-large",
+                        )
                     yield from items_of(read_bundle(data), self.resource_type, member)
                 else:
                     yield from _lines(file, member)
@@ -86,12 +90,11 @@ def _lines(file: io.BufferedIOBase, member: str) -> Iterator[Item]:
     while line := file.readline(MAX_TEXT + 1):
         number += 1
         if len(line) > MAX_TEXT:
-            raise _too_large("a line")
+            while line and not line.endswith(b"\n"):
+                line = file.readline(MIB)
+            yield refusal("too-large", f"line {number} has more than {MAX_TEXT} bytes", member)
+            continue
         if number == 1:  # what editors of one system put before a text
             line = line.removeprefix(codecs.BOM_UTF8)
         if line.strip():
             yield item_of(line.rstrip(b"\r\n"), number, member)
-
-
-def _too_large(what: str) -> Invalid:
-    return Invalid(f"expected {what} of at most {MAX_TEXT} bytes, got more", kind="too-large")

@@ -122,13 +122,16 @@ def test_tls_and_two_processes(folder, tmp_path_factory):
     served = Served(folder, *tls, "--workers", "2")
     try:
         assert served.url.startswith("https://")
-        answer = httpx.get(
-            f"{served.url}/health",
-            verify=ssl.create_default_context(cafile=f"{keys}/cert.pem"),
-            timeout=60,
-        )
+        trust = ssl.create_default_context(cafile=f"{keys}/cert.pem")
+        for _ in range(8):  # each by a connection of its own, so that both processes answer
+            answer = httpx.get(f"{served.url}/health", verify=trust, timeout=60)
         assert answer.json()["status"] == "ok"
         assert "Strict-Transport-Security" in answer.headers
+        wanted = re.compile(r'catchment_requests_total\{[^}]*route="/health"[^}]*\} (\S+)')
+        scraped = [httpx.get(f"{served.url}/metrics", verify=trust, timeout=60) for _ in range(8)]
+        told = [float(wanted.search(one.text)[1]) for one in scraped]
+        assert len(set(told)) == 1  # whichever of them is asked
+        assert told[0] >= 8
     finally:
         served.end()
 

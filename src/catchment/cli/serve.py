@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 HEALTH = 30  # seconds after which a worker process that does not answer is killed: it may be busy
+METRICS = "PROMETHEUS_MULTIPROC_DIR"  # of the Prometheus client, for worker processes
 LOG_LEVEL = "CATCHMENT_LOG"  # for worker processes
 
 
@@ -77,7 +78,24 @@ def serve(
             output.note(f"nobody is a user yet; to sign in once: {url}/ui/link/{token}")
             output.note("then: catchment user add NAME --role viewer")
         os.environ[LOG_LEVEL] = logging.getLevelName(logging.root.level)
-        _run(listener, options)
+        with _counted_together(workers):
+            _run(listener, options)
+
+
+@contextmanager
+def _counted_together(workers: int) -> Iterator[None]:
+    """Where several processes serve, a folder in which each counts what it answers, for all."""
+    from catchment.core.scratch import scratch_folder
+
+    if workers == 1 or METRICS in os.environ:
+        yield
+        return
+    with scratch_folder() as folder:
+        os.environ[METRICS] = str(folder)
+        try:
+            yield
+        finally:
+            del os.environ[METRICS]
 
 
 def _first_link(workspace: Workspace) -> str:

@@ -125,6 +125,8 @@ def link(
     output: Output = ctx.obj
     with Workspace.open(output.workspace) as workspace:
         base = workspace.settings.serve.base_url or "http://127.0.0.1:8000"
+        if not workspace.settings.serve.base_url:
+            output.note("where `catchment serve` listens at another address, put that in its place")
         url = f"{base.rstrip('/')}/ui/link/{People(workspace.ledger).link(role)}"
     output.result({"link": url, "role": role}, lambda told: [told["link"]])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import os
 import time
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -114,13 +115,24 @@ def add(app: FastAPI, workspace: Workspace) -> None:
                 "expected a bearer token for metrics",
                 hint="[serve] metrics_tokens holds the SHA-256 of those that are good",
             )
-        text = generate_latest(registry) + generate_latest(own)
+        text = generate_latest(_of_all(registry)) + generate_latest(own)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     app.state.metrics = registry
     app.state.spans = _provider()
     tracer = app.state.spans and app.state.spans.get_tracer("catchment.web")
     app.add_middleware(_Counted, requests=requests, seconds=seconds, tracer=tracer)
+
+
+def _of_all(registry: CollectorRegistry) -> CollectorRegistry:
+    """What this process counted; where several serve, what all of them did."""
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return registry
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    every = CollectorRegistry()
+    MultiProcessCollector(every)  # type: ignore[no-untyped-call]
+    return every
 
 
 def end(app: FastAPI) -> None:

@@ -442,6 +442,11 @@ def test_an_audit_log_that_was_changed_at_any_line_is_found_and_named(catchment,
         return catchment("verify", "--audit", "-w", "w", *more)
 
     catchment("init", "w")
+    for lost in (
+        call(),
+        catchment("user", "audit", "--check", "-w", "w"),
+    ):  # "all 0 lines are well"
+        assert (lost.code, "there is no ledger" in lost.err) == (3, True)
     with Workspace.open(tmp_path / "w") as space:
         people, database = People(space.ledger), space.ledger._database
         for n in range(5):

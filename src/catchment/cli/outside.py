@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from catchment.cli.output import Output
-from catchment.cli.place import Url, open_workspace
+from catchment.cli.place import Url, audit_log, open_workspace
 from catchment.cli.workspace import Only
 from catchment.core.errors import Invalid, NotFound
 
@@ -40,9 +40,9 @@ def verify(
     output: Output = ctx.obj
     with open_workspace(output) as workspace:
         if audit or head is not None:
-            from catchment.core.ledger.people import EMPTY, People
+            from catchment.core.ledger.people import EMPTY
 
-            chain = People(workspace.ledger_to_read()).check_audit(head)
+            chain = audit_log(workspace).check_audit(head)
             output.result(
                 chain._asdict(),
                 lambda told: [

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from catchment.cli.loading import loaded
-from catchment.core.errors import Invalid
+from catchment.core.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
     from catchment.cli.output import Output
+    from catchment.core.ledger.people import People
     from catchment.core.workspace import Workspace
 
 NAME = "default"  # of the aggregate that arguments alone describe
@@ -48,6 +49,22 @@ def open_workspace(
             hint="leave one of them out",
         )
     return Workspace.described({"workspace.store": url, **(settings or {})})
+
+
+def audit_log(workspace: Workspace) -> People:
+    """Who keeps the audit log; nothing else can stand for it.
+
+    NotFound (kind ``no-ledger``) where the ledger's file is gone, or never was.
+    """
+    from catchment.core.ledger.people import People
+
+    if not workspace.has_ledger:
+        raise NotFound(
+            "there is no ledger, and so no audit log: what it held is in backups only",
+            kind="no-ledger",
+            hint="catchment doctor",
+        )
+    return People(workspace.ledger)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from catchment.cli.output import Output, table
+from catchment.cli.place import audit_log
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -140,12 +141,11 @@ def audit(
     ] = False,
 ) -> None:
     """Who did what by the pages, the latest first."""
-    from catchment.core.ledger.people import People
     from catchment.core.workspace import Workspace
 
     output: Output = ctx.obj
     with Workspace.open(output.workspace) as workspace:
-        people = People(workspace.ledger)
+        people = audit_log(workspace)
         if check:
             output.result(
                 people.check_audit()._asdict(),

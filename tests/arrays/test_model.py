@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import catchment.arrays
-from catchment.arrays import api, read
+from catchment.arrays import api, journal, read
 from catchment.arrays.generations import drop_former, rechunk
+from catchment.arrays.model import Row
 from catchment.arrays.stack import Stack, withdraw
 from catchment.arrays.verify import verify
 from catchment.core.errors import Conflict, NotFound
@@ -86,3 +87,9 @@ def test_a_store_and_a_dictionary(steps):
     for verb, *arguments in steps:
         getattr(both, verb)(*arguments)
         both.compare()
+
+
+def test_a_row_without_a_claim_stays_as_it_is(tmp_path):
+    """Of a store whose claims somebody removed: what is known of a session is shown."""
+    row = Row("a", 3, "sha256:1")
+    assert journal.row_of(open_store(tmp_path.as_uri()), 0, row) is row

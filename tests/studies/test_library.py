@@ -57,3 +57,12 @@ def test_times_tell_what_went_through_which_room(space):
     assert (times.site, times.study, times.package, times.version) == ("a", "core", "count", 0)
     assert times.last_data_update == times.last_aggregation < times.last_error == times.last_upload
     assert times.deleted is None
+
+
+def test_a_package_is_found_by_its_study_alone(space, monkeypatch):
+    send_cube(space, "a", CUBE)
+    (one,) = library.packages(space)
+    monkeypatch.setattr(library, "packages", None)
+    assert library.package(space, one.id) == one
+    for id_ in ("", "core", "core__count", "core__nobody__000", "nobody__count__000", "\0__a__000"):
+        assert library.package(space, id_) is None

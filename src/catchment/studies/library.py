@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from catchment.core.errors import Invalid
 from catchment.core.named_sections import StudiesSettings
 from catchment.core.progress import Progress, silent
 from catchment.core.workspace import Workspace
 from catchment.studies import catalog as catalogs
-from catchment.studies import process, subscribe
+from catchment.studies import layout, process, subscribe
 from catchment.studies.catalog import Catalog
 from catchment.studies.house import House
 from catchment.studies.merge import Policy
@@ -28,6 +29,7 @@ __all__ = [
     "catalogs_of",
     "house",
     "manifests",
+    "package",
     "packages",
     "periods",
     "settings_of",
@@ -96,6 +98,16 @@ def packages(workspace: Workspace) -> list[Package]:
     """Every published data package and flat table, in order of id."""
     found = [one for catalog in catalogs_of(workspace) for one in catalog.packages()]
     return sorted(found, key=lambda one: one.id)
+
+
+def package(workspace: Workspace, id_: str) -> Package | None:
+    """A published data package or flat table by its id: only its own study is asked."""
+    study = id_.partition("__")[0]  # no study has these in its name
+    try:
+        layout.check_part(study, "study")
+    except Invalid:
+        return None
+    return next((one for one in catalog(workspace, study).packages() if one.id == id_), None)
 
 
 def times(workspace: Workspace) -> list[Times]:

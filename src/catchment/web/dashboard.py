@@ -77,17 +77,17 @@ class View:
 
     def packages(self) -> list[Package]:
         """Those that the key may see, in order of id."""
-        return [
-            one
-            for one in library.packages(self.workspace)
-            if self.study(one.study) and (not one.site or self.site(one.site))
-        ]
+        return [one for one in library.packages(self.workspace) if self.sees(one)]
+
+    def sees(self, one: Package) -> bool:
+        """Whether the key may see a package."""
+        return self.study(one.study) and (not one.site or self.site(one.site))
 
     def package(self, id_: str) -> Package:
         """One by its id; NotFound (kind ``no-package``)."""
-        for one in self.packages():
-            if one.id == id_:
-                return one
+        one = library.package(self.workspace, id_)
+        if one is not None and self.sees(one):
+            return one
         raise NotFound("there is no such data package", kind="no-package", hint="/data-packages")
 
     def location(self, one: Package) -> str:

@@ -181,9 +181,9 @@ def _rows(told: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _find(ask: Asked, package: str) -> Package:
-    for one in library.packages(ask.workspace):
-        if one.id == package:
-            return one
+    one = library.package(ask.workspace, package)
+    if one is not None:
+        return one
     raise NotFound("there is no such data package", kind="no-package", hint="/ui/studies")
 
 

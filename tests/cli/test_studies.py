@@ -62,7 +62,10 @@ def test_from_an_arrival_to_a_rollback(folder, capsys):
     shown = told(capsys, "show", "core")
     assert [t["package"] for t in shown["times"]] == ["count", "manifest", "meta_date", ""]
     assert "count" in call(capsys, "show", "core")
-    assert told(capsys, "show", "cor", code=3)["error"]["kind"] == "no-study"
+    for command in ("show", "withdraw", "reprocess"):
+        assert told(capsys, command, "cor", code=3)["error"]["kind"] == "no-study"
+    with Workspace.open(folder) as space:
+        assert space.ledger.aggregates() == ["studies/core", "uploads"]
     with Workspace.open(folder) as space:
         number = library.catalog(space, "core").snapshot
     assert told(capsys, "rollback", "core", "1", "--dry-run")["state"] == "planned"

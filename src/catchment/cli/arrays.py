@@ -12,7 +12,6 @@ from catchment.cli import arrays_shows as shows
 from catchment.cli import arrays_training as training
 from catchment.cli.arrays_place import (
     Chunks,
-    DryRun,
     OnConflict,
     Target,
     sessions_at,
@@ -20,7 +19,7 @@ from catchment.cli.arrays_place import (
     sizes,
 )
 from catchment.cli.output import Output
-from catchment.cli.place import Cluster, Url, open_aggregate
+from catchment.cli.place import Cluster, DryRun, Url, open_aggregate
 
 app = typer.Typer(help="Sessions append to a Zarr store that only grows.")
 

@@ -27,7 +27,6 @@ Chunks = Annotated[
     list[str] | None,
     typer.Option("--chunks", metavar="DIM=N", help="Size of chunks along a dimension; repeat it."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
 
 
 @contextmanager

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 import typer
 
 from catchment.cli import arrays_shows as shows
-from catchment.cli.arrays_place import Chunks, DryRun, Target, sessions_at, settings, sizes
+from catchment.cli.arrays_place import Chunks, Target, sessions_at, settings, sizes
 from catchment.cli.output import Output
+from catchment.cli.place import DryRun
 from catchment.core.errors import Invalid
 
 

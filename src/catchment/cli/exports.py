@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from catchment.cli.output import BALANCE, Output, balance, findings, table
-from catchment.cli.place import Cluster, Url, open_aggregate
+from catchment.cli.place import Cluster, DryRun, Url, open_aggregate
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -88,9 +88,7 @@ def run(
     multiplier: Multiplier = None,
     codec: Codec = None,
     cluster: Cluster = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Run a new job, or go on with the one that is open.
 

@@ -24,6 +24,7 @@ Cluster = Annotated[
         "--cluster", metavar="tcp://HOST:PORT", help="Work on a dask cluster, by its scheduler."
     ),
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
 Url = Annotated[
     str | None,
     typer.Option("--output", metavar="URL", help="Store of the results, without a workspace."),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from catchment.cli.output import BALANCE, Output, balance, findings, table
-from catchment.cli.place import Cluster, Url, open_aggregate
+from catchment.cli.place import Cluster, DryRun, Url, open_aggregate
 from catchment.core.errors import NotFound
 
 if TYPE_CHECKING:
@@ -112,9 +112,7 @@ def run(
     fall_back: FallBack = False,
     full: Full = False,
     cluster: Cluster = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Bring tables up to date: a new snapshot, or none where nothing changed.
 

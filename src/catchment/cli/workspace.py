@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from catchment.cli.output import BALANCE, Output, balance, facts, findings, table
-from catchment.cli.place import Url, open_workspace
+from catchment.cli.place import DryRun, Url, open_workspace
 from catchment.core.errors import CatchmentError, Conflict, NotFound
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ Cluster = Annotated[
     str | None,
     typer.Option("--cluster", metavar="tcp://HOST:PORT", help="Work on this dask cluster."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
 
 app = typer.Typer()
 

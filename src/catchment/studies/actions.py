@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from catchment.core.errors import NotFound
 from catchment.core.ledger import Contribution, Move
+from catchment.core.names import shown
 from catchment.studies import catalog as catalogs
 from catchment.studies import layout, plan
 from catchment.studies.catalog import Catalog
@@ -19,8 +20,9 @@ def withdraw(
     """Take a site, or all of them, out of a study: its parts leave every package.
 
     Its files go to the archive, with the reason. NotFound (kind ``no-contribution``) where there is
-    nothing to withdraw.
+    nothing to withdraw, ``no-study`` where nothing is known of the study.
     """
+    _check_known(house, study)
 
     def wish(_: Catalog) -> Wish:
         found = house.ledger.contributions(
@@ -73,6 +75,19 @@ def rollback(house: House, study: str, number: int, *, dry_run: bool = False) ->
     return settle(house, study, wish, dry_run=dry_run)
 
 
+def _check_known(house: House, study: str) -> None:
+    """A lease would make an aggregate of a slip of the pen, which all lists show from then on."""
+    aggregate = layout.aggregate(study)
+    if aggregate in house.ledger.aggregates():
+        return
+    if next(house.store.list(f"{aggregate}/"), None) is None:  # else its ledger was lost
+        raise NotFound(
+            f"nothing is known of a study {shown(study)}",
+            kind="no-study",
+            hint="catchment studies list",
+        )
+
+
 def _decide_first(house: House, study: str, *, dry_run: bool) -> None:
     """What waits is decided before: also what a reprocess that was cut off left waiting."""
     if not dry_run and waiting(house.ledger, study):
@@ -87,7 +102,10 @@ def reprocess(house: House, study: str, *, refused: bool = False, dry_run: bool 
         study: which.
         refused: give what was refused another chance, too.
         dry_run: only say which packages would be merged.
+
+    NotFound (kind ``no-study``) where nothing is known of the study.
     """
+    _check_known(house, study)
     aggregate = layout.aggregate(study)
 
     def wish(_: Catalog) -> Wish:

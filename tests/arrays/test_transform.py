@@ -37,7 +37,7 @@ from catchment.arrays.transform.window import WindowTransform
 from catchment.arrays.transform.worker import load
 from catchment.arrays.verify import verify
 from catchment.core.account import Line
-from catchment.core.errors import CatchmentError, Invalid, NotFound, Unavailable
+from catchment.core.errors import CatchmentError, Conflict, Invalid, NotFound, Unavailable
 from catchment.core.ledger import Ledger
 from catchment.core.passwords import kept_key
 from catchment.core.provenance import read_all
@@ -320,6 +320,17 @@ def test_a_lost_ledger_is_learnt_from_the_store(folder, work, tmp_path):
         recordings.hdf5(folder / "b.h5", seed=2)
         assert work(house=house).snapshot.number == 2
         assert ledger.restore(read_all(work.house.store)) == 0
+
+
+def test_a_ledger_of_another_store_is_told(folder, work, tmp_path):
+    """Not "unchanged", where there is nothing."""
+    recordings.hdf5(folder / "a.h5")
+    work()
+    other = replace(work.house, store=open_store((tmp_path / "elsewhere").as_uri()))
+    with pytest.raises(Conflict) as caught:
+        work(house=other)
+    assert caught.value.kind == "ledger-of-another-store"
+    assert list(other.store.list()) == []
 
 
 def test_a_transform_of_ones_own(folder, work, tmp_path):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from catchment.core.account import Line
 from catchment.core.errors import Conflict, Invalid, NotFound, Unavailable
 from catchment.core.ledger import Ledger
+from catchment.core.store import open_store
 from catchment.core.store_local import LocalStore
 from catchment.imaging import layout, receive, review
 from catchment.imaging.model import Options, Provider, State
@@ -682,6 +683,17 @@ def test_a_ledger_that_is_lost_is_learnt_from_the_store(sites, job, house, tmp_p
     with Ledger.open(f"sqlite:///{tmp_path}/new.db") as ledger:
         again = run(job, replace(house, ledger=ledger))
         assert (again.state, again.snapshot.number) == ("unchanged", 1)
+
+
+def test_a_ledger_of_another_store_is_told(sites, job, house, tmp_path):
+    """Not "unchanged", where there is nothing."""
+    sites(alpha={"1": image(1)})
+    run(job, house)
+    other = replace(house, store=open_store((tmp_path / "elsewhere").as_uri()))
+    with pytest.raises(Conflict) as caught:
+        run(job, other)
+    assert caught.value.kind == "ledger-of-another-store"
+    assert list(other.store.list()) == []
 
 
 def test_a_store_that_fails_leaves_nothing_half_visible(sites, job, house, monkeypatch):

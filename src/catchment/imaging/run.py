@@ -13,7 +13,7 @@ from catchment.core.account import Account, Line
 from catchment.core.errors import CatchmentError
 from catchment.core.finding import Finding
 from catchment.core.ledger import Contribution, Lease, Move, Publication, Run, Snapshot
-from catchment.core.provenance import learn, manifest, seal, seal_all
+from catchment.core.provenance import check_store, learn, manifest, seal, seal_all
 from catchment.imaging import layout, reports
 from catchment.imaging.compress import Image, Wanted, compress_all
 from catchment.imaging.job import House
@@ -96,8 +96,10 @@ def mend(job: Job, house: House) -> Snapshot | None:
     ledger, store = house.ledger, house.store
     for dead in ledger.runs(job.aggregate, state="running"):
         ledger.finish_run(dead.id, "cancelled")
-    seal_all(store, ledger, job.aggregate)
     latest = ledger.latest(job.aggregate)
+    if latest is not None and latest.sealed:  # else a crash may have left nothing there yet
+        check_store(store, latest, "restore it from a backup")
+    seal_all(store, ledger, job.aggregate)
     if latest is None:
         learn(store, ledger, job.aggregate, [layout.snapshots(job.name)])
         latest = ledger.latest(job.aggregate)

@@ -45,7 +45,7 @@ from catchment.core.ledger import (
     Run,
 )
 from catchment.core.progress import Event
-from catchment.core.provenance import learn, manifest, seal, seal_all
+from catchment.core.provenance import check_store, learn, manifest, seal, seal_all
 
 SNAPSHOTS = "_snapshots/"  # below an aggregate's output
 PAUSE = 0.5  # seconds between commits: sessions that are done meanwhile share one
@@ -70,6 +70,9 @@ def run(job: Job, house: House, *, dry_run: bool = False) -> Report:
         with journal.holding() as holder:
             return _Work(job, house, holder, None, dry_run=True).carry_out()
     with house.ledger.holding(job.aggregate, ttl=house.lease) as lease, journal.holding() as holder:
+        latest = None if job.choice.reset else house.ledger.latest(job.aggregate)
+        if latest is not None:
+            check_store(house.store, latest, f"catchment arrays transform {job.name} --reset")
         seal_all(house.store, house.ledger, job.aggregate)
         home = f"{job.output}{SNAPSHOTS}"
         folders = [f"{home}{name}/" for name in house.store.folders(home)]

@@ -169,6 +169,11 @@ def test_a_folder_that_cannot_be_written_is_asked_all_the_same(folder, monkeypat
         assert "it cannot be opened" in caplog.text
         with pytest.raises(Invalid):
             _ = workspace.ledger  # to write, it is needed
+    with Workspace.open(folder) as workspace:
+        workspace.only_read()
+        checks = {check.what: check for check in examine(workspace)}
+        assert not checks["ledger"].well
+        assert "it cannot be opened" in checks["ledger"].found
 
 
 def test_the_executor_is_that_of_the_settings():

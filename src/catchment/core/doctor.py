@@ -86,6 +86,8 @@ def _store(workspace: Workspace) -> str:
 
 
 def _ledger(workspace: Workspace) -> str:
+    if workspace.refused is not None:
+        raise workspace.refused
     return f"{len(workspace.ledger.aggregates())} aggregates"
 
 

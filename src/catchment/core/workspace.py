@@ -36,11 +36,13 @@ class Workspace:
     Attributes:
         settings: all settings, resolved.
         file: the ``catchment.toml``; None where the workspace is described by arguments only.
+        refused: why the ledger that is there could not be opened, and the store answered for it.
     """
 
     def __init__(self, settings: Settings, file: Path | None = None) -> None:
         self.settings = settings
         self.file = file
+        self.refused: Invalid | None = None
         self._opened = ExitStack()
 
     @classmethod
@@ -133,6 +135,7 @@ class Workspace:
                 if error.kind != "ledger-refused" or file is None or _writable(file):
                     raise
                 logger.warning("%s: the store tells what is published", error.message)
+                self.refused = error
         folder = self._opened.enter_context(scratch_folder())
         ledger = self._opened.enter_context(Ledger.open(f"{SQLITE}{folder}/ledger.db"))
         ledger.restore(read_all(self.store))

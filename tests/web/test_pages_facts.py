@@ -488,6 +488,20 @@ def test_a_flat_table_has_no_chart(otto, demo):
     assert otto.get("/ui/studies").status_code == 200
 
 
+def test_many_studies_are_one_table(otto, monkeypatch):
+    from catchment.studies import library
+
+    assert 'aria-label="Studies"' not in otto.get("/ui/studies").text
+    known = library.studies
+    more = [f"study-{n}" for n in range(9)]
+    monkeypatch.setattr(library, "studies", lambda workspace: [*known(workspace), *more])
+    text = otto.get("/ui/studies").text
+    assert 'aria-label="Studies"' in text
+    assert "Packages of core" not in text
+    for name in ("core", *more):
+        assert f'href="/ui/studies/{name}"' in text
+
+
 def test_who_watches_a_job_hears_signs_of_life_and_is_cut_off_when_signed_out(
     app, demo, monkeypatch
 ):

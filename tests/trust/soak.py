@@ -399,7 +399,7 @@ class Soak:
             self._wait([child])
             self._freed(aggregate)
             said = child.said()
-            if said.get("state") or said.get("error") == "no-contribution":
+            if said.get("state") or said.get("error") in {"no-contribution", "no-study"}:
                 self.world.expected.pop(site, None)
                 return [aggregate]
         raise Broken(f"{site} could not be withdrawn: {said}")

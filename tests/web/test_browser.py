@@ -413,7 +413,7 @@ def test_a_live_job_is_watched_to_its_end(otto, demo, monkeypatch):
         otto.page.goto(f"/ui/exports/{found[0].id}")
         otto.page.wait_for_function("() => document.getElementById('bar').value >= 6")
         assert otto.page.locator("#state").inner_text().endswith("running")
-        assert otto.page.get_attribute("#live", "data-events") is not None
+        otto.page.wait_for_selector("#live[data-events]")
     finally:
         gate.set()
         worker.join()

@@ -19,7 +19,7 @@ import catchment.arrays
 from catchment.arrays import browse, catalog, journal, read
 from catchment.arrays.stack import Stack
 from catchment.arrays.transform import signals, sinks
-from catchment.arrays.transform.base import BaseTransform
+from catchment.arrays.transform.base import BaseTransform, _Local
 from catchment.arrays.transform.discovery import Choice, Naming, discover
 from catchment.arrays.transform.job import House, Job
 from catchment.arrays.transform.model import (
@@ -1034,3 +1034,11 @@ def test_what_a_failed_commit_left_is_done_again(folder, work, monkeypatch):
             work()
     assert work().account.total("sessions").kept == 1
     assert len(catalog.Catalog.build(work.output).sessions) == 1
+
+
+def test_a_recording_in_a_bucket_is_a_local_file_while_it_is_read():
+    store = open_store("memory://recordings")
+    store.put("a/b.edf", b"0       ")
+    with _Local(store, "a/b.edf", ".edf") as path:
+        assert (path.read_bytes(), path.suffix) == (b"0       ", ".edf")
+    assert not path.exists()

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from catchment.cli import studies
+from catchment.cli import studies, upload
 from catchment.cli.main import run
 from catchment.core.workspace import Workspace
 from catchment.studies import library
@@ -159,3 +159,20 @@ def test_of_very_many_sites_some_are_named():
     package = {"name": "count", "version": 0, "sites": sites}
     (line, _) = studies._show_outcome(data | {"packages": [package]})
     assert line == f"count, version 0: {', '.join(sites[:10])} and 190 more"
+
+
+def test_an_upload_tells_what_differs_from_the_one_before():
+    quality = {
+        "rows": {"now": 3, "before": 2},
+        "total": {"now": 9, "before": 9},
+        "columns": {"sex": {"distinct": {"now": 2, "before": 1}, "new": ["f"], "vanished": []}},
+    }
+    file = {"name": CUBE, "kind": "cube", "accepted": True, "rows": 3, "findings": []}
+    part = {"filename": "u.zip", "files": [file | {"quality": quality}], "error": None}
+    told = {"uploads": [part], "transaction": "t1", "study": "core", "accepted": True}
+    _, *lines = upload._show(told)
+    assert lines == [
+        f"{CUBE}: rows 3, before 2",
+        f"{CUBE}: sex: new f",
+        "core: accepted (transaction t1)",
+    ]

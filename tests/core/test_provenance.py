@@ -14,7 +14,7 @@ from catchment.core import provenance
 from catchment.core.account import Account, Balance, Line
 from catchment.core.errors import CatchmentError, Corrupt, Unavailable
 from catchment.core.ledger import Ledger, Publication
-from catchment.core.provenance import NAME, dumps, manifest, read_all, seal, seal_all
+from catchment.core.provenance import NAME, dumps, learn, manifest, read_all, seal, seal_all
 from catchment.core.store import open_store
 from catchment.testing.faults import Faults, every_fault, inject
 
@@ -153,3 +153,21 @@ def test_a_ledger_is_rebuilt_from_them(store, ledger, tmp_path):
         assert new.restore(read_all(store)) == 3
         assert new.restore(read_all(store)) == 0
         assert new.snapshots(AGGREGATE, provenance=True) == ledger.snapshots(AGGREGATE, provenance=True)  # fmt: skip
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_what_lacks_an_earlier_snapshot_is_learnt_by_nobody(
+    store, ledger, tmp_path, caplog, *, apart
+):
+    """Where each snapshot stands by itself it keeps no new one away; elsewhere it is an error."""
+    published(ledger)
+    seal(store, ledger, published(ledger, 2))
+    with Ledger.open(f"sqlite:///{tmp_path}/other.db") as other:
+        if apart:
+            learn(store, other, AGGREGATE, ["out/2/"], apart=True)
+            assert "nothing is learnt from the store" in caplog.text
+        else:
+            with pytest.raises(Corrupt) as error:
+                learn(store, other, AGGREGATE, ["out/2/"])
+            assert error.value.kind == "snapshot-gap"
+        assert other.snapshots(AGGREGATE) == []

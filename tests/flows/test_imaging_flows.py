@@ -287,5 +287,6 @@ def test_the_command_takes_a_partition(workspace, capsys, monkeypatch):
     assert call([*where, "imaging_main_raw", "--partition", "west", "--json"]) == 1
     assert "west" not in json.loads(capsys.readouterr().out)["materialized"]
     assert told("imaging_main_raw")["hint"].endswith("--partition north")  # it left no partition
+    assert call([*where, "imaging_main_raw", "--partition", "north"]) == 0  # it is known now
     assert call([*where, "imaging_main_stage", "--partition", MONTH]) == 0
     monkeypatch.delenv("DAGSTER_HOME", raising=False)

@@ -442,3 +442,9 @@ def test_no_room_for_a_picture_is_no_fault_of_the_picture(sites, job, house, ope
     monkeypatch.setattr("catchment.imaging.one_series._pictures", full)
     with ThreadPoolExecutor(1) as threads, pytest.raises(MemoryError):  # a child's its pool tells
         sheet_of(opened(), "1.2.3.1.1", threads)
+
+
+@pytest.mark.parametrize("data", [b"", b"no DICOM", b"\0" * 128 + b"DICM" + b"\xff" * 9])
+def test_what_is_no_file_of_pixels_is_no_picture(data):
+    with pytest.raises(Exception, match=r"."):
+        list(read_frames(data))

@@ -311,3 +311,17 @@ def test_the_cache_loads_a_version_once_and_lets_old_ones_go():
     cache.get("b", open_)
     cache.get("a", open_)
     assert len(opened) == 3
+
+
+def test_a_column_may_be_called_as_ours(tmp_path):
+    columns = {"cnt": [5, 3, 2], "catchment rollup": [None, "x", "y"]}
+    pq.write_table(pa.table(columns), tmp_path / "made.parquet")
+    told = Chartable(tmp_path / "made.parquet").chart("catchment rollup", None, parse([]))
+    assert told["data"] == [{"rows": [["x", 3], ["y", 2]]}]
+
+
+def test_a_table_without_counts_has_no_chart(tmp_path):
+    pq.write_table(pa.table({"sex": ["f"]}), tmp_path / "made.parquet")
+    with pytest.raises(Invalid) as caught:
+        Chartable(tmp_path / "made.parquet")
+    assert caught.value.kind == "not-a-cube"

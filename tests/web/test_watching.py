@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 from starlette.testclient import TestClient
 
+from catchment.cli.serve import METRICS
 from catchment.core.errors import Unavailable
 from catchment.testing.web import serving
+from catchment.web import watching
 from catchment.web.app import create_app
 from tests.collecting import collecting
 from tests.web.serving import make_workspace
@@ -93,8 +98,6 @@ def test_traces_go_to_the_collector_that_is_named(workspace, collector, monkeypa
 
 
 def test_nothing_is_traced_without_a_collector(workspace, monkeypatch):
-    from catchment.web import watching
-
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
     assert watching._provider() is None
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
@@ -125,8 +128,6 @@ def test_the_age_of_what_is_published_is_a_metric(workspace):
 
 def test_a_fault_is_an_error_of_its_span():
     from opentelemetry.sdk.trace import TracerProvider
-
-    from catchment.web import watching
 
     tracer = TracerProvider().get_tracer("test")
     span = watching._begin(tracer, {"method": "GET", "headers": []})
@@ -161,11 +162,27 @@ def test_attributes_of_spans_are_those_of_the_conventions():
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.semconv.attributes import http_attributes
 
-    from catchment.web import watching
-
     tracer = TracerProvider().get_tracer("test")
     span = watching._begin(tracer, {"method": "GET", "headers": []})
     watching._end(span, "GET", "/ui/runs", 200)
     known = {v for k, v in vars(http_attributes).items() if k.isupper() and isinstance(v, str)}
     assert set(span.attributes) <= known
     assert len(span.attributes) == 3
+
+
+COUNTING = """
+from prometheus_client import Counter
+Counter("told", "By a process that has ended.").inc(3)
+"""
+
+
+def test_what_several_processes_counted_is_told_together(tmp_path, monkeypatch):
+    """The client of Prometheus keeps counts in files where its variable names a folder."""
+    monkeypatch.setenv(METRICS, str(tmp_path))
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", COUNTING], check=True)
+    told = generate_latest(watching._of_all(CollectorRegistry())).decode()
+    assert "told_total 6.0" in told
+    monkeypatch.delenv(METRICS)
+    own = CollectorRegistry()
+    assert watching._of_all(own) is own

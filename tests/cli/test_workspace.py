@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 import tomllib
 from types import ModuleType
 
@@ -180,6 +181,13 @@ def test_status_shows_a_failed_run(catchment, workspace):
     ]
 
 
+@pytest.fixture
+def aside(tmp_path_factory, monkeypatch):
+    """Temporary folders of this test alone: processes that other tests killed left some."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
+
+
+@pytest.mark.usefixtures("aside")
 def test_gc_removes_orphans_and_interrupted_writes(catchment, workspace, tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("aside")
     catchment("run")
@@ -251,6 +259,7 @@ def test_doctor_tells_what_is_wrong(catchment, workspace):
     assert checks["ledger"]["well"] is True
 
 
+@pytest.mark.usefixtures("aside")
 def test_commands_about_a_store_without_a_workspace(catchment, workspace, tmp_path_factory):
     catchment("run")
     elsewhere = tmp_path_factory.mktemp("elsewhere")

@@ -345,6 +345,13 @@ def test_a_backup_does_not_lie_in_what_it_saves(house, below):
     assert error.value.kind == "backup-inside"
 
 
+def test_nor_does_it_by_a_link(house, tmp_path):
+    (tmp_path / "elsewhere").symlink_to(house.store.root)
+    with pytest.raises(Invalid) as error:
+        backup.backup(house, open_store((tmp_path / "elsewhere/backups").as_uri()))
+    assert error.value.kind == "backup-inside"
+
+
 def test_the_commands(home, tmp_path, capsys):
     url = (tmp_path / "shelf").as_uri()
 

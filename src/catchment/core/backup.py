@@ -45,6 +45,7 @@ from catchment.core.executor import bounded_map
 from catchment.core.progress import Event, Progress, silent
 from catchment.core.provenance import NAME as SEAL
 from catchment.core.store import Stat, Store, check_key
+from catchment.core.store_folders import inside
 from catchment.core.workspace import Workspace
 
 PART = 20_000  # lines of a list of objects, or of the ledger, in one piece
@@ -62,7 +63,7 @@ def backup(workspace: Workspace, target: Store, *, progress: Progress = silent) 
     """
     now = datetime.now(UTC)
     store = workspace.store
-    if f"{target.url.rstrip('/')}/".startswith(f"{store.url.rstrip('/')}/"):
+    if inside(target, store):
         raise Invalid(
             "the backups would lie in the very store that they are to save",
             kind="backup-inside",

@@ -83,6 +83,11 @@ def there(store: Store) -> Store:
     return store
 
 
+def inside(one: Store, other: Store) -> bool:
+    """Whether a store lies in another, or is it."""
+    return _place(one).startswith(_place(other))
+
+
 def overlap(one: Store, other: Store, prefix: str = "") -> bool:
     """Whether a store lies in another, or in what is below a prefix of it, or the reverse."""
     first, second = _place(one), _place(other) + prefix

@@ -198,7 +198,8 @@ import os, sys
 from catchment.core.store import Range, open_store
 from catchment.testing.faults import Faults
 
-CALLS = ("open", "write", "link", "rename", "fsync", "unlink", "mkdir", "copy_file_range")
+CALLS = ("open", "write", "link", "rename", "fsync", "unlink", "mkdir", "copy_file_range",
+         "pwrite")
 
 def work(url, faults):
     for name in CALLS:

@@ -1,6 +1,7 @@
 """The contract in a folder, and what only a folder can do wrong."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -8,6 +9,7 @@ import pickle
 import socket
 import subprocess
 import tempfile
+import threading
 import tracemalloc
 from datetime import timedelta
 from pathlib import Path
@@ -17,8 +19,11 @@ import pytest
 from catchment.core import store_draft, store_local
 from catchment.core.errors import Conflict, Corrupt, Invalid, NotFound, Unavailable
 from catchment.core.store import Range, open_store
-from catchment.core.store_draft import BUFFER, SMALL, STRIDE, Draft
+from catchment.core.store_draft import BLOCK, BLOCKS, BUFFER, SMALL, STRIDE, Draft
 from catchment.testing.store import GOOD_KEYS, MIB, StoreContract
+
+
+THREADS = threading.active_count()
 
 
 def local(folder):
@@ -366,9 +371,8 @@ def test_without_copies_by_the_kernel(store, monkeypatch, code):
     data = hashlib.shake_128(b"seed").digest(STRIDE + BUFFER)
     store.put("a", data)
     monkeypatch.setattr(os, "copy_file_range", refuse)
-    composed = store.compose("b", [b"x", Range(store, "a", 3, STRIDE)], digest=True)
+    store.compose("b", [b"x", Range(store, "a", 3, STRIDE)])
     assert store.read("b") == b"x" + data[3 : STRIDE + 3]
-    assert composed.digest == f"sha256:{hashlib.sha256(b'x' + data[3 : STRIDE + 3]).hexdigest()}"
 
 
 def test_other_errors_of_a_copy_are_raised(store, monkeypatch):
@@ -378,7 +382,95 @@ def test_other_errors_of_a_copy_are_raised(store, monkeypatch):
     store.put("a", bytes(SMALL))
     monkeypatch.setattr(os, "copy_file_range", fail)
     with pytest.raises(Unavailable):
-        store.compose("b", [Range(store, "a", 0, SMALL)], digest=True)
+        store.compose("b", [Range(store, "a", 0, SMALL)])
+
+
+@pytest.fixture
+def large(store):
+    """Bytes that make more blocks than are in memory at once, and their segments."""
+    data = hashlib.shake_128(b"seed").digest(BLOCK) * (BLOCKS + 2)
+    store.put("large", data)
+    whole = b"x" * 5 + data[3:] + b"y" * BLOCK + data[: SMALL - 1]
+    segments = [
+        b"x" * 5,
+        Range(store, "large", 3, len(data) - 3),
+        b"y" * BLOCK,
+        Range(store, "large", 0, SMALL - 1),
+    ]
+    return whole, segments
+
+
+def check_composed(store, large):
+    whole, segments = large
+    composed = store.compose("b", segments, digest=True)
+    assert (composed.size, store.read("b") == whole) == (len(whole), True)
+    assert composed.digest == f"sha256:{hashlib.sha256(whole).hexdigest()}"
+    assert threading.active_count() == THREADS
+
+
+def test_large_objects_are_hashed_and_written_in_blocks(store, large):
+    check_composed(store, large)
+
+
+def test_a_composition_of_whole_blocks(store):
+    data = bytes(BLOCK) * BLOCKS
+    composed = store.compose("b", [data], digest=True)
+    assert composed.digest == f"sha256:{hashlib.sha256(data).hexdigest()}"
+    assert store.head("b").size == len(data)
+
+
+def test_what_need_not_last_is_not_written_past_the_page_cache(store, large, monkeypatch):
+    monkeypatch.setattr(fcntl, "fcntl", None)
+    whole, segments = large
+    assert store.compose("b", segments, digest=True, durable=False).size == len(whole)
+    assert store.read("b") == whole
+
+
+def test_a_file_system_that_cannot_write_past_the_page_cache(store, large, monkeypatch):
+    def refuse(_fd, command, *_):
+        if command == fcntl.F_SETFL:
+            raise OSError(errno.EINVAL, "as tmpfs did")
+        return 0
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    check_composed(store, large)
+
+
+def test_a_disk_that_wants_other_blocks(store, large, monkeypatch):
+    """Some file systems take the flag, and then none of the writes; others a part of them."""
+    pwrite = os.pwrite
+    written = []
+
+    def choosy(fd, data, at):
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            if at % 4096 or len(data) % 4096:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            data = data[: BLOCK // 2 + 512]
+        written.append(pwrite(fd, data, at))
+        return written[-1]
+
+    monkeypatch.setattr(os, "pwrite", choosy)
+    check_composed(store, large)
+    assert BLOCK // 2 + 512 in written
+
+
+@pytest.mark.parametrize("number", range(1, BLOCKS + 4))
+def test_a_disk_that_fills_while_blocks_are_written(root, store, large, monkeypatch, number):
+    pwrite, calls = os.pwrite, []
+
+    def full(fd, data, at):
+        calls.append(at)
+        if len(calls) >= number:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(Unavailable) as caught:
+        store.compose("b", large[1], digest=True)
+    assert caught.value.kind == "disk-full"
+    assert [stat.key for stat in store.list()] == ["large"]
+    assert not list((root / ".catchment/tmp").iterdir())
+    assert threading.active_count() == THREADS
 
 
 @pytest.mark.parametrize("length", [SMALL - 1, SMALL + 1])

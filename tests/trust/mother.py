@@ -44,9 +44,10 @@ DISK = (
     "mkdir",
     "rmdir",
     "write",
+    "pwrite",
     "copy_file_range",
 )
-WRITES = frozenset({"write", "mkdir", "link", "copy_file_range"})
+WRITES = frozenset({"write", "pwrite", "mkdir", "link", "copy_file_range"})
 
 
 class Haunt:

@@ -172,7 +172,7 @@ class Store(Protocol):
         Ranges of the same kind of storage never pass through this process where the storage can
         copy them itself. As whole and durable as a put; an interrupted one leaves nothing visible.
         NotFound if a source is missing, Corrupt (kind ``short-source``) if one is shorter than its
-        range says. ``digest`` costs S3 one read of the sources: it hashes no object for us.
+        range says. ``digest`` costs one read of the sources: no storage hashes an object for us.
         """
         ...
 

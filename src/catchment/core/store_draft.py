@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import hashlib
+import mmap
 import os
 import sys
+from collections import deque
 from collections.abc import Buffer
 from concurrent.futures import Future, ThreadPoolExecutor
-from queue import SimpleQueue
 from typing import override
 
 from catchment.core.compose import short
@@ -18,8 +20,9 @@ from catchment.core.store import key_taken
 
 BUFFER = 1 << 18  # bytes; fits a core's cache: larger ones were three times slower to copy through
 SMALL = 1 << 15  # bytes; below it a read into the buffer costs less than a copy by the kernel
-HASHED = 4 << 20  # bytes hashed at once: each time, the interpreter's lock has to be had again
-STRIDE = 8 << 20  # bytes between signals to the disk and to the digest
+BLOCK = 4 << 20  # bytes hashed and written at once: each time, the interpreter's lock is wanted
+BLOCKS = 4  # in memory: one is filled, the others are hashed and written
+STRIDE = 8 << 20  # bytes between signals to the disk
 
 _SYNC_FILE_RANGE_WRITE = 2  # <fcntl.h>
 _sync_file_range = None
@@ -28,6 +31,7 @@ if sys.platform == "linux":
     if _sync_file_range is not None:
         _sync_file_range.argtypes = ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint
 _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}
+_DIRECT = getattr(os, "O_DIRECT", 0)
 
 
 class Draft:
@@ -37,37 +41,41 @@ class Draft:
         fd: an empty file, open for reading and writing; stays the caller's.
         key: what errors call it.
         digest: compute SHA-256 of the bytes while they are written.
+        durable: on the disk once it is finished.
     """
 
-    def __init__(self, fd: int, key: str, *, digest: bool = False) -> None:
+    def __init__(self, fd: int, key: str, *, digest: bool = False, durable: bool = True) -> None:
         self.size = 0
         self.digest: str | None = None
         self._fd = fd
         self._key = key
-        self._buffer = memoryview(bytearray(BUFFER))
+        self._durable = durable
+        self._blocks = _Blocks(fd, direct=durable) if digest else None
+        self._buffer = memoryview(mmap.mmap(-1, BLOCK) if digest else bytearray(BUFFER))
         self._filled = 0
         self._signalled = 0
-        self._sizes: SimpleQueue[int | None] = SimpleQueue()
-        self._thread: ThreadPoolExecutor | None = None
-        if digest:
-            self._thread = ThreadPoolExecutor(1, "digest")
-            self._hashed: Future[str] = self._thread.submit(_follow, fd, self._sizes)
 
     def write(self, data: Buffer) -> None:
         """Append the bytes."""
-        if not isinstance(data, bytes):
-            data = memoryview(data).cast("B")
-        if len(data) > BUFFER - self._filled:
+        view = memoryview(data).cast("B")
+        if self._blocks is None and len(view) > SMALL:
             self._flush()
-            if len(data) > SMALL:
-                self._append(memoryview(data))
-                return
-        self._buffer[self._filled : self._filled + len(data)] = data
-        self._filled += len(data)
+            self._append(view)
+            return
+        while view:
+            if self._filled == len(self._buffer):
+                self._flush()
+            count = min(len(view), len(self._buffer) - self._filled)
+            self._buffer[self._filled : self._filled + count] = view[:count]
+            self._filled += count
+            view = view[count:]
 
     def splice(self, source: int, key: str, start: int, length: int) -> None:
-        """Append bytes of an open file, by the kernel where it can (a reflink, a server's copy)."""
-        if length < SMALL:
+        """Append bytes of an open file, by the kernel where it can (a reflink, a server's copy).
+
+        Those to be hashed have to pass through here, whoever copies them.
+        """
+        if self._blocks is not None or length < SMALL:
             self._read(source, key, start, length)
             return
         self._flush()
@@ -81,26 +89,27 @@ class Draft:
             length -= count
             self._advance(count)
 
-    def finish(self, *, durable: bool) -> None:
-        """Make it whole, and durable unless told otherwise; sets ``digest`` where asked for."""
-        self._flush()
-        self._sizes.put(self.size)
-        self._sizes.put(None)
+    def finish(self) -> None:
+        """Make it whole; sets ``digest`` where asked for."""
         with os_errors(self._key):
-            if durable:
+            if self._blocks is None:
+                self._flush()
+            else:
+                self.size += self._filled
+                self._blocks.last(self._buffer[: self._filled])
+            if self._durable:
                 os.fsync(self._fd)
-            if self._thread:
-                self.digest = self._hashed.result()
+            if self._blocks is not None:
+                self.digest = self._blocks.digest()
 
     def close(self) -> None:
-        """End the digest's thread: from here on the file may be closed."""
-        if self._thread:
-            self._sizes.put(None)
-            self._thread.shutdown()
+        """End the threads: from here on the file may be closed."""
+        if self._blocks is not None:
+            self._blocks.close()
 
     def _read(self, source: int, key: str, start: int, length: int) -> None:
         while length:
-            if self._filled == BUFFER:
+            if self._filled == len(self._buffer):
                 self._flush()
             room = self._buffer[self._filled : self._filled + length]
             with os_errors(self._key):
@@ -112,7 +121,12 @@ class Draft:
             length -= count
 
     def _flush(self) -> None:
-        self._append(self._buffer[: self._filled])
+        if self._blocks is None:
+            self._append(self._buffer[: self._filled])
+        else:
+            self.size += self._filled
+            with os_errors(self._key):
+                self._buffer = self._blocks.turn(self._buffer)
         self._filled = 0
 
     def _append(self, data: memoryview) -> None:
@@ -127,7 +141,89 @@ class Draft:
         if self.size - self._signalled >= STRIDE:
             _write_back(self._fd, self._signalled, self.size - self._signalled)
             self._signalled = self.size
-            self._sizes.put(self.size)
+
+
+class _Blocks:
+    """A file's blocks on their way: one thread hashes them, another writes.
+
+    Args:
+        fd: the file.
+        direct: write past the page cache (open(2), ``O_DIRECT``) where the file system can. That
+            spares a copy into new pages, which somebody has to write back later, and leaves in
+            memory what others read.
+    """
+
+    def __init__(self, fd: int, *, direct: bool) -> None:
+        self._fd = fd
+        self._direct = direct
+        self._sha256 = hashlib.sha256()
+        self._at = 0
+        self._busy: deque[tuple[memoryview, Future[None], Future[None]]] = deque()
+        self._writer: ThreadPoolExecutor | None = None  # most files are less than a block
+        self._hasher: ThreadPoolExecutor | None = None
+
+    def turn(self, block: memoryview) -> memoryview:
+        """Take a full block; give one to fill."""
+        if self._writer is None or self._hasher is None:
+            if self._direct:
+                self._direct = _set_direct(self._fd, on=True)
+            self._writer = ThreadPoolExecutor(1, "write")
+            self._hasher = ThreadPoolExecutor(1, "digest")
+        written = self._writer.submit(self._write, block, self._at)
+        hashed = self._hasher.submit(self._sha256.update, block)
+        self._busy.append((block, written, hashed))
+        self._at += len(block)
+        return self._oldest() if len(self._busy) == BLOCKS else memoryview(mmap.mmap(-1, BLOCK))
+
+    def last(self, rest: memoryview) -> None:
+        """Wait for all blocks, and append what is not a whole one."""
+        while self._busy:
+            self._oldest()
+        self._buffered()
+        self._write(rest, self._at)
+        self._sha256.update(rest)
+
+    def digest(self) -> str:
+        """``sha256:<hex>`` of all."""
+        return f"sha256:{self._sha256.hexdigest()}"
+
+    def close(self) -> None:
+        """End the threads."""
+        for thread in (self._writer, self._hasher):
+            if thread is not None:
+                thread.shutdown(cancel_futures=True)
+
+    def _oldest(self) -> memoryview:
+        block, written, hashed = self._busy.popleft()
+        written.result()
+        hashed.result()
+        return block
+
+    def _write(self, data: memoryview, at: int) -> None:
+        while data:
+            try:
+                count = os.pwrite(self._fd, data, at)
+            except OSError as error:
+                if error.errno != errno.EINVAL or not self._direct:
+                    raise
+                self._buffered()  # what is left is not aligned, or the disk wants other blocks
+                continue
+            data = data[count:]
+            at += count
+
+    def _buffered(self) -> None:
+        if self._direct:
+            self._direct = _set_direct(self._fd, on=False)
+
+
+def _set_direct(fd: int, *, on: bool) -> bool:
+    """Write past the page cache from now on, or no longer; whether it does."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~_DIRECT
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | _DIRECT if on else flags)
+    except OSError:  # the file system cannot
+        return False
+    return on and bool(_DIRECT)
 
 
 def _write_back(file: int, start: int, length: int) -> None:
@@ -149,19 +245,6 @@ def _copy(source: int, target: int, start: int, count: int) -> int:
         if error.errno in _NO_COPY:
             return 0
         raise
-
-
-def _follow(fd: int, sizes: SimpleQueue[int | None]) -> str:
-    """Hash a file while it grows: its pages are still in memory, and another core is free."""
-    sha256 = hashlib.sha256()
-    buffer = memoryview(bytearray(HASHED))
-    done = 0
-    while (size := sizes.get()) is not None:
-        while done < size:
-            count = os.preadv(fd, [buffer[: size - done]], done)
-            sha256.update(buffer[:count])
-            done += count
-    return f"sha256:{sha256.hexdigest()}"
 
 
 class os_errors(Translating):  # noqa: N801 - used like contextlib.suppress

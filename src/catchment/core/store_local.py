@@ -107,7 +107,7 @@ class LocalStore(Store):
         with self._draft(key, mode, durable=durable) as (file, draft):
             for chunk in (data,) if isinstance(data, Buffer) else data:
                 draft.write(chunk)
-            draft.finish(durable=durable)
+            draft.finish()
             status = os.fstat(file)
         return folders.stat(key, status)
 
@@ -182,7 +182,7 @@ class LocalStore(Store):
                 else:
                     for chunk in compose.stream([segment]):
                         draft.write(chunk)
-            draft.finish(durable=durable)
+            draft.finish()
         return Composed(target, draft.size, draft.digest)
 
     @override
@@ -281,7 +281,7 @@ class LocalStore(Store):
         with self._folder(key, _DRAFTS, make=True) as drafts:
             with os_errors(key):
                 file = os.open(temporary, _DRAFT, 0o666, dir_fd=drafts)
-            draft = Draft(file, key, digest=digest)
+            draft = Draft(file, key, digest=digest, durable=durable)
             try:
                 yield file, draft
                 with (

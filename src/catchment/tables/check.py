@@ -19,6 +19,7 @@ from catchment.core.errors import Corrupt, Invalid, NotFound
 from catchment.core.ledger import Snapshot
 from catchment.core.progress import Event, Progress
 from catchment.core.provenance import check_store
+from catchment.core.read_ahead import read_ahead
 from catchment.core.store import Store
 from catchment.tables import composition, layout
 from catchment.tables.blocks import stored
@@ -72,6 +73,12 @@ class Memory:
             if known is not None:
                 found[item["table"]] = known
         return cls(store, snapshot, found)
+
+    def expect(self) -> None:
+        """Its tables will be copied from: let the disk begin."""
+        if self.snapshot is not None:
+            keys = (layout.result_key(self.snapshot.location, table) for table in self.tables)
+            read_ahead(self.store, keys)
 
     def may_hold(self, listed: Listed) -> bool:
         """Whether the snapshot may hold the very bytes of a file that moved: those of its size."""
@@ -133,7 +140,10 @@ class Reader:
             place = (listed.center.id, file.store.url, file.key, file.size, file.etag)
             entry = known.get((listed.table, *place))
             files.append(Input(listed, entry.digest, entry.rows, entry.schema) if entry else listed)
-        new = iter(self.read([f for f in files if isinstance(f, Listed)], progress))
+        unknown = [f for f in files if isinstance(f, Listed)]
+        if unknown:
+            self._memory.expect()
+        new = iter(self.read(unknown, progress))
         checked = [next(new) if isinstance(f, Listed) else f for f in files]
         return (
             [f for f in checked if isinstance(f, Input)],

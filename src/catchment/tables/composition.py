@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -182,6 +183,7 @@ def _entry(row: dict[str, Any]) -> Entry:
     return Entry(**row | {"schema": _schema(row["schema"]), "removals": removals})
 
 
+@lru_cache(maxsize=64)
 def _schema(data: bytes) -> pa.Schema:
     return ipc.read_schema(pa.BufferReader(data))
 

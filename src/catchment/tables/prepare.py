@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC
 from itertools import groupby
@@ -57,14 +57,16 @@ class Planner:
         self.job = job
         self.house = house
         snapshot = house.ledger.latest(job.aggregate)
-        self.memory = Memory.load(house.store, snapshot, remember=not full)
+        with ThreadPoolExecutor(1, "memory") as beside:
+            memory = beside.submit(Memory.load, house.store, snapshot, remember=not full)
+            self.found = find_datasets(
+                job.centers,
+                job.source,
+                fall_back=job.options.fall_back,
+                progress=house.progress,
+            )
+            self.memory = memory.result()
         self._damaged = full and snapshot and TableSnapshot(house.store, snapshot).verify()
-        self.found = find_datasets(
-            job.centers,
-            job.source,
-            fall_back=job.options.fall_back,
-            progress=house.progress,
-        )
         self._current: dict[str, frozenset[int]] = {}  # of all participants asked for
         self._keys = KeyReader(self.memory, house.executor, scratch)
         self._reader = Reader(

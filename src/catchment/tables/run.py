@@ -13,6 +13,7 @@ from typing import Any, Literal
 from catchment.core.errors import CatchmentError, Conflict, Corrupt, NotFound
 from catchment.core.ledger import Delivery, Lease, Move, Publication, Run, Snapshot
 from catchment.core.provenance import check_store, learn, manifest, seal, seal_all
+from catchment.core.read_ahead import read_ahead
 from catchment.core.scratch import scratch_folder
 from catchment.core.store import Composed, Store
 from catchment.tables import composition, layout
@@ -71,7 +72,7 @@ def run(job: Job, house: House, *, full: bool = False) -> Outcome:
                 scratch_folder() as scratch,
                 Planner(job, house, scratch, full=full, later=True) as planner,
             ):
-                return _Run(job, house, planner, record, lease, prefix=prefix).carry_out()
+                outcome = _Run(job, house, planner, record, lease, prefix=prefix).carry_out()
         except BaseException as error:
             known = error if isinstance(error, CatchmentError) else None
             with suppress(CatchmentError):  # the first error is the one to tell
@@ -80,6 +81,9 @@ def run(job: Job, house: House, *, full: bool = False) -> Outcome:
         finally:
             with suppress(CatchmentError):  # what is left over is an orphan, no more
                 clear(house.store, layout.staging_prefix(job.aggregate, record.id))
+    if outcome.state == "published":  # past memory, but somebody will soon read it
+        read_ahead(house.store, [layout.result_key(prefix, t.table) for t in outcome.plan.tables])
+    return outcome
 
 
 def _mend(job: Job, house: House, *, full: bool) -> None:

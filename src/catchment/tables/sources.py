@@ -18,7 +18,7 @@ from catchment.tables.model import Center
 BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
-REMOTE, LOCAL = 16, 4  # questions to stores at a time
+REMOTE, LOCAL = 16, 2  # questions to stores at a time
 
 
 def at_once(stores: Iterable[Store]) -> int:

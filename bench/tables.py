@@ -3,9 +3,9 @@
 Ours is :func:`catchment.tables.run.run` of an open workspace whose workers, child processes, run
 already; the second run is that of a workspace that stays open, as a service has it, and has made
 the run before. The lines below the table tell the same with ``cold`` workers, which start within
-the time, and as ``cli``, a whole cold ``catchment tables run``. The files were just read once, so all find
-them in the page cache, and lie on the disk that takes the results. What takes less than 5 s is run
-three times, and the fastest counts, for all alike; but ``cli``, which is run once.
+the time, and as ``cli``, a whole cold ``catchment tables run``. The files were just read once, so
+all find them in the page cache, and lie on the disk that takes the results. What takes less than
+5 s is run three times, and the fastest counts, for all alike; but ``cli``, which is run once.
 """
 
 from __future__ import annotations

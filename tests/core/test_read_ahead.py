@@ -30,7 +30,7 @@ def hinted(monkeypatch):
 
 def wait():
     for thread in threading.enumerate():
-        if thread.name == "read-ahead":
+        if thread.name == "ahead":
             thread.join()
 
 
@@ -50,7 +50,7 @@ def test_there_is_an_end_to_it(store, hinted, monkeypatch):
 
 
 def test_what_cannot_be_had_is_left_out(store, hinted, tmp_path):
-    read_ahead(open_store("memory://"), ["a"])
+    read_ahead(open_store("memory://ahead"), ["a"])
     read_ahead(inject(store, Faults(fail_at=1, error=Unavailable("gone", kind="x"))), ["a"])
     read_ahead(store, [])
     wait()

@@ -24,7 +24,7 @@ def read_ahead(store: Store, keys: Iterable[str]) -> None:
     with suppress(CatchmentError):
         files += (path for key in keys if (path := store.path(key)) is not None)
     if files and hasattr(os, "posix_fadvise"):  # Linux
-        Thread(target=_read_ahead, args=(files,), name="read-ahead", daemon=True).start()
+        Thread(target=_read_ahead, args=(files,), name="ahead", daemon=True).start()
 
 
 def _read_ahead(files: Sequence[Path]) -> None:

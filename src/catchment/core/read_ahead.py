@@ -12,7 +12,7 @@ from catchment.core.errors import CatchmentError
 from catchment.core.store import Store
 
 AHEAD = 1 << 30  # bytes: what a disk brings while a run is planned, and what any memory bears
-_STEP = 4 << 20  # bytes; the kernel takes little more of one hint
+_STEP = 128 << 10  # bytes; of more, the kernel takes what the disk takes at once, and no rest
 
 
 def read_ahead(store: Store, keys: Iterable[str]) -> None:
@@ -21,10 +21,11 @@ def read_ahead(store: Store, keys: Iterable[str]) -> None:
     What cannot be had is left out.
     """
     files: list[Path] = []
-    with suppress(CatchmentError):
+    with suppress(CatchmentError, OSError):
         files += (path for key in keys if (path := store.path(key)) is not None)
     if files and hasattr(os, "posix_fadvise"):  # Linux
-        Thread(target=_read_ahead, args=(files,), name="ahead", daemon=True).start()
+        with suppress(RuntimeError):  # no thread can be started
+            Thread(target=_read_ahead, args=(files,), name="ahead", daemon=True).start()
 
 
 def _read_ahead(files: Sequence[Path]) -> None:

@@ -12,6 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Buffer
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from typing import override
 
 from catchment.core.compose import short
@@ -51,7 +52,8 @@ class Draft:
         self._key = key
         self._durable = durable
         self._blocks = _Blocks(fd, direct=durable) if digest else None
-        self._buffer = memoryview(mmap.mmap(-1, BLOCK) if digest else bytearray(BUFFER))
+        with os_errors(key):
+            self._buffer = memoryview(mmap.mmap(-1, BLOCK) if digest else bytearray(BUFFER))
         self._filled = 0
         self._signalled = 0
 
@@ -103,9 +105,10 @@ class Draft:
                 self.digest = self._blocks.digest()
 
     def close(self) -> None:
-        """End the threads: from here on the file may be closed."""
+        """Leave the file alone: from here on it may be closed."""
         if self._blocks is not None:
             self._blocks.close()
+        self._buffer = memoryview(b"")  # an error's traceback may keep this for long
 
     def _read(self, source: int, key: str, start: int, length: int) -> None:
         while length:
@@ -158,6 +161,8 @@ class _Blocks:
         self._direct = direct
         self._sha256 = hashlib.sha256()
         self._at = 0
+        self._lock = Lock()  # on the file
+        self._closed = False
         self._busy: deque[tuple[memoryview, Future[None], Future[None]]] = deque()
         self._writer: ThreadPoolExecutor | None = None  # most files are less than a block
         self._hasher: ThreadPoolExecutor | None = None
@@ -169,8 +174,11 @@ class _Blocks:
                 self._direct = _set_direct(self._fd, on=True)
             self._writer = ThreadPoolExecutor(1, "write")
             self._hasher = ThreadPoolExecutor(1, "digest")
-        written = self._writer.submit(self._write, block, self._at)
-        hashed = self._hasher.submit(self._sha256.update, block)
+        try:
+            written = self._writer.submit(self._write, block, self._at)
+            hashed = self._hasher.submit(self._sha256.update, block)
+        except RuntimeError as error:  # no thread can be started
+            raise OSError(errno.EAGAIN, str(error)) from None
         self._busy.append((block, written, hashed))
         self._at += len(block)
         return self._oldest() if len(self._busy) == BLOCKS else memoryview(mmap.mmap(-1, BLOCK))
@@ -188,7 +196,10 @@ class _Blocks:
         return f"sha256:{self._sha256.hexdigest()}"
 
     def close(self) -> None:
-        """End the threads."""
+        """Write no more, and end the threads."""
+        with self._lock:  # who is interrupted while a thread starts has nothing to wait for
+            self._closed = True
+        self._busy.clear()
         for thread in (self._writer, self._hasher):
             if thread is not None:
                 thread.shutdown(cancel_futures=True)
@@ -201,13 +212,18 @@ class _Blocks:
 
     def _write(self, data: memoryview, at: int) -> None:
         while data:
-            try:
-                count = os.pwrite(self._fd, data, at)
-            except OSError as error:
-                if error.errno != errno.EINVAL or not self._direct:
-                    raise
-                self._buffered()  # what is left is not aligned, or the disk wants other blocks
-                continue
+            with self._lock:
+                if self._closed:
+                    return
+                try:
+                    count = os.pwrite(self._fd, data, at)
+                except OSError as error:
+                    if error.errno != errno.EINVAL or not self._direct:
+                        raise
+                    self._buffered()  # what is left is not aligned, or the disk wants other blocks
+                    continue
+                if not self._direct:
+                    _write_back(self._fd, at, count)
             data = data[count:]
             at += count
 

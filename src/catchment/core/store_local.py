@@ -281,8 +281,9 @@ class LocalStore(Store):
         with self._folder(key, _DRAFTS, make=True) as drafts:
             with os_errors(key):
                 file = os.open(temporary, _DRAFT, 0o666, dir_fd=drafts)
-            draft = Draft(file, key, digest=digest, durable=durable)
+            draft = None
             try:
+                draft = Draft(file, key, digest=digest, durable=durable)
                 yield file, draft
                 with (
                     self._folder(key, parents, make=True, durable=durable) as folder,
@@ -292,7 +293,8 @@ class LocalStore(Store):
                     if durable:
                         os.fsync(folder)
             finally:
-                draft.close()
+                if draft is not None:
+                    draft.close()
                 os.close(file)
                 with suppress(FileNotFoundError):
                     os.unlink(temporary, dir_fd=drafts)

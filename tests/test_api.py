@@ -49,6 +49,21 @@ def test_the_public_names():
     assert {n for n in dir(Catchment(None).tables) if not n.startswith("_")} == public
 
 
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_who_does_not_close_the_workspace_leaves_in_peace(sites, tmp_path, kind):
+    toml = tmp_path / "catchment.toml"
+    toml.write_text(toml.read_text().replace("threads", kind))
+    lines = (
+        "import catchment, sys",
+        "workspace = catchment.open(sys.argv[1])",
+        "print(workspace.tables.run().state)",
+        "print(workspace.tables.snapshot()['uds'].to_arrow().num_rows)",
+    )
+    command = [sys.executable, "-c", "\n".join(lines), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout.split(), done.stderr) == (["published", "3"], "")
+
+
 def test_the_interface_of_the_readme(opened, sites):
     outcome = opened.tables.run()
     assert (outcome.state, outcome.snapshot) == ("published", 1)

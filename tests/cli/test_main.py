@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import resource
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -298,7 +299,30 @@ def test_an_interrupt_is_130(catchment, failing):
     failing(KeyboardInterrupt())
     called = catchment("doctor")
     assert (called.code, called.out) == (130, "")
-    assert "Traceback" not in called.err
+    assert called.err.startswith("error: interrupted; ")
+
+
+WAITS = """import sys, time
+from catchment.cli.main import main
+from catchment.core.workspace import Workspace
+
+Workspace.open = lambda *_: (print("here", flush=True), time.sleep(60))
+sys.argv = ["catchment", "doctor"]
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_in_order(number):
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout.readline() == "here\n"
+        child.send_signal(number)
+        told = child.communicate()[1]
+    assert child.returncode == 130
+    assert told.startswith("error: interrupted; ")
+    assert "Traceback" not in told
 
 
 def test_an_exit_stays_an_exit(catchment, failing):

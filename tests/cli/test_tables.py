@@ -408,6 +408,9 @@ def test_orphans_are_collected(catchment, workspace):
     told = catchment("gc", "--grace", "0", "--dry-run", "--json").json["objects"]
     assert told == [str(staged.relative_to("data")), str(orphan.relative_to("data"))]
     assert orphan.exists()
+    everything = tree()
+    assert catchment("gc", "--grace", "0", "--dry-run", "--json").json["objects"] == told
+    assert tree() == everything  # the ledger, too
     assert catchment("gc", "--grace", "0", "--json").json["objects"] == told
     assert not orphan.exists()
     assert not staged.exists()
@@ -435,6 +438,38 @@ def test_a_lost_ledger_is_rebuilt(catchment, workspace, sites):
     sites.add("zero", 0, visits(("NACC000003", 0, "2020-01-01", 8)))
     third = catchment("tables", "run", "--json").json
     assert (third["snapshot"], values(catchment("tables", "run", "--json"))) == (3, [8, 3, 4])
+
+
+def test_a_collection_after_a_lost_ledger_makes_one_that_knows(catchment, workspace):
+    catchment("tables", "run")
+    before = catchment("tables", "list", "--json").json
+    shutil.rmtree(".catchment")
+    assert catchment("gc", "--grace", "0", "--json").json["objects"] == []
+    assert Path(".catchment").exists()
+    assert catchment("tables", "list", "--json").json == before
+
+
+@pytest.mark.parametrize("command", [("doctor", "--rebuild-ledger"), ("gc",)])
+def test_a_rebuild_that_fails_leaves_no_ledger(catchment, workspace, sites, command):
+    location = catchment("tables", "run", "--json").json["location"]
+    sites.add("zero", 0, visits(("NACC000003", 0, "2020-01-01", 7)))
+    catchment("tables", "run")
+    shutil.rmtree(".catchment")
+    provenance = Path("data", location, "provenance.json")
+    told = provenance.read_text()
+    provenance.write_text("{junk")
+    failed = catchment(*command)
+    assert (failed.code, str(location) in failed.err) == (6, True)
+    assert not Path(".catchment").exists()
+    provenance.write_text(told.replace('"received": ', '"received": 1', 1))
+    assert provenance.read_text() != told
+    failed = catchment(*command)
+    assert failed.code == 6
+    assert "tables/nacc: snapshot 1: records are not accounted for" in failed.err
+    assert "backup" in failed.err
+    provenance.write_text(told)
+    assert catchment(*command).code == 0
+    assert len(catchment("tables", "list", "--json").json) == 2
 
 
 def test_a_run_after_a_lost_ledger_needs_no_doctor(catchment, workspace):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 import tempfile
 import tomllib
@@ -13,7 +14,7 @@ from catchment.core.account import Account, Line
 from catchment.core.capability import Outcome
 from catchment.core.errors import Unavailable
 from catchment.core.finding import Finding, Severity
-from catchment.core.ledger import Publication
+from catchment.core.ledger import Ledger, Publication
 from catchment.core.provenance import seal
 
 SETTINGS = """
@@ -50,7 +51,7 @@ def run(workspace, name, *, dry_run, progress):
     return Outcome(aggregate, "published", 1, snapshot.location, account, (finding,), skipped)
 
 
-def orphans(workspace, *, grace):
+def orphans(workspace, *, grace, dry_run=False):
     return (s.key for s in workspace.store.list("tables/") if s.key.endswith("orphan"))
 
 
@@ -185,6 +186,28 @@ def test_status_shows_a_failed_run(catchment, workspace):
 def aside(tmp_path_factory, monkeypatch):
     """Temporary folders of this test alone: processes that other tests killed left some."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
+
+
+DIES = """import os, sys
+from datetime import timedelta
+from catchment.core.ledger import Ledger, leases
+
+ledger = Ledger.open(sys.argv[1])
+ledger.acquire("tables/second", leases.this_process(), timedelta(seconds=60))
+ledger.start_run("tables/second", {})
+os._exit(0)
+"""
+
+
+def test_status_tells_a_run_that_nobody_is_at_work_on(catchment, workspace):
+    catchment("run", "tables/second")
+    url = f"sqlite:///{workspace}/.catchment/ledger.db"
+    subprocess.run([sys.executable, "-c", DIES, url], check=True)
+    (told,) = catchment("status", "tables/second", "--json").json
+    assert (told["runs"][0]["state"], told["lease"]) == ("running", None)
+    assert "not ended" in catchment("status", "tables/second").out
+    with Ledger.open(url) as ledger, ledger.holding("tables/second"):
+        assert "running" in catchment("status", "tables/second").out
 
 
 @pytest.mark.usefixtures("aside")

@@ -101,9 +101,15 @@ def test_what_was_told_stands_while_runs_have_nothing_to_look_at(ledger, known):
     ledger.record(idle.id, findings=[finding("boston", Severity.WARNING, 1, "provider-away")])
     ledger.finish_run(idle.id, "unchanged")
     assert told() == (7, 6, 7, 1)
+    other = ledger.start_run("exports/bad", {})  # another aggregate's is not this one's
+    ledger.finish_run(other.id, "failed")
+    assert told() == (7, 6, 7, 1)
     looked = ledger.start_run("tables/good", {})  # it has looked, and all is well now
     ledger.record(looked.id, Account({Line("boston", "uds", "rows"): Balance(1, 1)}))
     ledger.finish_run(looked.id, "unchanged")
+    assert told() == (0, 0, 0, 0)
+    other = ledger.start_run("exports/bad", {})
+    ledger.finish_run(other.id, "unchanged")
     assert told() == (0, 0, 0, 0)
 
 

@@ -61,11 +61,11 @@ def run(
     )
 
 
-def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
+def orphans(workspace: Workspace, *, grace: timedelta, dry_run: bool = False) -> Iterator[str]:
     """Chunks in slots that were given up, none while a run is at work."""
     for name in workspace.settings.arrays:
         find = partial(_left_over, workspace.store, output_prefix(name))
-        yield from under_lease(workspace.ledger, f"arrays/{name}", grace, find)
+        yield from under_lease(workspace.ledger, f"arrays/{name}", grace, find, dry_run=dry_run)
 
 
 def _left_over(store: Store, prefix: str) -> Iterator[Stat]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -62,6 +63,14 @@ COMMANDS = {
     "serve": "Serve the workspace over HTTP: pages, uploads of sites, charts, downloads.",
     "upload": "Send a study's packages to a coordinating center, and see what was accepted.",
 }
+
+
+INTERRUPTED = 130
+STOPPED = CatchmentError(
+    "interrupted; what was published before stands, the rest is not visible",
+    kind="interrupted",
+    hint="run the same command again",
+)
 
 
 class _Root(TyperGroup):
@@ -178,6 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The program ``catchment``; ends with its exit code."""
     if arguments is None:  # else a program of somebody's calls, whose objects are its own matter
         load_quickly()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: runs end in order
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -211,6 +221,8 @@ def run(arguments: Sequence[str]) -> int:
             raise
         output.error(unexpected(error))
         return UNEXPECTED
+    if code == INTERRUPTED:
+        output.error(STOPPED)
     return code if isinstance(code, int) else 0
 
 

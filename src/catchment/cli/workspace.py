@@ -137,6 +137,8 @@ def gc(
     with open_workspace(output, url) as workspace:
         if dry_run:
             workspace.only_read()
+        elif not workspace.has_ledger:
+            workspace.rebuild()
         done = collect(workspace, timedelta(hours=grace), dry_run=dry_run)
     told = {"objects": done.objects, "interrupted_writes": done.interrupted}
     output.result({"dry_run": dry_run, **told}, _show_collected)
@@ -165,13 +167,12 @@ def doctor(
     """Check the workspace; mend what follows from the ledger, the store, or a backup."""
     from catchment.core.doctor import examine, lacking
     from catchment.core.doctor import mend as apply
-    from catchment.core.provenance import read_all
 
     output: Output = ctx.obj
     with open_workspace(output, url) as workspace:
         restored: int | None = None
         if rebuild_ledger and not dry_run:
-            restored = workspace.ledger.restore(read_all(workspace.store))
+            restored = workspace.rebuild()
         else:
             restored = lacking(workspace) if rebuild_ledger else None
             workspace.only_read()
@@ -229,13 +230,13 @@ def _show_outcomes(outcomes: list[dict[str, Any]]) -> Iterator[str | Table]:
 def _show_status(entries: list[dict[str, Any]]) -> Iterator[str | Table]:
     rows = []
     for entry in entries:
-        snapshot, runs = entry["snapshot"] or {}, entry["runs"]
+        snapshot = entry["snapshot"] or {}
         rows.append(
             (
                 entry["aggregate"],
                 snapshot.get("number"),
                 snapshot.get("published_at"),
-                runs[0]["state"] if runs else None,
+                _state(entry),
                 entry["lease"] and entry["lease"]["holder"],
                 ", ".join(f"{n:,} {state}" for state, n in entry["contributions"].items()),
                 len(entry["findings"]),
@@ -247,6 +248,12 @@ def _show_status(entries: list[dict[str, Any]]) -> Iterator[str | Table]:
         yield from findings(entry["findings"])
         if entry["runs"] and (error := entry["runs"][0]["error"]):
             yield f"{entry['aggregate']}: {error['message']}\n  hint: {error['hint']}"
+
+
+def _state(entry: dict[str, Any]) -> str | None:
+    """Of the last run; nobody may be at work on one that has not ended."""
+    state: str | None = entry["runs"][0]["state"] if entry["runs"] else None
+    return "not ended" if state == "running" and not entry["lease"] else state
 
 
 def _show_collected(data: dict[str, Any]) -> Iterator[str]:

@@ -65,7 +65,9 @@ class Capability(Protocol):
         """Bring the aggregate ``name`` of the settings up to date."""
         ...
 
-    def orphans(self, workspace: Workspace, *, grace: timedelta) -> Iterable[str]:
+    def orphans(
+        self, workspace: Workspace, *, grace: timedelta, dry_run: bool = False
+    ) -> Iterable[str]:
         """Keys of the workspace's store that no snapshot and no running run needs.
 
         Nothing that is younger than the grace time: a run may be about to name it. Each is given

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from catchment.core import scratch
 from catchment.core.capability import NAMES, load
 from catchment.core.errors import Conflict
-from catchment.core.ledger import Ledger
+from catchment.core.ledger import Ledger, leases
 from catchment.core.store import Stat
 from catchment.core.workspace import Workspace
 
@@ -34,11 +34,11 @@ class Collected(NamedTuple):
 def collect(workspace: Workspace, grace: timedelta, *, dry_run: bool = False) -> Collected:
     """Remove the orphans of all aggregates that are older than the grace time.
 
-    An aggregate that a run is at work on is passed over. A dry run removes nothing.
+    An aggregate that a run is at work on is passed over. A dry run removes and writes nothing.
     """
     objects: list[str] = []
     for name in NAMES:
-        for key in load(name).orphans(workspace, grace=grace):
+        for key in load(name).orphans(workspace, grace=grace, dry_run=dry_run):
             objects.append(key)
             if not dry_run:
                 workspace.store.delete(key)
@@ -47,13 +47,24 @@ def collect(workspace: Workspace, grace: timedelta, *, dry_run: bool = False) ->
 
 
 def under_lease(
-    ledger: Ledger, aggregate: str, grace: timedelta, find: Callable[[], Iterable[Stat]]
+    ledger: Ledger,
+    aggregate: str,
+    grace: timedelta,
+    find: Callable[[], Iterable[Stat]],
+    *,
+    dry_run: bool = False,
 ) -> Iterator[str]:
     """Keys of what is found, and older than the grace time, one by one while the lease is held.
 
-    Whoever removes them does so before asking for the next one. None while a run is at work.
+    Whoever removes them does so before asking for the next one. None while a run is at work. A dry
+    run, which removes none, only looks whether the lease is free.
     """
     youngest = datetime.now(UTC) - grace
+    if dry_run:
+        lease = ledger.lease(aggregate)
+        if lease is None or leases.is_dead(lease.holder):
+            yield from (stat.key for stat in find() if stat.modified <= youngest)
+        return
     try:
         with ledger.holding(aggregate, ttl=LEASE) as lease:
             found = list(find())

@@ -271,7 +271,8 @@ def _bring(store: Store, backup: Store, key: str, digest: str) -> str:
 
 def _left_over(workspace: Workspace) -> str:
     """What a collection would remove; those that a run is at work on are not looked at."""
-    count = sum(1 for name in NAMES for _ in load(name).orphans(workspace, grace=GRACE))
+    found = (load(name).orphans(workspace, grace=GRACE, dry_run=True) for name in NAMES)
+    count = sum(1 for keys in found for _ in keys)
     if count:
         return f"{count:,} objects that nobody needs take up space: catchment gc"
     return "nothing that is older than a day"

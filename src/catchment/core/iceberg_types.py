@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from catchment.core.errors import Conflict, NotFound
 from catchment.core.scratch import scratch_folder
-from catchment.core.store_file import StoreFile
+from catchment.core.store_file import seekable
 from catchment.core.warehouse.model import Relation, Source
 
 if TYPE_CHECKING:
@@ -141,17 +141,17 @@ def _all_whole(sources: list[Source], name: str, kind: pa.DataType) -> bool:
                 continue
             for group in range(file.num_row_groups):
                 try:
-                    file.read_row_group(group, columns=[name])[name].cast(kind)
+                    file.read_row_group(group, [name], use_threads=False)[name].cast(kind)
                 except pa.ArrowInvalid:
                     return False
     return True
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[pq.ParquetFile]:
+def _opened(source: Source, *, whole: bool = False) -> Iterator[pq.ParquetFile]:
     import pyarrow.parquet as pq
 
-    with StoreFile(source.store, source.key, source.size) as file:
+    with seekable(source.store, source.key, source.size, whole=whole) as file:
         yield pq.ParquetFile(file)
 
 
@@ -166,7 +166,7 @@ def _converted(source: Source, schema: pa.Schema, prefix: str) -> Source:
     with scratch_folder() as folder:
         path = folder / "object.parquet"
         with (
-            _opened(source) as file,
+            _opened(source, whole=True) as file,
             pq.ParquetWriter(path, schema, compression="zstd") as writer,
         ):
             for group in range(file.num_row_groups):

@@ -4,9 +4,33 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Buffer
+from collections.abc import Buffer, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
 
+from catchment.core.scratch import scratch_folder
 from catchment.core.store import Store
+
+
+@contextmanager
+def seekable(store: Store, key: str, size: int, *, whole: bool) -> Iterator[str | BinaryIO]:
+    """An object for a library that reads files: its path, or where it has none, a StoreFile.
+
+    What will be read as a ``whole`` is brought into a file first. Threads of Arrow may free what a
+    StoreFile gave them as late as when the program ends, and then abort it: let it use one only.
+    """
+    path = store.path(key)
+    if path is not None:
+        yield str(path)
+    elif whole:
+        with scratch_folder() as folder:
+            with Path(folder, "object").open("wb") as file:
+                file.writelines(store.stream(key))
+            yield file.name
+    else:
+        with StoreFile(store, key, size) as opened:
+            yield cast("BinaryIO", opened)
 
 
 class StoreFile(io.RawIOBase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import logging
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
+from weakref import WeakSet
 
 from catchment.core.errors import Invalid, NotFound
 from catchment.core.executor import open_executor
@@ -29,6 +31,8 @@ SQLITE = "sqlite:///"
 
 logger = logging.getLogger(__name__)
 
+_open: WeakSet[Workspace] = WeakSet()
+
 
 class Workspace:
     """Store and ledger are opened when they are first asked for.
@@ -44,6 +48,7 @@ class Workspace:
         self.file = file
         self.refused: Invalid | None = None
         self._opened = ExitStack()
+        _open.add(self)
 
     @classmethod
     def open(
@@ -141,6 +146,16 @@ class Workspace:
         ledger.restore(read_all(self.store))
         return ledger
 
+    def rebuild(self) -> int:
+        """Take what the store describes into the ledger; returns how many snapshots were new.
+
+        Corrupt as :func:`~catchment.core.provenance.read_all` and :meth:`Ledger.restore` raise it;
+        no ledger is made then, for readers would ask it instead of the store.
+        """
+        if not self.has_ledger:
+            self.ledger_to_read()
+        return self.ledger.restore(read_all(self.store))
+
     def only_read(self) -> None:
         """From now on the ledger is one to ask: none is made where there is none."""
         self.ledger = self.ledger_to_read()
@@ -180,6 +195,13 @@ class Workspace:
         else:
             folder = self.file.absolute().parent / RESERVED
         return f"{SQLITE}{folder / 'ledger.db'}"
+
+
+@atexit.register
+def _close_all() -> None:
+    """Of workspaces that nobody closed: later, no more threads start, which closing may need."""
+    for workspace in list(_open):
+        workspace.close()
 
 
 def _writable(file: Path) -> bool:

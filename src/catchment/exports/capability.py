@@ -72,14 +72,14 @@ def _is_done(job: Job, published: Mapping[str, Any]) -> bool:
     )
 
 
-def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
+def orphans(workspace: Workspace, *, grace: timedelta, dry_run: bool = False) -> Iterator[str]:
     """Objects of jobs that have ended without publishing them; none while a job is at work."""
     ledger = workspace.ledger
     configured = {f"exports/{name}" for name in workspace.settings.exports}
     known = {name for name in ledger.aggregates() if name.startswith("exports/")}
     for aggregate in sorted(configured | known):
         find = partial(_left_over, ledger, workspace.store, aggregate)
-        yield from under_lease(ledger, aggregate, grace, find)
+        yield from under_lease(ledger, aggregate, grace, find, dry_run=dry_run)
 
 
 def _left_over(ledger: Ledger, store: Store, aggregate: str) -> Iterator[Stat]:

@@ -95,12 +95,12 @@ def load_warehouse(workspace: Workspace, name: str, snapshot: Snapshot) -> list[
     return follow(workspace, f"imaging/{name}", snapshot.number, shown.relations)
 
 
-def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
+def orphans(workspace: Workspace, *, grace: timedelta, dry_run: bool = False) -> Iterator[str]:
     """Objects that no snapshot, delivery or running run needs; none while a run is at work."""
     for name in workspace.settings.imaging:
         wanted = job(workspace, name, receives=False, stages=False)
         find = partial(_left_over, workspace, wanted)
-        yield from under_lease(workspace.ledger, wanted.aggregate, grace, find)
+        yield from under_lease(workspace.ledger, wanted.aggregate, grace, find, dry_run=dry_run)
 
 
 def _left_over(workspace: Workspace, wanted: Job) -> list[Stat]:

@@ -80,7 +80,7 @@ def _outcome(
     )
 
 
-def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
+def orphans(workspace: Workspace, *, grace: timedelta, dry_run: bool = False) -> Iterator[str]:
     """Objects of merges and snapshots that were never published; none while a run is at work.
 
     What sites sent is history and never an orphan.
@@ -88,7 +88,7 @@ def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
     ledger = workspace.ledger
     for study in studies(ledger):
         find = partial(_left_over, ledger, workspace.store, study)
-        yield from under_lease(ledger, layout.aggregate(study), grace, find)
+        yield from under_lease(ledger, layout.aggregate(study), grace, find, dry_run=dry_run)
 
 
 def _left_over(ledger: Ledger, store: Store, study: str) -> Iterator[Stat]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from catchment.core.account import Account
 from catchment.core.ledger import Snapshot
-from catchment.core.store_file import StoreFile
+from catchment.core.store_file import seekable
 from catchment.tables.snapshot import Table
 
 ROWS = "rows"
@@ -105,9 +105,12 @@ def rows_of(table: Table, most: int) -> dict[str, Any]:
     """The first rows of a table; only as much of it is read as they need."""
     import pyarrow.parquet as pq
 
-    with StoreFile(table.store, table.key, table.size) as opened, pq.ParquetFile(opened) as file:
+    with (
+        seekable(table.store, table.key, table.size, whole=False) as opened,
+        pq.ParquetFile(opened) as file,
+    ):
         names = file.schema_arrow.names
-        batch = next(file.iter_batches(most), None) if most else None
+        batch = next(file.iter_batches(most, use_threads=False), None) if most else None
         found = [] if batch is None else batch.slice(0, most).to_pylist()
     return {
         "columns": names,

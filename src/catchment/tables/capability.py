@@ -60,7 +60,7 @@ def run(
     )
 
 
-def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
+def orphans(workspace: Workspace, *, grace: timedelta, dry_run: bool = False) -> Iterator[str]:
     """Objects of runs that ended without publishing them; none while a run is at work.
 
     A later run takes a new folder, so what is an orphan under the lease stays one.
@@ -68,7 +68,7 @@ def orphans(workspace: Workspace, *, grace: timedelta) -> Iterator[str]:
     outputs = _outputs(workspace)
     for aggregate in outputs:
         find = partial(_left_over, workspace, aggregate, outputs)
-        yield from under_lease(workspace.ledger, aggregate, grace, find)
+        yield from under_lease(workspace.ledger, aggregate, grace, find, dry_run=dry_run)
 
 
 def _left_over(workspace: Workspace, aggregate: str, outputs: Mapping[str, str]) -> Iterator[Stat]:

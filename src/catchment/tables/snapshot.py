@@ -13,7 +13,7 @@ from catchment.core.ledger import Ledger, Snapshot
 from catchment.core.progress import Progress, silent
 from catchment.core.provenance import verify
 from catchment.core.store import Store
-from catchment.core.store_file import StoreFile
+from catchment.core.store_file import StoreFile, seekable
 from catchment.core.warehouse import Relation, Source
 from catchment.tables.model import CONSTANTS
 
@@ -40,15 +40,18 @@ class Table:
         """
         import pyarrow.parquet as pq
 
-        with StoreFile(self.store, self.key, self.size) as file:
-            known = set(pq.read_schema(file).names) if columns else set()
-            if unknown := [name for name in columns or () if name not in known]:
-                raise NotFound(
-                    f"the table has no column {', '.join(map(repr, unknown))}",
-                    kind="no-such-column",
-                    hint="catchment tables show",
-                )
-            return pq.read_table(file, columns=None if columns is None else list(columns))
+        whole = columns is None
+        with seekable(self.store, self.key, self.size, whole=whole) as source:
+            local = isinstance(source, str)
+            with pq.ParquetFile(source, pre_buffer=local) as file:
+                known = set(file.schema_arrow.names)
+                if unknown := [name for name in columns or () if name not in known]:
+                    raise NotFound(
+                        f"the table has no column {', '.join(map(repr, unknown))}",
+                        kind="no-such-column",
+                        hint="catchment tables show",
+                    )
+                return file.read(None if columns is None else list(columns), use_threads=local)
 
     def to_polars(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
         """The same as a Polars frame. Invalid (kind ``missing-library``) without Polars."""

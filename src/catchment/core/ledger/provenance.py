@@ -93,7 +93,15 @@ def read(provenance: Mapping[str, Any]) -> Record:
             kind="provenance-malformed",
             hint="take this snapshot's provenance.json from a backup",
         ) from error
-    record.account.check()
+    try:
+        record.account.check()
+    except Corrupt as error:
+        snapshot = record.snapshot
+        raise Corrupt(
+            f"{snapshot.aggregate}: snapshot {snapshot.number}: {error.message}",
+            kind=error.kind,
+            hint="take this snapshot's provenance.json from a backup",
+        ) from None
     return record
 
 

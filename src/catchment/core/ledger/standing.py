@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from catchment.core.finding import Finding
 from catchment.core.ledger import counts as count_rows
+from catchment.core.ledger import leases
 from catchment.core.ledger import runs as run_rows
 from catchment.core.ledger import snapshots as snapshot_rows
 from catchment.core.ledger.contributions import BATCH
@@ -104,7 +105,7 @@ def _wholes(c: sa.Connection, names: Sequence[str], newest: int, now: datetime) 
     idle = {row.name for row in rows if row.idle}
     for row in rows:
         made[row.name] = one = Whole()
-        if row.expires_at is not None and row.expires_at > now:
+        if row.expires_at is not None and row.expires_at > now and not leases.is_dead(row.holder):
             one.lease = Lease(row.name, row.holder, row.fence, row.expires_at)
         if row.number is not None:
             latest.append((row.name, row.number))
@@ -138,6 +139,7 @@ def _given(names: Collection[str]) -> Any:
 def _last(where: Any, *more: Any, skip: int = 0) -> Any:
     """The id of the newest run of an aggregate, or of one before, for each row of a query."""
     newest = sa.select(runs.c.id).where(runs.c.aggregate == where, *more)
+    newest = newest.correlate(aggregates)  # however deep it stands in the query
     return newest.order_by(runs.c.id.desc()).limit(1).offset(skip).scalar_subquery()
 
 

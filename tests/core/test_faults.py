@@ -189,15 +189,18 @@ STEPS = """
 store.put("folder/a", bytes(100_000), mode="overwrite")
 segments = [b"x", Range(store, "folder/a", 1, 99_000)]
 store.compose("folder/b", segments, mode="overwrite", digest=True)
+store.compose("folder/c", segments, mode="overwrite")
 store.delete("folder/a")
 """
 
 # Forks before each try: only the first pays for the start of Python.
 WORK = f"""
 import os, sys
+from catchment.core import store_draft
 from catchment.core.store import Range, open_store
 from catchment.testing.faults import Faults
 
+store_draft.BLOCK = 1 << 15  # three of them, and a rest
 CALLS = ("open", "write", "link", "rename", "fsync", "unlink", "mkdir", "copy_file_range",
          "pwrite")
 
@@ -227,14 +230,15 @@ def test_a_kill_at_each_call_to_the_system_loses_nothing(tmp_path):
     subprocess.run(command, check=True, timeout=60)
     tries = sorted(tmp_path.iterdir(), key=lambda path: int(path.name))
     assert len(tries) > 30
-    wholes = {"folder/a": bytes(100_000), "folder/b": b"x" + bytes(99_000)}
+    wholes = {"folder/a": bytes(100_000)}
+    wholes |= dict.fromkeys(("folder/b", "folder/c"), b"x" + bytes(99_000))
     for root in tries:
         store = open_store(root.as_uri())
         for stat in store.list():
             assert store.read(stat.key) == wholes[stat.key]
         exec(STEPS, {"store": store, "Range": Range})  # the next run ends as an undisturbed one
         assert [(s.key, store.read(s.key)) for s in store.list()] == [
-            ("folder/b", wholes["folder/b"])
+            (key, wholes[key]) for key in ("folder/b", "folder/c")
         ]
         assert store.sweep(timedelta(0)) <= 1
 

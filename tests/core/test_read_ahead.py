@@ -64,6 +64,15 @@ def test_a_file_that_goes_meanwhile(store, hinted, tmp_path, monkeypatch):
     assert len(hinted) == 1
 
 
+def test_no_thread_can_be_started(store, hinted, monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    read_ahead(store, ["a"])
+    assert not hinted
+
+
 def test_another_platform(store, monkeypatch):
     monkeypatch.delattr(os, "posix_fadvise")
     read_ahead(store, ["a"])

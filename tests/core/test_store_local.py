@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 import pickle
 import socket
@@ -473,6 +474,56 @@ def test_a_disk_that_fills_while_blocks_are_written(root, store, large, monkeypa
     assert [stat.key for stat in store.list()] == ["large"]
     assert not list((root / ".catchment/tmp").iterdir())
     assert not writing()
+
+
+def test_who_is_interrupted_while_a_thread_starts_may_close_the_file(
+    root, store, large, monkeypatch
+):
+    """The thread is not known then, and nobody waits for it: it must not write into others' files."""
+    start, release, late = threading.Thread.start, threading.Event(), []
+
+    def interrupted(thread):
+        start(thread)
+        late.append(thread)
+        raise KeyboardInterrupt
+
+    def slow(*arguments, write=store_draft._Blocks._write):
+        release.wait()
+        write(*arguments)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    monkeypatch.setattr(store_draft._Blocks, "_write", slow)
+    with pytest.raises(KeyboardInterrupt):
+        store.compose("b", large[1], digest=True)
+    others = [(root / f"other{n}").open("w+b") for n in range(4)]  # these have its number now
+    release.set()
+    late[0].join()
+    for other in others:
+        assert other.read() == b""
+        other.close()
+    assert not list((root / ".catchment/tmp").iterdir())
+
+
+def test_no_thread_can_be_started(root, store, large, monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(Unavailable, match="can't start new thread"):
+        store.compose("b", large[1], digest=True)
+    assert not list((root / ".catchment/tmp").iterdir())
+
+
+def test_no_memory_for_a_draft(root, store, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    with pytest.raises(Unavailable):
+        store.compose("b", [b"x"], digest=True)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert not list((root / ".catchment/tmp").iterdir())
 
 
 @pytest.mark.parametrize("length", [SMALL - 1, SMALL + 1])

@@ -105,8 +105,8 @@ def test_what_is_no_dataset(call, name, content, code):
 def test_a_leaf_of_a_tree_is_named(call):
     tree = {"/a": make_session("a"), "/b/c": make_session("c")}
     xr.DataTree.from_dict(tree).to_netcdf("tree.nc")
-    for group, code in (("", 2), ("nope", 3)):
-        refused = call("append", "tree.nc", "all.zarr", "--group", group)
+    for group, code in (((), 2), (("--group", "nope"), 3)):
+        refused = call("append", "tree.nc", "all.zarr", *group)
         assert refused[0] == code
         assert "--group names a leaf: 'a', 'b/c'" in refused[1]["error"]["hint"]
     assert call("append", "tree.nc", "all.zarr", "--group", "b/c")[0] == 0

@@ -69,7 +69,7 @@ def test_run_status_verify(catchment, workspace, server):
     assert "Z9000_0001.ndjson" in named.out
 
     well = catchment("exports", "verify")
-    assert (well.code, well.out[:12]) == (0, "1 files of j")
+    assert (well.code, well.out[:11]) == (0, "1 file of j")
     file.write_bytes(b"damaged\n")
     wrong = catchment("exports", "verify", "--json")
     assert wrong.code == 1

@@ -72,7 +72,7 @@ def test_with_a_workspace(catchment, providers, tmp_path):
     (tmp_path / "catchment.toml").write_text(
         '[imaging.ct]\nkey = "k"\nwarehouse = "w.duckdb"\n[imaging.ct.providers]\nalpha = "alpha"\nbeta = "beta"\n'
     )
-    assert "4 files wait" in catchment("imaging", "sync").out
+    assert "4 files to publish" in catchment("imaging", "sync").out
     assert "4 files" in catchment("imaging", "run", "--dry-run").out
     assert not (tmp_path / "w.duckdb").exists()
     assert catchment("run").code == 0

@@ -43,7 +43,7 @@ def failing(monkeypatch):
     """Makes ``catchment doctor`` raise an error."""
 
     def fail(error: BaseException) -> None:
-        def look(path, settings=None):
+        def look(path, settings=None, flags=None):
             raise error
 
         monkeypatch.setattr("catchment.core.workspace.Workspace.open", look)

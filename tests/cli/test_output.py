@@ -103,7 +103,7 @@ def test_findings_begin_with_the_gravest():
         "error: b: uds: m [y]",
         "  hint: do",
         "warning: a: uds: m [z]",
-        "and 1 notes (--json shows them)",
+        "and 1 note (--json shows it)",
     ]
 
 

@@ -445,7 +445,7 @@ def test_an_audit_log_that_was_changed_at_any_line_is_found_and_named(catchment,
     for lost in (
         call(),
         catchment("user", "audit", "--check", "-w", "w"),
-    ):  # "all 0 lines are well"
+    ):  # "0 lines: all is well"
         assert (lost.code, "there is no ledger" in lost.err) == (3, True)
     with Workspace.open(tmp_path / "w") as space:
         people, database = People(space.ledger), space.ledger._database
@@ -455,9 +455,10 @@ def test_an_audit_log_that_was_changed_at_any_line_is_found_and_named(catchment,
         assert told["lines"] == 5
         for head in (told["head"], f" {told['head'].upper()}\n", "-"):
             assert call("--head", head).code == 0
-        for head in ("", told["head"][:12]):  # a variable that is not set proves nothing
-            refused = call("--head", head)
-            assert (refused.code, "64 hexadecimal digits" in refused.err) == (2, True)
+        refused = call("--head", told["head"][:12])
+        assert (refused.code, "64 hexadecimal digits" in refused.err) == (2, True)
+        refused = call("--head", "")  # a variable that is not set proves nothing
+        assert (refused.code, "--head is empty" in refused.err) == (2, True)
         rows = database.read(lambda c: c.execute(sa.select(audit).order_by(audit.c.id)).all())
         where = audit.c.id == rows[line - 1].id
         for column, value in CHANGES.items():

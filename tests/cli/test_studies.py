@@ -112,7 +112,7 @@ def test_watching_sees_what_comes(folder, capsys, monkeypatch):
 
     monkeypatch.setattr(watch, "watch", until)
     text = call(capsys, "process", "--watch", "--interval", "60")
-    assert "a: core__count.cube.parquet of core: 1 files accepted" in text
+    assert "a: core__count.cube.parquet of core: 1 file accepted" in text
     monkeypatch.setattr(watch, "INotify", None)
     with Workspace.open(folder) as space:
         told_of = watch.Watch(space.store)

@@ -115,8 +115,10 @@ def test_flags_that_choose_rows(catchment, sites, flags, expected):
 def test_the_freeze_date_flag(catchment, sites):
     called = catchment("tables", "run", *ARGUMENTS, *PEOPLE, "--json", "--freeze-date", "20251231")
     assert called.json["details"]["constants"]["freeze_date"] == "20251231"
-    wrong = catchment("tables", "run", *ARGUMENTS, *PEOPLE, "--freeze-date", "2025-12-31")
-    assert (wrong.code, "freeze_date" in wrong.err) == (2, True)
+    for day in ("2025-12-31", "tomorrow", "20260230"):
+        wrong = catchment("tables", "run", *ARGUMENTS, *PEOPLE, "--freeze-date", day)
+        told = f"error: --freeze-date: expected a day as YYYYMMDD, found {day!r}"
+        assert (wrong.code, wrong.err.splitlines()[0]) == (2, told)
 
 
 def test_strict_and_require_all_and_fall_back(catchment, sites):
@@ -149,7 +151,8 @@ def test_a_run_on_a_cluster(catchment, sites):
         called = catchment("tables", "run", *ARGUMENTS, *PEOPLE, "--json", "--cluster", address)
     assert values(called) == [1, 3, 4]
     wrong = catchment("tables", "run", *ARGUMENTS, *PEOPLE, "--cluster", "somewhere")
-    assert (wrong.code, "executor.kind" in wrong.err) == (2, True)
+    told = "error: --cluster: expected tcp://HOST:PORT, threads or processes, found 'somewhere'"
+    assert (wrong.code, wrong.err.splitlines()[0]) == (2, told)
 
 
 def test_what_is_missing_is_said(catchment, sites):
@@ -158,16 +161,57 @@ def test_what_is_missing_is_said(catchment, sites):
     called = catchment("tables", "run", "--output", "out", "--centers", "centers.json")
     assert (called.code, "datasets" in called.err) == (2, True)
     called = catchment("tables", "run", *ARGUMENTS[:-2])
-    assert (called.code, "catchment init" in called.err) == (3, True)
+    assert (called.code, "--output URL" in called.err) == (3, True)
+    assert "hint: catchment init" in catchment("tables", "list").err
     called = catchment("tables", "run", *ARGUMENTS, "--include-centers", "alfa", "--json")
     assert called.json["error"]["kind"] == "unknown-center"
     called = catchment(
         "tables", "run", *ARGUMENTS, "--include-centers", "alpha", "--exclude-centers", "zero"
     )
     assert called.code == 2
-    for flag in ("--transfers", "--mode"):
-        assert catchment("tables", "run", *ARGUMENTS, flag, "perhaps").code == 2
+    for flag, known in (("--transfers", "'current' or 'none'"), ("--mode", "'prod' or 'dev'")):
+        called = catchment("tables", "run", *ARGUMENTS, flag, "perhaps")
+        told = f"error: {flag}: expected {known}, found 'perhaps'"
+        assert (called.code, called.err.splitlines()[0]) == (2, told)
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("flag", ["--output", "--identifiers", "--include-centers"])
+def test_an_option_without_a_value_is_told(catchment, sites, flag):
+    for given in ((flag, ""), (f"{flag}=",)):
+        called = catchment("tables", "run", *ARGUMENTS, *PEOPLE, *given)
+        assert (called.code, called.err.splitlines()[0]) == (2, f"error: {flag} is empty")
+    assert catchment("tables", "run", flag, "", "--json").json["error"]["kind"] == "usage"
+
+
+def test_an_output_that_is_no_folder(catchment, sites):
+    for output in ("people.csv", "people.csv/below"):
+        called = catchment("tables", "run", *ARGUMENTS[:-1], output)
+        assert (called.code, "people.csv is a file, expected a folder" in called.err) == (2, True)
+        assert "hint: " in called.err
+    called = catchment("tables", "run", *ARGUMENTS[:-1], "/proc/nope")
+    assert called.err.startswith("error: /proc/nope cannot be made: No such file")
+
+
+def test_the_hint_without_identifiers_fits_the_rule_that_asks(catchment, sites):
+    def hint(*flags: str) -> str:
+        called = catchment("tables", "run", *ARGUMENTS, *flags, "--json")
+        assert called.json["error"]["kind"] == "no-identifiers"
+        return called.json["error"]["hint"]
+
+    rule = {"criteria": ["naccid", "visitdate"], "on_duplicate": "active_only"}
+    Path("rules.json").write_text(json.dumps({"uds": rule}))
+    assert hint().endswith("or --transfers none to keep all")
+    told = hint("--duplicates-criteria", "rules.json", "--transfers", "none")
+    assert told.endswith("or set on_duplicate to keep_all or drop_all in the criteria")
+
+
+def test_where_no_file_can_be_read_the_first_says_why(catchment, sites):
+    for center, adcid in (("zero", 0), ("alpha", 10), ("beta-leads", 20)):
+        sites.add(center, adcid, b"PAR1", version="2", created="2026-02-01T00:00:00Z")
+    error = catchment("tables", "run", *ARGUMENTS, *PEOPLE, "--json").json["error"]
+    assert (error["kind"], error["hint"]) == ("nothing-to-do", "send the file again")
+    assert "zero: uds/tables/uds/data.parquet: " in error["message"]
 
 
 def test_every_flag_of_the_reference_is_there(catchment):
@@ -332,10 +376,10 @@ def test_text_for_people(catchment, workspace, sites):
     sites.add("zero", 0, visits(("NACC000003", 0, "x", 7)).set_column(3, "value", pa.array(["x"])))
     ran = catchment("tables", "run").out
     assert re.search(r"uds +files +3 +2 +0 +1", ran)
-    assert "quarantined: 1 files (parquet-unreadable)" in ran
+    assert "quarantined: 1 file (parquet-unreadable)" in ran
     assert re.search(r"error: alpha: .*\[parquet-unreadable\]", ran)
     assert "[column-conflict]" in ran
-    assert "notes (--json shows them)" in ran
+    assert "(--json shows " in ran
     assert "skipped: gamma (center-inactive)" in ran
     assert "skipped: alpha (parquet-unreadable)" in ran
     assert "published snapshot 1" in ran

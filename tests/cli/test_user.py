@@ -68,4 +68,4 @@ def test_the_audit_log_is_shown_and_checked(user, tmp_path):
         People(ledger).note("otto", "operator", "export cancelled", "exports/claims")
     assert "export cancelled" in user("audit").out
     assert user("audit", "--json").json[0]["user"] == "otto"
-    assert user("audit", "--check").out == "all 1 lines are well\n"
+    assert user("audit", "--check").out == "1 line: all is well\n"

@@ -220,7 +220,7 @@ def test_gc_removes_orphans_and_interrupted_writes(catchment, workspace, tmp_pat
     (store / ".catchment" / "tmp" / "half").write_text("x")
     called = catchment("gc", "--grace", "0", "--dry-run")
     assert called.out == (
-        "tables/an-orphan\n1 objects would be removed\n1 interrupted writes would be cleared away\n"
+        "tables/an-orphan\n1 object would be removed\n1 interrupted write would be cleared away\n"
     )
     shutil.move(workspace / ".catchment", tmp_path / "away")
     assert catchment("gc", "--grace", "0", "--dry-run").out == called.out
@@ -229,7 +229,7 @@ def test_gc_removes_orphans_and_interrupted_writes(catchment, workspace, tmp_pat
     assert (store / "tables" / "an-orphan").exists()
     called = catchment("gc", "--grace", "0")
     assert called.out == (
-        "tables/an-orphan\n1 objects were removed\n1 interrupted writes were cleared away\n"
+        "tables/an-orphan\n1 object was removed\n1 interrupted write was cleared away\n"
     )
     assert catchment("gc", "--json").json == {
         "dry_run": False,
@@ -244,13 +244,13 @@ def test_doctor_rebuilds_a_lost_ledger(catchment, workspace):
     shutil.rmtree(workspace / ".catchment")
     called = catchment("doctor")
     assert called.code == 1
-    assert "1 snapshots that the ledger does not know" in " ".join(called.out.split())
+    assert "1 snapshot that the ledger does not know" in " ".join(called.out.split())
     called = catchment("doctor", "--rebuild-ledger", "--dry-run")
-    assert called.out.startswith("1 snapshots would be new to the ledger\n")
+    assert called.out.startswith("1 snapshot would be new to the ledger\n")
     assert not (workspace / ".catchment").exists()
     called = catchment("doctor", "--rebuild-ledger")
     assert called.code == 0
-    assert called.out.startswith("1 snapshots were new to the ledger\n")
+    assert called.out.startswith("1 snapshot was new to the ledger\n")
     assert catchment("doctor", "--rebuild-ledger", "--json").json["restored"] == 0
     again = catchment("doctor", "--rebuild-ledger", "--dry-run", "--json").json
     assert (again["dry_run"], again["restored"]) == (True, 0)
@@ -293,6 +293,21 @@ def test_commands_about_a_store_without_a_workspace(catchment, workspace, tmp_pa
     assert catchment("doctor", "--output", url).code == 0
     (elsewhere / "copy" / "tables" / "an-orphan").write_text("x")
     called = catchment("gc", "--grace", "0", "--output", url)
-    assert called.out == "tables/an-orphan\n1 objects were removed\n"
+    assert called.out == "tables/an-orphan\n1 object was removed\n"
     called = catchment("-w", workspace, "status", "--output", url, "--json")
     assert (called.code, called.json["error"]["kind"]) == (2, "two-places")
+
+
+@pytest.mark.parametrize(
+    "command", [("gc",), ("doctor",), ("status",), ("tables", "list"), ("exports", "status")]
+)
+def test_what_only_looks_makes_no_store(catchment, tmp_path, command):
+    called = catchment(*command, "--output", "nothere")
+    assert (called.code, f"there is no folder {(tmp_path / 'nothere').as_uri()}" in called.err) == (
+        3,
+        True,
+    )
+    assert not (tmp_path / "nothere").exists()
+    (tmp_path / "file").write_bytes(b"")
+    called = catchment(*command, "--output", "file")
+    assert (called.code, "file is a file, expected a folder" in called.err) == (2, True)

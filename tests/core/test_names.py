@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catchment.core.errors import Invalid
-from catchment.core.names import NAME, RESERVED, check_name, shown
+from catchment.core.names import NAME, RESERVED, check_name, counted, shown
 from catchment.core.store import check_key
 
 
@@ -81,3 +81,7 @@ def test_hostile_names_are_refused_and_shown_harmlessly(shared):
 def test_a_long_name_is_shown_cut():
     assert shown("x" * 65) == repr("x" * 61 + "...")
     assert shown("x" * 64) == repr("x" * 64)
+
+
+def test_one_thing_is_no_plural():
+    assert [counted(n, "rows") for n in (0, 1, 1200)] == ["0 rows", "1 row", "1,200 rows"]

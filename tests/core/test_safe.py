@@ -172,6 +172,7 @@ def test_too_much_memory(pool):
     error = failure_of(pool.limited(memory=100 * MIB).submit(safe_tasks.grow))
     assert (type(error), error.kind) == (Invalid, "reader-memory")
     assert str(error) == "the reader used more than 100 MiB of memory"
+    assert "executor.memory" in error.hint
     assert pool.submit(safe_tasks.add, 1).result() == 2
 
 
@@ -191,6 +192,7 @@ def test_a_broken_parquet_is_unreadable(pool, shared):
 def test_memory_that_is_refused_is_the_same_kind(pool, what):
     error = failure_of(pool.submit(safe_tasks.fail, what))
     assert error.kind == "reader-memory"
+    assert "executor.memory" in error.hint
     assert safe_tasks.CANARY not in str(error)
 
 

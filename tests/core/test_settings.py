@@ -128,9 +128,9 @@ def test_every_problem_is_told_with_its_place(file):
         {"CATCHMENT_EXECUTOR__WORKRS": "3"},
     )
     assert message.splitlines() == [
-        "argument: workspace.name: Input should be a valid string, found 3",
+        "argument: workspace.name: expected a valid string, found 3",
         "catchment.toml:2: nothing is called 'workspace.stor'; did you mean 'store'?",
-        "catchment.toml:5: executor.workers: Input should be greater than 0, found 0",
+        "catchment.toml:5: executor.workers: expected greater than 0, found 0",
         "environment: nothing is called 'executor.workrs'; did you mean 'workers'?",
         "catchment.toml:6: tables.nacc: source = 'flywheel' needs 'project'",
         "catchment.toml:9: tables.Bad: not a usable name: expected a-z, then up to 62 of a-z 0-9 _ -, got 'Bad'",
@@ -271,6 +271,24 @@ def test_a_secret_of_a_table_of_them_is_not_shown_where_it_is_wrong(file):
     assert "deidentify.p.keys.alpha" in told
     assert "4711" not in told
     assert "4712" not in told
+
+
+def test_a_name_with_a_dot_is_told_once_and_whole(file):
+    told = refused(file('[workspace]\nname = "n"\n[tables."../x"]\ncenters = "c"\n'))
+    assert told == (
+        'catchment.toml:3: [tables."../x"]: not a usable name: '
+        "expected a-z, then up to 62 of a-z 0-9 _ -, got '../x'"
+    )
+
+
+def test_an_argument_is_told_by_its_flag():
+    given = {"executor.kind": "foo", "executor.workers": 0}
+    with pytest.raises(Invalid) as caught:
+        Settings.load(None, given, {}, {"executor.kind": "--cluster"})
+    assert caught.value.message.splitlines() == [
+        "--cluster: expected tcp://HOST:PORT, threads or processes, found 'foo'",
+        "argument: executor.workers: expected greater than 0, found 0",
+    ]
 
 
 def test_an_empty_variable_takes_back_what_the_file_says(file):

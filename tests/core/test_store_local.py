@@ -115,7 +115,11 @@ def test_a_root_that_is_a_file_is_refused(tmp_path):
     for call in (lambda: store.put("k", b"1"), lambda: store.read("k"), lambda: list(store.list())):
         with pytest.raises(Invalid) as caught:
             call()
-        assert caught.value.kind == "bad-store-url"
+        assert caught.value.kind == "folder-unusable"
+        assert caught.value.message == f"{tmp_path}/file is a file, expected a folder"
+        assert caught.value.hint
+    with pytest.raises(Invalid, match=r"^/proc/nope cannot be made: No such file"):
+        local(Path("/proc/nope/below")).put("k", b"1")
 
 
 # --- links and special files ----------------------------------------------------------------------

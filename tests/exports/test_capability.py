@@ -144,6 +144,6 @@ def test_a_number_given_twice_is_found(folder, caplog):
     shutil.copytree(folder / "aside", folder / "data", dirs_exist_ok=True)
     with Workspace.open(folder) as workspace:
         checks = {check.what: check for check in doctor.examine(workspace)}
-    assert "1 snapshots that the ledger does not know" in checks["ledger and store"].found
+    assert "1 snapshot that the ledger does not know" in checks["ledger and store"].found
     assert run(folder, again=True) == ("published", 2)
     assert "contradicts" in caplog.text

@@ -177,7 +177,7 @@ def test_files_and_bundles_with_every_fault(shared, house):
     assert balance.quarantined == {"not-json": 7}
     assert balance.kept == sum(lines_of(house, snapshot).values())
     findings = {finding.code: finding for finding in house.ledger.findings(run=snapshot.run)}
-    assert findings["records-refused"].message == "7 records stay out: not-json"
+    assert findings["records-refused"].message == "7 records kept out: not-json"
     assert jobs.verify(house.store, house.ledger, jobs.status(house.ledger, snapshot.run)) == []
 
 

@@ -305,7 +305,7 @@ def test_what_stands_of_earlier_files_is_told_by_every_snapshot(sites, job, hous
         run = house.ledger.latest("imaging/ct").run
         return [(f.site, f.code, f.message) for f in house.ledger.findings(run=run)]
 
-    claim = "files claim a SOPInstanceUID that other bytes claim too"
+    claim = "1 file with a SOPInstanceUID that other bytes claim too"
     sites(alpha={"1": image(1), "text": b"hello"})
     run(job, house)
     sites(beta={"1": image(1, SeriesDescription="other")})
@@ -313,16 +313,16 @@ def test_what_stands_of_earlier_files_is_told_by_every_snapshot(sites, job, hous
     sites(beta={"2": image(2)})
     outcome = run(job, house)
     expected = [
-        ("alpha", "conflict", f"1 {claim}; 0 of them are new"),
-        ("alpha", "not-dicom", "1 files were kept and not published; 0 of them are new"),
-        ("beta", "conflict", f"1 {claim}; 0 of them are new"),
+        ("alpha", "conflict", f"{claim}; 0 of them new"),
+        ("alpha", "not-dicom", "1 file kept and not published; 0 of them new"),
+        ("beta", "conflict", f"{claim}; 0 of them new"),
     ]
     assert [(f.site, f.code, f.message) for f in outcome.findings] == expected
     assert told() == expected
     sites(beta={"text": b"hello!"}, alpha={"text2": b"hello there"})
     assert {(f.site, f.message) for f in run(job, house).findings if f.code == "not-dicom"} == {
-        ("alpha", "2 files were kept and not published; 1 of them are new"),
-        ("beta", "1 files were kept and not published"),
+        ("alpha", "2 files kept and not published; 1 of them new"),
+        ("beta", "1 file kept and not published"),
     }
     resolve(job, house, "1.2.1.1.1", None)
     assert {code for _, code, _ in told()} == {"not-dicom"}

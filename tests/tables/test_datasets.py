@@ -200,6 +200,7 @@ def test_nothing_there_is_said(sites):
     found = sites.find()
     assert found.datasets == ()
     assert found.skipped["ucd"].code == "dataset-missing"
+    assert "--datasets" in found.skipped["ucd"].hint
     assert found.skipped["ucd"].severity is Severity.ERROR
     assert found.findings == tuple(found.skipped.values())
 
@@ -210,6 +211,7 @@ def test_a_newest_version_without_tables_is_said_and_not_replaced(sites):
     found = sites.find()
     assert found.datasets == ()
     assert found.skipped["ucd"].code == "version-empty"
+    assert "--fall-back" in found.skipped["ucd"].hint
     assert found.skipped["ucd"].where == "ucd/versions/2/"
 
 

@@ -267,7 +267,7 @@ def test_same_center_duplicates_are_kept_and_reported_in_every_mode(mode):
         Severity.NOTE,
         "same-center-duplicates",
     )
-    assert note.message.startswith("3 rows share 1 keys")
+    assert note.message.startswith("3 rows share 1 key with")
 
 
 def test_repeats_at_the_current_center_are_kept_and_reported():
@@ -528,7 +528,7 @@ def test_memory_does_not_grow_with_rows(kind, tmp_path):
 def test_criteria_of_each_table():
     text = """{"uds": {"criteria": ["naccid", "visitdate"], "on_duplicate": "active_only"},
                "mri": {"criteria": ["uid"]}, "csf": {"criteria": null, "on_duplicate": null},
-               "np": {"criteria": [], "on_duplicate": "keep_all"}, "ftld": {}}"""
+               "np": {"criteria": null, "on_duplicate": "keep_all"}, "ftld": {}}"""
     expected = {
         "uds": CriteriaRule(("naccid", "visitdate"), OnDuplicate.ACTIVE_ONLY),
         "mri": CriteriaRule(("uid",), OnDuplicate.DROP_ALL),
@@ -549,6 +549,7 @@ def test_criteria_of_each_table():
         ('{"uds": {}, "uds": {}}', "c.json: 'uds' is there twice"),
         ('{"uds": {"criteria": [], "criteria": []}}', "'uds': 'criteria' is there twice"),
         ('{"uds": {"criterias": []}}', "nothing is called 'criterias' (did you mean criteria?)"),
+        ('{"uds": {"criteria": []}}', "'uds'.criteria: expected column names, got none; null keeps"),
         ('{"uds": {"zzz": []}}', "nothing is called 'zzz'"),
         ('{"uds": {"criteria": "naccid"}}', "criteria: expected an array of column names, got a string"),
         ('{"uds": {"criteria": ["a", 1]}}', "criteria: expected an array of column names"),

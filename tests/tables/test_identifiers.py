@@ -260,6 +260,7 @@ def test_an_answer_that_is_no_page(spec, service, change):
     error = refused(spec)
     assert isinstance(error, Unavailable)
     assert error.kind == "identifiers-malformed"
+    assert "docs/reference/formats.md" in error.hint
     assert len(service.requests) in (1, identifiers.MAX_PAGES)
 
 

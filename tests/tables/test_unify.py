@@ -347,7 +347,7 @@ def test_findings_tell_each_site_of_its_own_columns() -> None:
     messages = {(f.site, f.code): f.message for f in findings}
     assert messages["alpha", "column-widened"] == "'int32'; the table has 'double'"
     assert (
-        messages["beta", "columns-extra"] == "1 columns that most other sites do not send: 'extra'"
+        messages["beta", "columns-extra"] == "1 column that most other sites do not send: 'extra'"
     )
 
 
@@ -397,3 +397,10 @@ def test_names_that_readers_take_for_the_same_are_told() -> None:
     assert unified.schema.names == ["caf\u00e9", "FREEZE_DATE", "cafe\u0301"]
     told = [(f.site, f.where) for f in unified.findings("uds") if f.code == "column-case-twin"]
     assert told == [("alpha", "uds: 'FREEZE_DATE'"), ("gamma", "uds: 'cafe\\u0301'")]
+
+
+def test_a_conflict_groups_the_sites_of_a_type():
+    kinds = [pa.int32(), pa.string(), pa.int32(), pa.string()]
+    sites = [(f"s{i}", pa.schema([("c", k), (f"x{i}", k)])) for i, k in enumerate(kinds)]
+    with pytest.raises(Invalid, match=r"got 'int32' at s0, s2; 'string' at s1, s3$"):
+        unify(sites, strict=True)

@@ -20,6 +20,7 @@ from catchment.cli.arrays_place import (
 )
 from catchment.cli.output import Output
 from catchment.cli.place import Cluster, DryRun, Url, open_aggregate
+from catchment.core.names import counted
 
 app = typer.Typer(help="Sessions append to a Zarr store that only grows.")
 
@@ -112,7 +113,7 @@ def transform(
     }
     with (
         open_aggregate(
-            out, "arrays", name, output, given=own, cluster=cluster, workers=workers
+            out, "arrays", name, output, given=own, cluster=cluster, workers=workers, makes=True
         ) as (workspace, chosen),
         out.progress() as progress,
     ):
@@ -285,7 +286,8 @@ def withdraw(
         lambda t: [
             f"dry run: {t['session']} would be withdrawn from slot {t['slot']}"
             if t["dry_run"]
-            else f"{t['session']} is withdrawn: {t['chunks']:,} chunks deleted or written anew"
+            else f"{t['session']} is withdrawn: {counted(t['chunks'], 'chunks')} "
+            "deleted or written anew"
         ],
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from catchment.cli.output import BALANCE, balance, findings, table
+from catchment.core.names import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,9 +31,8 @@ def transform(data: dict[str, Any]) -> Iterator[str | Table]:
         yield "dry run: nothing was written"
         return
     for store in data["details"]["stores"]:
-        counts = f"{store['sessions']:,} sessions, {store['windows']:,} windows"
         place = f"{data['store'].rstrip('/')}/{data['details']['output']}{store['store']}"
-        yield f"{place}: {counts}"
+        yield f"{place}: {_size(store)}"
     if data["snapshot"] is None:
         yield "no recording was taken yet"
         return
@@ -54,7 +54,7 @@ def outcome(data: dict[str, Any]) -> Iterator[str | Table]:
         yield "dry run: nothing was written"
     elif data["commit"] is not None:
         size = data["written_bytes"]
-        written = "" if size is None else f", {size:,} bytes written"
+        written = "" if size is None else f", {counted(size, 'bytes')} written"
         yield f"{data['store']} at commit {data['commit']}{written}"
 
 
@@ -74,7 +74,7 @@ def listing(data: dict[str, Any]) -> Iterator[str | Table]:
 def store(data: dict[str, Any]) -> Iterator[str | Table]:
     """A store's arrays."""
     yield f"{data['store']} at commit {data['commit']}, schema {data['fingerprint']}"
-    yield f"{data['sessions']:,} sessions, {data['windows']:,} windows, along {data['append_dim']}"
+    yield f"{_size(data)}, along {data['append_dim']}"
     yield _arrays(data["variables"])
 
 
@@ -86,7 +86,7 @@ def group(data: dict[str, Any]) -> Iterator[str | Table]:
 
 def session(data: dict[str, Any]) -> Iterator[str | Table]:
     """One session's arrays."""
-    yield f"{data['session']} in slot {data['slot']}: {data['n_windows']:,} windows"
+    yield f"{data['session']} in slot {data['slot']}: {counted(data['n_windows'], 'windows')}"
     yield f"content {data['content_hash']}"
     yield _arrays(data["variables"])
     if data["plot"]:
@@ -102,12 +102,11 @@ def rechunked(data: dict[str, Any]) -> Iterator[str]:
     if data["state"] == "unchanged":
         yield f"{data['store']} has these chunks already: {before}"
         return
-    counts = f"{data['sessions']:,} sessions, {data['windows']:,} windows"
-    yield f"{data['store']}: {before} -> {now}; {counts}"
+    yield f"{data['store']}: {before} -> {now}; {_size(data)}"
     if data["state"] == "planned":
         yield "dry run: nothing was written"
         return
-    yield f"commit {data['commit']}, {data['written_bytes']:,} bytes written"
+    yield f"commit {data['commit']}, {counted(data['written_bytes'], 'bytes')} written"
     if data["former_chunks"]:
         yield (
             f"{data['former_chunks']:,} former chunks stay for readers that have the store open; "
@@ -138,9 +137,13 @@ def exported(data: dict[str, Any]) -> Iterator[str | Table]:
         ("array", "type", "dimensions", "shape"),
         ((n, v["type"], v["dims"], v["shape"]) for n, v in data["variables"].items()),
     )
-    size = f"{data['windows']:,} windows, {data['raw_bytes']:,} bytes before compression"
-    yield f"{data['target']}: {size}"
+    size = f"{counted(data['windows'], 'windows')}, {counted(data['raw_bytes'], 'bytes')}"
+    yield f"{data['target']}: {size} before compression"
     yield "dry run: nothing was written" if data["state"] == "planned" else data["state"]
+
+
+def _size(of: dict[str, Any]) -> str:
+    return f"{counted(of['sessions'], 'sessions')}, {counted(of['windows'], 'windows')}"
 
 
 def _arrays(variables: list[dict[str, Any]]) -> Table:
@@ -158,4 +161,4 @@ def verdict(data: dict[str, Any]) -> Iterator[str]:
     if data["repaired"]:
         yield "root and rows were written anew from the commits"
     if not data["wrong"]:
-        yield f"{data['sessions']:,} sessions, {data['windows']:,} windows: all is well"
+        yield f"{_size(data)}: all is well"

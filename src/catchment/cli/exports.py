@@ -11,6 +11,7 @@ import typer
 
 from catchment.cli.output import BALANCE, Output, balance, findings, table
 from catchment.cli.place import Cluster, DryRun, Url, open_aggregate
+from catchment.core.names import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -110,7 +111,7 @@ def run(
     }
     out: Output = ctx.obj
     with (
-        open_aggregate(out, "exports", name, output, given=given, cluster=cluster) as (
+        open_aggregate(out, "exports", name, output, given=given, cluster=cluster, makes=True) as (
             workspace,
             chosen,
         ),
@@ -151,7 +152,8 @@ def verify(ctx: typer.Context, name: Name = None, output: Url = None, job: JobId
         found = _job(workspace, chosen, job)
         wrong = jobs.verify(workspace.store, workspace.ledger_to_read(), found)
     told = {"job": found.job, "files": len(found.outputs), "wrong": wrong}
-    out.result(told, lambda _: wrong or [f"{len(found.outputs)} files of job {found.job} are well"])
+    files = counted(len(found.outputs), "files")
+    out.result(told, lambda _: wrong or [f"{files} of job {found.job}: all is well"])
     if wrong:
         raise typer.Exit(1)
 
@@ -214,7 +216,8 @@ def _job(workspace: Workspace, name: str, job: str | None) -> Status:
 def _show_outcome(data: dict[str, Any]) -> Iterator[str | Table]:
     details = data["details"]
     if data["state"] == "planned":
-        yield f"dry run: {details['members']:,} members in {details['batches']:,} batches"
+        first = f"dry run: {counted(details['members'], 'members')} in {details['batches']:,} "
+        yield first + ("batch" if details["batches"] == 1 else "batches")
         return
     yield table(
         data["aggregate"],
@@ -229,7 +232,7 @@ def _show_outcome(data: dict[str, Any]) -> Iterator[str | Table]:
 
 def _show_status(data: dict[str, Any]) -> Iterator[str | Table]:
     yield f"job {data['job']} of {data['aggregate']} is {data['state']}"
-    yield f"{data['done']:,} of {data['members']:,} members, {data['failed']:,} failed"
+    yield f"{data['done']:,} of {counted(data['members'], 'members')}, {data['failed']:,} failed"
     if data["error"]:
         yield f"error: {data['error']['message']}"
     if data["outputs"]:

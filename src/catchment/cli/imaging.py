@@ -95,7 +95,7 @@ def run(
     given |= {"previews": previews, "archive": archive, "deidentify": deidentify}
     given["compress"] = compress
     with (
-        open_aggregate(out, "imaging", name, output, given=given, cluster=cluster) as (
+        open_aggregate(out, "imaging", name, output, given=given, cluster=cluster, makes=True) as (
             workspace,
             chosen,
         ),
@@ -116,7 +116,10 @@ def sync(
 
     out: Output = ctx.obj
     with (
-        open_aggregate(out, "imaging", name, output, given=_given(provider)) as (workspace, chosen),
+        open_aggregate(out, "imaging", name, output, given=_given(provider), makes=True) as (
+            workspace,
+            chosen,
+        ),
         out.progress() as progress,
     ):
         done = capability.sync(workspace, chosen, progress=progress)

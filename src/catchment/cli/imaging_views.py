@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from catchment.cli.output import findings, table
+from catchment.core.names import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,7 +16,7 @@ def outcome(data: dict[str, Any]) -> Iterator[str | Table]:
     """What a run did."""
     details = data["details"]
     if data["state"] == "planned":
-        yield f"dry run: {details['files']:,} files were received and wait for a run"
+        yield f"dry run: {counted(details['files'], 'files')} received, to be published by a run"
         return
     yield table(
         data["aggregate"],
@@ -46,7 +47,8 @@ def outcome(data: dict[str, Any]) -> Iterator[str | Table]:
 def deidentified(data: dict[str, Any]) -> Iterator[str]:
     """What became of the files."""
     for line in data["account"]:
-        yield f"{line['received']:,} files: {line['kept']:,} are de-identified in {data['output']}"
+        files = counted(line["received"], "files")
+        yield f"{files}: {line['kept']:,} de-identified in {data['output']}"
         for reason, count in line["quarantined"].items():
             yield f"  {count:,} were left out: {reason}"
 
@@ -54,7 +56,7 @@ def deidentified(data: dict[str, Any]) -> Iterator[str]:
 def waiting(data: dict[str, Any]) -> Iterator[str]:
     """How many files wait."""
     yield from findings(data["findings"])
-    yield f"{data['details']['files']:,} files wait for: catchment imaging run"
+    yield f"{counted(data['details']['files'], 'files')} to publish with: catchment imaging run"
 
 
 def status(data: dict[str, Any]) -> Iterator[str | Table]:

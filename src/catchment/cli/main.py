@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -196,6 +198,7 @@ def run(arguments: Sequence[str]) -> int:
     output = Output()
     output.log()
     try:
+        _check_empty(arguments, output)
         code = app(
             list(arguments) or ["--help"], prog_name="catchment", standalone_mode=False, obj=output
         )
@@ -246,6 +249,17 @@ def _of_the_machine(error: BaseException, arguments: Sequence[str]) -> Catchment
         kind="path-unusable",
         hint="look whether its folder is there, and may be written",
     )
+
+
+def _check_empty(arguments: Sequence[str], output: Output) -> None:
+    """No option takes an empty text: it is a variable of a shell that is not set."""
+    for one, following in pairwise([*arguments, "-"]):
+        option, equals, value = one.partition("=")
+        if re.fullmatch("--?[a-z][a-z-]*", option) and not (value if equals else following):
+            output.json |= "--json" in arguments
+            raise Invalid(
+                f"{option} is empty", kind="usage", hint="give it a value, or leave it out"
+            )
 
 
 def _usage(error: TyperException) -> CatchmentError:

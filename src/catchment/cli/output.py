@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from catchment.core.errors import CatchmentError
+from catchment.core.names import counted
 from catchment.core.progress import Event, Progress, silent
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def findings(found: Iterable[dict[str, str]]) -> Iterator[str]:
         if hint:
             yield f"  hint: {hint}"
     if notes:
-        yield f"and {notes:,} notes (--json shows them)"
+        yield f"and {counted(notes, 'notes')} (--json shows {'it' if notes == 1 else 'them'})"
 
 
 def balance(line: Mapping[str, Any]) -> list[int]:

@@ -13,6 +13,7 @@ from catchment.cli.output import Output
 from catchment.cli.place import Url, audit_log, open_workspace
 from catchment.cli.workspace import Only
 from catchment.core.errors import Invalid, NotFound
+from catchment.core.names import counted
 
 app = typer.Typer()
 
@@ -46,7 +47,7 @@ def verify(
             output.result(
                 chain._asdict(),
                 lambda told: [
-                    f"all {told['lines']:,} lines are well",
+                    f"{counted(told['lines'], 'lines')}: all is well",
                     f"head: {told['head'] or EMPTY}",
                 ],
             )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from catchment.core.ledger.people import People
     from catchment.core.workspace import Workspace
 
+_FLAGS = {"workspace.store": "--output", "executor.kind": "--cluster"}
 NAME = "default"  # of the aggregate that arguments alone describe
 
 Cluster = Annotated[
@@ -32,24 +33,46 @@ Url = Annotated[
 
 
 def open_workspace(
-    out: Output, url: str | None = None, settings: Mapping[str, Any] | None = None
+    out: Output,
+    url: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    makes: bool = False,
 ) -> Workspace:
     """The workspace of the global option ``--workspace``, or one that is all in its store.
 
-    Invalid (kind ``two-places``) where both are given, since one would be ignored.
+    Raises:
+        Invalid: kind ``two-places`` where both are given, since one would be ignored.
+        NotFound: kind ``no-folder`` where the store is not there, and the command ``makes`` none.
     """
+    from catchment.core.store_folders import there
     from catchment.core.workspace import Workspace
 
     loaded()
+    settings = settings or {}
+    flags = {key: _flag(key) for key in ["workspace.store", *settings]}
     if url is None:
-        return Workspace.open(out.workspace, settings)
+        return Workspace.open(out.workspace, settings, flags)
     if out.workspace is not None:
         raise Invalid(
             "expected --workspace or --output, got both",
             kind="two-places",
             hint="leave one of them out",
         )
-    return Workspace.described({"workspace.store": url, **(settings or {})})
+    workspace = Workspace.described({"workspace.store": url, **settings}, flags)
+    if not makes and workspace.settings.workspace.store.startswith("file:"):
+        try:
+            there(workspace.store)
+        except NotFound:
+            next(workspace.store.folders(), None)  # a file in its place is told as one
+            raise
+    return workspace
+
+
+def _flag(key: str) -> str:
+    """The option that gives a setting."""
+    name = "provider" if ".providers." in key else key.rpartition(".")[2]
+    return _FLAGS.get(key) or f"--{name.replace('_', '-')}"
 
 
 def audit_log(workspace: Workspace) -> People:
@@ -78,6 +101,7 @@ def open_aggregate(
     given: Mapping[str, Any] | None = None,
     cluster: str | None = None,
     workers: int | None = None,
+    makes: bool = False,
 ) -> Iterator[tuple[Workspace, str]]:
     """The workspace and the name of one aggregate; with a URL, made of arguments alone.
 
@@ -89,15 +113,22 @@ def open_aggregate(
         given: settings of the aggregate, as arguments say them; None is what none of them says.
         cluster: a scheduler that takes the work.
         workers: how many at a time on this machine.
+        makes: whether the store at the URL may be a new one.
     """
     from catchment.core.capability import choose, named
 
     chosen = name or NAME
     if url is None:
-        chosen = choose(open_workspace(out).settings, capability, name)
+        try:
+            chosen = choose(open_workspace(out).settings, capability, name)
+        except NotFound as error:
+            described = makes and any(value is not None for value in (given or {}).values())
+            if error.kind == "no-workspace" and out.workspace is None and described:
+                error.hint = "say where the results go: --output URL"
+            raise
     settings = {f"{capability}.{chosen}.{key}": value for key, value in (given or {}).items()}
     settings |= {"executor.kind": cluster, "executor.workers": workers}
-    with open_workspace(out, url, settings) as workspace:
+    with open_workspace(out, url, settings, makes=makes) as workspace:
         known, aggregate = getattr(workspace.settings, capability), f"{capability}/{chosen}"
         if (
             url is None

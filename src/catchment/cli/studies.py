@@ -11,7 +11,7 @@ import typer
 
 from catchment.cli.output import Output, findings, table
 from catchment.core.errors import NotFound
-from catchment.core.names import shown
+from catchment.core.names import counted, shown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -276,7 +276,7 @@ def _show_scanned(data: dict[str, Any]) -> Iterator[str | Table]:
         refused = sum(not file["accepted"] for file in upload["files"])
         yield (
             f"{upload['site']}: {upload['filename']} of {upload['study']}: "
-            f"{len(upload['files']) - refused} files accepted, {refused} refused"
+            f"{counted(len(upload['files']) - refused, 'files')} accepted, {refused} refused"
         )
         yield from findings(f for file in upload["files"] for f in file["findings"])
     for name, outcome in data["studies"].items():

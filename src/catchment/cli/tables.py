@@ -11,6 +11,7 @@ import typer
 from catchment.cli.output import BALANCE, Output, balance, findings, table
 from catchment.cli.place import Cluster, DryRun, Url, open_aggregate
 from catchment.core.errors import NotFound
+from catchment.core.names import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -138,7 +139,7 @@ def run(
     }
     out: Output = ctx.obj
     with (
-        open_aggregate(out, "tables", name, output, given=given, cluster=cluster) as (
+        open_aggregate(out, "tables", name, output, given=given, cluster=cluster, makes=True) as (
             workspace,
             chosen,
         ),
@@ -277,7 +278,7 @@ def _show_account(account: list[dict[str, Any]]) -> Iterator[str | Table]:
     rows = [(part, unit, *(t[c] for c in BALANCE)) for (part, unit), t in sorted(totals.items())]
     yield table("", ("table", "unit", *BALANCE), rows)
     for (fate, reason, unit), count in sorted(reasons.items()):
-        yield f"{fate}: {count:,} {unit} ({reason})"
+        yield f"{fate}: {counted(count, unit)} ({reason})"
 
 
 def _show_list(data: list[dict[str, Any]]) -> Iterator[Table]:
@@ -300,4 +301,5 @@ def _show_snapshot(data: dict[str, Any]) -> Iterator[str | Table]:
 def _show_verified(data: dict[str, Any]) -> Iterator[str]:
     yield from (f"wrong: {problem}" for problem in data["wrong"])
     if not data["wrong"]:
-        yield f"snapshot {data['snapshot']}: {data['objects']} objects and the account are right"
+        objects = counted(data["objects"], "objects")
+        yield f"snapshot {data['snapshot']}: {objects} and the account are right"

@@ -10,6 +10,7 @@ import typer
 
 from catchment.cli.output import Output, table
 from catchment.cli.place import audit_log
+from catchment.core.names import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -149,7 +150,7 @@ def audit(
         if check:
             output.result(
                 people.check_audit()._asdict(),
-                lambda told: [f"all {told['lines']:,} lines are well"],
+                lambda told: [f"{counted(told['lines'], 'lines')}: all is well"],
             )
             return
         found = people.deeds(limit=limit)

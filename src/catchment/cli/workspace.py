@@ -14,6 +14,7 @@ import typer
 from catchment.cli.output import BALANCE, Output, balance, facts, findings, table
 from catchment.cli.place import DryRun, Url, open_workspace
 from catchment.core.errors import CatchmentError, Conflict, NotFound
+from catchment.core.names import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -258,16 +259,20 @@ def _state(entry: dict[str, Any]) -> str | None:
 
 def _show_collected(data: dict[str, Any]) -> Iterator[str]:
     yield from data["objects"]
-    verb = "would be" if data["dry_run"] else "were"
-    yield f"{len(data['objects']):,} objects {verb} removed"
-    if data["interrupted_writes"]:
-        yield f"{data['interrupted_writes']:,} interrupted writes {verb} cleared away"
+    dry, count = data["dry_run"], len(data["objects"])
+    yield f"{counted(count, 'objects')} {_were(count, dry_run=dry)} removed"
+    if count := data["interrupted_writes"]:
+        yield f"{counted(count, 'interrupted writes')} {_were(count, dry_run=dry)} cleared away"
+
+
+def _were(count: int, *, dry_run: bool) -> str:
+    return "would be" if dry_run else "was" if count == 1 else "were"
 
 
 def _show_checks(data: dict[str, Any]) -> Iterator[str | Table]:
-    if data["restored"] is not None:
-        verb = "would be" if data["dry_run"] else "were"
-        yield f"{data['restored']:,} snapshots {verb} new to the ledger"
+    if (count := data["restored"]) is not None:
+        verb = _were(count, dry_run=data["dry_run"])
+        yield f"{counted(count, 'snapshots')} {verb} new to the ledger"
     yield from (f"mended: {line}" for line in data["mended"])
     rows = [
         ("well" if c["well"] else "WRONG", c["what"], c["found"], c["hint"]) for c in data["checks"]

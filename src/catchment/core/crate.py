@@ -17,6 +17,7 @@ from catchment.core.croissant import describe as croissant
 from catchment.core.errors import Conflict, Corrupt, NotFound
 from catchment.core.ledger.model import Snapshot
 from catchment.core.ledger.provenance import SECTION
+from catchment.core.names import counted
 from catchment.core.store import Store
 
 METADATA = "ro-crate-metadata.json"
@@ -87,11 +88,10 @@ def export(
             kind="nothing-to-share",
             hint=f"catchment status {snapshot.aggregate}",
         )
-    counted = "1 file" if len(files) == 1 else f"{len(files)} files"
     about = About(
         f"{snapshot.aggregate}, snapshot {snapshot.number}",
-        f"{counted} of snapshot {snapshot.number} of {snapshot.aggregate}, published "
-        f"{snapshot.published_at.date().isoformat()} by {publisher}.",
+        f"{counted(len(files), 'files')} of snapshot {snapshot.number} of {snapshot.aggregate}, "
+        f"published {snapshot.published_at.date().isoformat()} by {publisher}.",
         snapshot.published_at.isoformat(),
         snapshot.number,
         license_,

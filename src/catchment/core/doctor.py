@@ -18,6 +18,7 @@ from catchment.core.doctor_check import Check, looked
 from catchment.core.doctor_halves import halves
 from catchment.core.errors import CatchmentError, Corrupt, NotFound
 from catchment.core.ledger import Lease, Ledger, Snapshot, counts, leases, provenance
+from catchment.core.names import counted
 from catchment.core.provenance import NAME, compare, dumps, read_all, seal_all
 from catchment.core.store import Store
 from catchment.core.workspace import Workspace
@@ -88,7 +89,7 @@ def _store(workspace: Workspace) -> str:
 def _ledger(workspace: Workspace) -> str:
     if workspace.refused is not None:
         raise workspace.refused
-    return f"{len(workspace.ledger.aggregates())} aggregates"
+    return f"{counted(len(workspace.ledger.aggregates()), 'aggregates')}"
 
 
 def _lacking(workspace: Workspace) -> str:
@@ -98,7 +99,7 @@ def _lacking(workspace: Workspace) -> str:
         missing = lacking(workspace)  # all of them where the ledger's file is gone
     if missing:
         raise Corrupt(
-            f"the store describes {missing} snapshots that the ledger does not know",
+            f"the store describes {counted(missing, 'snapshots')} that the ledger does not know",
             kind="ledger-behind",
             hint="catchment doctor --rebuild-ledger",
         )

@@ -33,6 +33,11 @@ def check_name(name: str, what: str = "name") -> str:
     raise Invalid(f"not a usable {what}: {problem}", kind="bad-name", hint=f"rename the {what}")
 
 
+def counted(number: int, things: str) -> str:
+    """A number of things, whose plural is given: "1 row", "1,200 rows"."""
+    return f"{number:,} {things.removesuffix('s') if number == 1 else things}"
+
+
 def shown(name: str) -> str:
     """A name from outside, as messages may print it: ASCII, quoted, of bounded length."""
     return ascii(name if len(name) <= 64 else f"{name[:61]}...")

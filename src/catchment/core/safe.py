@@ -271,5 +271,6 @@ def _exceeded(limit: str, amount: str) -> Invalid:
     return Invalid(
         f"the reader used more than {amount}",
         kind=f"reader-{limit}",
-        hint="the file may be damaged or hostile; if it is sound, raise this limit of readers",
+        hint="the file may be damaged or hostile; if it is sound, raise "
+        + ("executor.memory in the settings" if limit == "memory" else "this limit of readers"),
     )

@@ -81,7 +81,8 @@ def translate(error: BaseException) -> CatchmentError:
         return Invalid(
             f"the reader got no more memory ({name})",
             kind="reader-memory",
-            hint="the file may be damaged or hostile; if it is sound, allow readers more memory",
+            hint="the file may be damaged or hostile; if it is sound, raise executor.memory in the "
+            "settings",
         )
     return Invalid(
         f"the reader failed with {name}",

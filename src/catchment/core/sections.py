@@ -15,7 +15,6 @@ from pydantic import (
     NonNegativeInt,
     PositiveInt,
     SecretStr,
-    StringConstraints,
 )
 
 from catchment.core.errors import Invalid
@@ -66,20 +65,32 @@ def _token(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _day(text: str) -> str:
+    try:
+        if re.fullmatch("[0-9]{8}", text):
+            return f"{datetime.strptime(text, '%Y%m%d'):%Y%m%d}"  # noqa: DTZ007
+    except ValueError:  # its words name neither the form nor the text
+        pass
+    raise ValueError(f"expected a day as YYYYMMDD, found {text!r}")
+
+
+def _workers(text: str) -> str:
+    if not re.fullmatch("threads|processes|(tcp|tls)://.+", text):
+        raise ValueError(f"expected tcp://HOST:PORT, threads or processes, found {text!r}")
+    return text
+
+
 Slug = Annotated[str, AfterValidator(_slug)]
 Token = Annotated[SecretStr, AfterValidator(_token)]
 Names = Annotated[
     tuple[str, ...], BeforeValidator(lambda v: _split(v) if isinstance(v, str) else v)
 ]
 Day = Annotated[
-    str,
-    BeforeValidator(lambda v: v.strftime("%Y%m%d") if isinstance(v, date) else str(v)),
-    StringConstraints(pattern=r"^\d{8}$"),
-    AfterValidator(lambda v: datetime.strptime(v, "%Y%m%d").strftime("%Y%m%d")),  # noqa: DTZ007
+    str, BeforeValidator(lambda v: f"{v:%Y%m%d}" if isinstance(v, date) else _day(str(v)))
 ]
 # An empty variable of the environment takes back what the file says.
 Given = Annotated[str | None, BeforeValidator(lambda v: v or None)]
-Workers = Annotated[str, StringConstraints(pattern=r"^(threads|processes|(tcp|tls)://.+)$")]
+Workers = Annotated[str, AfterValidator(_workers)]
 
 
 class Section(BaseModel):

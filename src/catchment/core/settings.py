@@ -10,11 +10,13 @@ key that nobody knows is an error, never ignored.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -32,6 +34,7 @@ from catchment.core.named_sections import (
     StudiesSettings,
     TablesSettings,
 )
+from catchment.core.names import shown
 from catchment.core.sections import (
     FREE,
     PATHS,
@@ -106,6 +109,7 @@ class Settings(Section):
         path: Path | None = None,
         overrides: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] = os.environ,
+        flags: Mapping[str, str] = MappingProxyType({}),
     ) -> Self:
         """Settings of the file, the environment and the overrides, in rising order of weight.
 
@@ -113,6 +117,7 @@ class Settings(Section):
             path: a ``catchment.toml``; None: there is no file.
             overrides: values by dotted key (``tables.nacc.strict``); None values are passed over.
             environment: the variables to look at.
+            flags: what the user calls overrides, by their key, for messages.
 
         Invalid (kind ``bad-settings``) names every problem, a line each, with file and line.
         """
@@ -140,7 +145,7 @@ class Settings(Section):
             settings = cls.model_validate(_nest(values))
         except ValidationError as error:
             problems = [
-                _describe(problem, origins, file, text)
+                _describe(problem, origins, file, text, flags)
                 for problem in error.errors(include_url=False)
             ]
             raise Invalid(
@@ -176,7 +181,7 @@ def without_password(url: str) -> str:
 def _read(path: Path) -> tuple[str, str, dict[str, Any]]:
     try:
         text = path.read_text("utf-8")
-        return path.name, text, tomllib.loads(text)
+        tree = tomllib.loads(text)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise Invalid(
@@ -184,6 +189,18 @@ def _read(path: Path) -> tuple[str, str, dict[str, Any]]:
             kind="bad-settings",
             hint=f"mend {path}, or write a new one with: catchment init",
         ) from None
+    # A name with a dot would be taken for two: it is told here, or never by its name.
+    names = [(s, name) for s in NAMED if isinstance(tree.get(s), dict) for name in tree[s]]
+    for section, name in names:
+        if "." in name:
+            line = _line(text, [section, f'"{name}"'])
+            raise Invalid(
+                f"{path.name}{f':{line}' if line else ''}: [{section}.{json.dumps(name)}]: not a "
+                f"usable name: expected a-z, then up to 62 of a-z 0-9 _ -, got {shown(name)}",
+                kind="bad-settings",
+                hint=f"rename the table, as in [{section}.main]",
+            )
+    return path.name, text, tree
 
 
 def _overlay(path: Path | None, environment: Mapping[str, str]) -> Path | None:
@@ -272,7 +289,13 @@ def _locate(key: str, value: Any, base: Path) -> Any:
     return f"file://{quote(path, safe='/{}')}" if PATHS[name] == "file://" else PATHS[name] + path
 
 
-def _describe(error: ErrorDetails, origins: Mapping[str, str], file: str, text: str) -> str:
+def _describe(
+    error: ErrorDetails,
+    origins: Mapping[str, str],
+    file: str,
+    text: str,
+    flags: Mapping[str, str],
+) -> str:
     """One problem: where it stands, what was expected and, unless it is secret, what was found."""
     path = [str(part) for part in error["loc"] if part != "[key]"]
     key = ".".join(path)
@@ -290,14 +313,15 @@ def _describe(error: ErrorDetails, origins: Mapping[str, str], file: str, text: 
         return f"{origin}: {key!r} is not a table, expected [{key}]"
     if error["type"] == "missing":
         return f"{origin}: {key!r} is missing"
-    told = error["msg"].removeprefix("Value error, ")
+    told = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    at = flags[key] if origins.get(key) == "argument" and key in flags else f"{origin}: {key}"
     if (
         _is_secret(path)
         or error["type"] == "value_error"
         or not isinstance(error["input"], str | int | float)
     ):
-        return f"{origin}: {key}: {told}"
-    return f"{origin}: {key}: {told}, found {error['input']!r}"
+        return f"{at}: {told}"
+    return f"{at}: {told}, found {error['input']!r}"
 
 
 def _section(path: list[str]) -> dict[str, FieldInfo]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from catchment.core.errors import NotFound
+from catchment.core.errors import CatchmentError, Invalid, NotFound
 from catchment.core.store import RESERVED, Stat, Store
-from catchment.core.store_draft import not_followed, os_errors
+from catchment.core.store_draft import failure, not_followed, os_errors
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
@@ -81,6 +82,21 @@ def there(store: Store) -> Store:
             hint="mount or make it, or mend its URL",
         )
     return store
+
+
+def not_made(folder: Path, error: OSError) -> CatchmentError:
+    """Why a folder cannot be made or entered: in terms of the first one on the way that is none."""
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST):
+        return failure(error, str(folder))
+    way = (*reversed(folder.parents), folder)
+    first = next((one for one in way if not one.is_dir()), folder)
+    return Invalid(
+        f"{first} is a file, expected a folder"
+        if first.is_file()
+        else f"{first} cannot be made: {error.strerror}",
+        kind="folder-unusable",
+        hint="name a folder that is there, or may be made",
+    )
 
 
 def inside(one: Store, other: Store) -> bool:

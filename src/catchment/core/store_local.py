@@ -321,14 +321,17 @@ class LocalStore(Store):
     def _open_root(self, *, make: bool) -> int:
         try:
             return os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
-        except NotADirectoryError:
-            raise Invalid(f"{self.url} is not a folder", kind="bad-store-url") from None
+        except NotADirectoryError as error:
+            raise folders.not_made(Path(self.root), error) from None
         except FileNotFoundError:
             if not make:
                 raise
         root = Path(self.root)
         for folder in reversed([root, *takewhile(lambda path: not path.exists(), root.parents)]):
-            folder.mkdir(exist_ok=True)
+            try:
+                folder.mkdir(exist_ok=True)
+            except OSError as error:
+                raise folders.not_made(folder, error) from None
             parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(parent)

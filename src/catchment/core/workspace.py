@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 from weakref import WeakSet
@@ -25,7 +25,7 @@ from catchment.core.safe import Limits
 from catchment.core.scratch import scratch_folder
 from catchment.core.settings import FILE, Settings, without_password
 from catchment.core.store import RESERVED, Store, open_store
-from catchment.core.store_draft import os_errors
+from catchment.core.store_folders import not_made
 
 SQLITE = "sqlite:///"
 
@@ -52,10 +52,14 @@ class Workspace:
 
     @classmethod
     def open(
-        cls, path: str | Path | None = None, overrides: Mapping[str, Any] | None = None
+        cls,
+        path: str | Path | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        flags: Mapping[str, str] = MappingProxyType({}),
     ) -> Self:
         """The workspace of a folder or a ``catchment.toml``, with settings by dotted key on top.
 
+        ``flags`` are what the user calls them, for messages.
         Without a path, the environment's ``CATCHMENT_WORKSPACE``, or else the nearest
         ``catchment.toml`` in this folder or above it. NotFound (kind ``no-workspace``) where there
         is none, Invalid (kind ``bad-settings``) where it cannot be used.
@@ -70,12 +74,14 @@ class Workspace:
                 kind="no-workspace",
                 hint="catchment init",
             )
-        return cls(Settings.load(file, overrides), file)
+        return cls(Settings.load(file, overrides, flags=flags), file)
 
     @classmethod
-    def described(cls, overrides: Mapping[str, Any]) -> Self:
+    def described(
+        cls, overrides: Mapping[str, Any], flags: Mapping[str, str] = MappingProxyType({})
+    ) -> Self:
         """A workspace without a file: environment and overrides say everything."""
-        return cls(Settings.load(None, overrides))
+        return cls(Settings.load(None, overrides, flags=flags))
 
     def close(self) -> None:
         """Let go of ledger and workers, if there are any; the next use opens them again."""
@@ -104,8 +110,10 @@ class Workspace:
         """The ledger; made where there is none yet."""
         file = _sqlite_file(self._ledger_url)
         if file is not None:
-            with os_errors(str(file.parent)):
+            try:
                 file.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise not_made(file.parent, error) from None
         ledger = self._opened.enter_context(Ledger.open(self._ledger_url))
         lineage = self.settings.lineage
         if lineage.file is not None or lineage.url is not None:

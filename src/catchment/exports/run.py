@@ -24,6 +24,7 @@ from catchment.core.ledger import (
     Run,
     Snapshot,
 )
+from catchment.core.names import counted
 from catchment.core.progress import Event
 from catchment.core.provenance import dumps, learn, seal, seal_all
 from catchment.core.provenance import manifest as program
@@ -364,7 +365,7 @@ class _Work:
                 Severity.WARNING,
                 "members-failed",
                 label,
-                f"{count} of {len(self.job.members)} members failed: {kind}",
+                f"{count} of {counted(len(self.job.members), 'members')} failed: {kind}",
                 "the error files tell which, and why",
             )
         for reason, count in sorted(refused.items()):
@@ -373,7 +374,7 @@ class _Work:
                 Severity.WARNING,
                 "records-refused",
                 label,
-                f"{count} records stay out: {reason}",
+                f"{counted(count, 'records')} kept out: {reason}",
                 "the error files tell where they are",
             )
         for made in self.book.made:
@@ -389,8 +390,8 @@ class _Work:
 
     def _too_many_failures(self) -> Unavailable:
         return Unavailable(
-            f"{self.failed} of {len(self.job.members)} members failed, expected at most "
-            f"{self.job.threshold:.2%}",
+            f"{self.failed} of {counted(len(self.job.members), 'members')} failed, expected at "
+            f"most {self.job.threshold:.2%}",
             kind="too-many-failures",
             hint="look at the source, then run the job again; a higher threshold lets more pass",
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from catchment.core.account import Account, Line
 from catchment.core.finding import Finding, Severity
+from catchment.core.names import counted
 from catchment.imaging.model import State
 from catchment.imaging.plan import Came, Fate
 
@@ -91,13 +92,13 @@ def findings(
     """
     for (site, reason), count in sorted(standing.items()):
         if reason == CONFLICT:
-            message = f"{count} files claim a SOPInstanceUID that other bytes claim too"
+            message = f"{counted(count, 'files')} with a SOPInstanceUID that other bytes claim too"
             hint = "catchment imaging resolve"
         else:
-            message = f"{count} files were kept and not published"
+            message = f"{counted(count, 'files')} kept and not published"
             hint = HINT
         new = reasons.get((site, reason), 0)
-        told = message if new == count else f"{message}; {new} of them are new"
+        told = message if new == count else f"{message}; {new} of them new"
         yield Finding(site, Severity.WARNING, reason, "files", told, hint)
     for (site, name), count in sorted(odd.items()):
         yield Finding(
@@ -105,6 +106,6 @@ def findings(
             Severity.NOTE,
             "value-odd",
             name,
-            f"{count} values do not have the form of their attribute; the column odd_values "
-            "has them as they are",
+            f"{counted(count, 'values')} not in the form of their attribute; the column "
+            "odd_values has them as they are",
         )

@@ -16,7 +16,7 @@ def read_criteria(data: bytes | str, name: str) -> dict[str, CriteriaRule]:
     """The criteria rules of a JSON text, by table.
 
     ``{"uds": {"criteria": ["naccid", "visitdate"], "on_duplicate": "active_only"}}``. A table whose
-    ``criteria`` are null or empty has a rule without criteria: all its rows are kept.
+    ``criteria`` are null or missing has a rule without criteria: all its rows are kept.
     ``on_duplicate`` is ``drop_all`` where it is null or missing.
 
     Args:
@@ -68,7 +68,12 @@ def _rule(entry: object, where: str) -> CriteriaRule:
     for name in fields:
         if name not in known:
             raise _bad_criteria(f"{where}: nothing is called {_near(name, known)}")
-    criteria = fields.get("criteria") or []
+    criteria = fields.get("criteria")
+    if criteria == []:  # as likely a slip as a wish; null says that it is one
+        raise _bad_criteria(
+            f"{where}.criteria: expected column names, got none; null keeps all rows of the table"
+        )
+    criteria = [] if criteria is None else criteria
     if not isinstance(criteria, list) or not all(isinstance(c, str) and c for c in criteria):
         got = described(criteria)
         raise _bad_criteria(f"{where}.criteria: expected an array of column names, got {got}")

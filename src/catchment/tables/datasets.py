@@ -132,7 +132,8 @@ def latest(
             )
             return dataset, findings
         message = "the newest version has no Parquet file below tables/"
-        hint = "write its tables, or allow the run to fall back to the version before it"
+        hint = "write its tables, or let the run use the version before it: --fall-back, or "
+        hint += "fall_back = true"
         severity = Severity.WARNING if fall_back else Severity.ERROR
         findings.append(
             Finding(center.id, severity, "version-empty", version.prefix, message, hint)
@@ -140,7 +141,10 @@ def latest(
         if not fall_back:
             return None, findings
     message = "expected versions/<id>/ with a readable description and tables, found none"
-    findings.append(_error(center, "dataset-missing", prefix or store.url, message))
+    hint = (
+        "send a dataset to this place, or mend the place: --datasets, or datasets in the settings"
+    )
+    findings.append(_error(center, "dataset-missing", prefix or store.url, message, hint))
     return None, findings
 
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from catchment.core.errors import Invalid
 from catchment.core.finding import Finding, Severity
+from catchment.core.names import counted
 from catchment.tables import fill
 from catchment.tables.keys import Pairs, read_hashes, read_pairs, read_rows
 from catchment.tables.model import (
@@ -199,7 +200,8 @@ def decide(candidates: Candidates, current: Mapping[str, frozenset[int]]) -> Dec
             Severity.WARNING,
             reason.slug,
             candidates.table,
-            f"{count} rows {reason.says}: their key is at several centers, so they are quarantined",
+            f"{counted(count, 'rows')} {reason.says}: their key is at several centers, so they are "
+            "quarantined",
             reason.hint,
         )
         for (site, reason), count in counts.items()
@@ -288,7 +290,8 @@ def _note_repeats(candidates: Candidates, kept: NDArray[np.bool_]) -> Iterator[F
         own = again & np.isin(file, [i for i, s in enumerate(sites) if s == site])
         if own.any():
             message = (
-                f"{own.sum()} rows share {len(np.unique(group[own]))} keys with other rows of the "
+                f"{own.sum()} rows share "
+                f"{counted(len(np.unique(group[own])), 'keys')} with other rows of the "
                 "same center, expected each key once; they are kept"
             )
             hint = "send each visit once, or ask for a key with more columns"

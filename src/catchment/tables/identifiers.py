@@ -209,7 +209,9 @@ class ServiceIdentifiers:
             limit = min(int(page["limit"]), LIMIT)
             entries = [_entry(entry, naccid) for entry in page["data"]]
         except (ValueError, TypeError, KeyError):
-            raise _malformed(self.name, "not a page of the participant's identifiers") from None
+            raise _malformed(
+                self.name, "something else than a page of the participant's entries"
+            ) from None
         if limit < 1:
             raise _malformed(self.name, f"a limit of {limit} entries a page")
         return entries, limit
@@ -235,7 +237,7 @@ def _malformed(name: str, problem: str) -> Unavailable:
     return Unavailable(
         f"the {name} identifiers service answered with {problem}",
         kind="identifiers-malformed",
-        hint="catchment.tables.identifiers tells what it has to answer",
+        hint="docs/reference/formats.md (Identifiers) tells what it has to answer",
     )
 
 

@@ -22,7 +22,7 @@ from catchment.tables.criteria import check_criteria, check_tables
 from catchment.tables.datasets import find_datasets
 from catchment.tables.duplicates import Candidates, decide, find
 from catchment.tables.job import House, Job
-from catchment.tables.model import CONSTANTS, CriteriaRule, Removal, Rule, TransferRule
+from catchment.tables.model import CONSTANTS, CriteriaRule, OnDuplicate, Removal, Rule, TransferRule
 from catchment.tables.plan import (
     CENTER_QUARANTINED,
     Input,
@@ -160,7 +160,8 @@ class Planner:
             )
         if not self._inputs:
             told = told or "none is taken"
-            first = next(iter(self.found.skipped.values()), None)
+            refused = (r.finding() for r in self.refused if r.error.kind != CENTER_QUARANTINED)
+            first = next(iter(self.found.skipped.values()), None) or next(refused, None)
             why = f"; {first.site}: {first.where}: {first.message}" if first else ""
             raise Invalid(
                 f"none of {len(self.job.centers)} centers brings a table: {told}{why}",
@@ -292,10 +293,19 @@ class Planner:
                 f"{len(new)} participants are at several centers, and nobody knows which is "
                 "current",
                 kind="no-identifiers",
-                hint="give --identifiers FILE|URL|lambda:NAME, or --transfers none to keep all",
+                hint=f"give --identifiers FILE|URL|lambda:NAME, or {self._without_identifiers()}",
             )
         if new and self.job.identifiers is not None:
             self._current |= self.job.identifiers.current(new)
+
+    def _without_identifiers(self) -> str:
+        """What does without knowing who is where: it depends on which rule asks."""
+        rules = self.job.options.criteria.values()
+        asking = [r for r in rules if r.criteria and r.on_duplicate is OnDuplicate.ACTIVE_ONLY]
+        choices = ["set on_duplicate to keep_all or drop_all in the criteria"] if asking else []
+        if self.job.options.transfers:
+            choices.append("--transfers none to keep all")
+        return ", and ".join(choices)
 
     def _complete(self, plan: Plan) -> bool:
         """Whether every file that must be merged from its source has been read; else read them.

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from catchment.core.errors import Invalid
 from catchment.core.finding import Finding, Severity
-from catchment.core.names import shown
+from catchment.core.names import counted, shown
 from catchment.tables.types import Bound, CommonType, Kind, leaves
 
 BOUNDS = b"bounds"  # key of a schema's metadata: JSON, for each leaf [least, greatest] or null
@@ -72,7 +72,7 @@ class Unified:
             listed = ", ".join(map(shown, columns[:_SHOWN]))
             more = f" and {len(columns) - _SHOWN} more" if len(columns) > _SHOWN else ""
             what = "most other sites do not send" if code == "columns-extra" else "other sites send"
-            message = f"{len(columns)} columns that {what}: {listed}{more}"
+            message = f"{counted(len(columns), 'columns')} that {what}: {listed}{more}"
             found.append(Finding(site, Severity.NOTE, code, table, message))
         return sorted(found)
 
@@ -248,10 +248,10 @@ class _Column:
         ]
 
     def _refusal(self, kind: str, expected: str) -> Invalid:
-        have = "; ".join(
-            f"{shown(str(field.type))} at {', '.join(dict.fromkeys(file.site for file in files))}"
-            for field, files in self.variants
-        )
+        sites: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        for field, files in self.variants:
+            sites[str(field.type)].update(dict.fromkeys(file.site for file in files))
+        have = "; ".join(f"{shown(type_)} at {', '.join(names)}" for type_, names in sites.items())
         return Invalid(
             f"column {shown(self.name)}: expected {expected}, got {have}",
             kind=kind,

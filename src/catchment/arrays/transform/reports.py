@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from catchment.arrays.transform.model import Session
 from catchment.core.errors import CatchmentError, NotFound
 from catchment.core.finding import Finding, Severity
-from catchment.core.names import shown
+from catchment.core.names import counted, shown
 
 
 def ignored(site: str, count: int, suffixes: Sequence[str]) -> Finding:
@@ -17,7 +17,7 @@ def ignored(site: str, count: int, suffixes: Sequence[str]) -> Finding:
         Severity.NOTE,
         "files-ignored",
         "source",
-        f"{count} files are no recordings of a known format",
+        f"{counted(count, 'files')} in no known format of recordings",
         f"recordings end in {', '.join(suffixes)}",
     )
 
@@ -59,7 +59,7 @@ def other_options(name: str, counts: Mapping[str, int]) -> Iterator[Finding]:
                 Severity.WARNING,
                 "options-differ",
                 "options",
-                f"{count} sessions were done under other options, and stand as they are",
+                f"{counted(count, 'sessions')} done under other options, left as they are",
                 f"catchment arrays transform {name} --reset does all of them again",
             )
 

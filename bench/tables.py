@@ -312,7 +312,7 @@ def main() -> None:
             first = ways
             ways = [run_again(inputs, way) for way in (cli, cold, again)]
             row = Row(AGAIN.title + trial, ways[-1], {"first": first[-1], **others})
-            lines.append(Line(AGAIN, row, *ways[:-1], cold_first=first[1]))
+            lines.append(Line(AGAIN, row, ways[0], ways[1], cold_first=first[1]))
         shutil.rmtree(inputs.folder)
     whole = given.scale == 1 and len(peers) == len(PEERS) and len(works) == len(LINES)
     report("tables", [line.row for line in lines], RESULTS if whole else None)

@@ -302,10 +302,11 @@ def test_an_interrupt_is_130(catchment, failing):
     assert called.err.startswith("error: interrupted; ")
 
 
-WAITS = """import sys, time
+WAITS = """import signal, sys, time
 from catchment.cli.main import main
 from catchment.core.workspace import Workspace
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 Workspace.open = lambda *_: (print("here", flush=True), time.sleep(60))
 sys.argv = ["catchment", "doctor"]
 main()

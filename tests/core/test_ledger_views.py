@@ -8,7 +8,7 @@ import pytest
 
 from catchment.core.account import Account, Balance, Line
 from catchment.core.errors import Unavailable
-from catchment.core.finding import Finding, Severity
+from catchment.core.finding import WAY, Finding, Severity
 from catchment.core.ledger import Ledger, Move, Publication
 from catchment.core.ledger import views as module
 from catchment.core.ledger.views import Views
@@ -111,6 +111,36 @@ def test_what_was_told_stands_while_runs_have_nothing_to_look_at(ledger, known):
     other = ledger.start_run("exports/bad", {})
     ledger.finish_run(other.id, "unchanged")
     assert told() == (0, 0, 0, 0)
+
+
+def test_the_way_to_a_site_is_told_as_it_was_found_last(ledger):
+    """A run with nothing to read has tried it all the same."""
+    views, name = Views(ledger), "imaging/ct"
+    lost = Finding("north", Severity.ERROR, "no-folder", WAY, "there is no folder", "mount it")
+    odd = Finding("north", Severity.WARNING, "value-odd", "files", "odd", "look")
+
+    def idle(*findings):
+        run = ledger.start_run(name, {})
+        if findings:
+            ledger.record(run.id, findings=findings)
+        ledger.finish_run(run.id, "unchanged")
+
+    def told():
+        (one,) = views.standings()
+        (cell,) = views.cells([name])
+        found = sorted(f.code for f in views.wholes([name], 2)[name].findings)
+        assert (one.errors, one.warnings) == (cell.errors, cell.warnings)
+        assert len(found) == one.errors + one.warnings
+        return found
+
+    run = ledger.start_run(name, {})
+    account = Account({Line("north", "files", "files"): Balance(1, 1)})
+    ledger.publish(Publication(name, "key", "there/", {}, account, [lost, odd], run=run.id))
+    assert told() == ["no-folder", "value-odd"]
+    idle(lost)
+    assert told() == ["no-folder", "value-odd"]
+    idle()
+    assert told() == ["value-odd"]
 
 
 def test_cells_tell_the_newest_contribution_findings_and_account(ledger, known):

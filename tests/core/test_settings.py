@@ -281,6 +281,50 @@ def test_a_name_with_a_dot_is_told_once_and_whole(file):
     )
 
 
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (
+            """
+[tables.a]
+centers = "c"
+datasets = "d"
+output = "o"
+[tables.b]
+centers = "c"
+datasets = "d"
+output = "/o/"
+""",
+            "tables.a and tables.b have the same output",
+        ),
+        (
+            """
+[tables.a-b]
+centers = "c"
+datasets = "d"
+[tables.a_b]
+centers = "c"
+datasets = "d"
+""",
+            "tables.a-b and tables.a_b differ by a dash only",
+        ),
+        (
+            """
+[imaging.a]
+providers = {x = "x"}
+warehouse = "w.duckdb"
+[imaging.b]
+providers = {x = "x"}
+warehouse = "w.duckdb"
+""",
+            "imaging.a and imaging.b have the same warehouse",
+        ),
+    ],
+)
+def test_aggregates_do_not_share_what_is_each_ones_own(file, lines, told):
+    assert refused(file(f"# a remark\n{lines}")).startswith(f"catchment.toml: {told}")
+
+
 def test_an_argument_is_told_by_its_flag():
     given = {"executor.kind": "foo", "executor.workers": 0}
     with pytest.raises(Invalid) as caught:

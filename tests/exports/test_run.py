@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from catchment.core.account import Line
+from catchment.core.account import Balance, Line
 from catchment.core.errors import CatchmentError, Conflict, Corrupt, Invalid, NotFound, Unavailable
 from catchment.core.provenance import NAME, dumps, seal_all
 from catchment.core.safe import SafePool
@@ -131,6 +131,7 @@ def test_the_sample_from_a_server_that_fails_in_every_usual_way(claims, house):
         "received": 500, "kept": 500, "dropped": {}, "quarantined": {},
     }  # fmt: skip
     assert account[Line("Z9000", EOB, "members")].quarantined == {"source-down": 1}
+    assert account[Line("Z9000", "OperationOutcome", "outcomes")] == Balance(1, 1)  # no record
     document = json.loads(house.store.read(snapshot.location + "manifest.json"))
     assert [entry.kind for entry in manifest.read(document)] == [Kind.DATA] * 5 + [Kind.ERROR]
     assert sum(entry.lines for entry in manifest.read(document)) == 501

@@ -451,6 +451,23 @@ def test_a_catalog_that_is_damaged_is_not_believed(space):
     assert library.catalog(space, "core").snapshot == 1
 
 
+def test_what_a_site_was_told_stands_until_it_sends_again(space):
+    """Others' uploads mend nothing of it."""
+
+    def told():
+        latest = space.ledger.latest("studies/core")
+        return sorted((f.site, f.code) for f in space.ledger.findings(run=latest.run))
+
+    send_cube(space, "a", CUBE)
+    assert codes(send(space, "b", b"no file", name="core__count.cube.parquet")) != []
+    (refused,) = told()
+    assert refused[0] == "b"
+    send_cube(space, "c", OTHER)
+    assert told() == [refused]
+    send_cube(space, "b", OTHER)
+    assert told() == []
+
+
 def test_orphans_are_what_no_snapshot_names(space):
     send_cube(space, "a", CUBE)
     send_cube(space, "a", OTHER)
@@ -458,6 +475,9 @@ def test_orphans_are_what_no_snapshot_names(space):
     stray = layout.merges("core", "count", 0, "f" * 64) + "merged.parquet"
     space.store.put(stray, b"x")
     assert list(capability.orphans(space, grace=timedelta(hours=1))) == []
+    assert list(capability.orphans(space, grace=timedelta(seconds=-9))) == [stray]
+    for name in ("provenance.json", "uds/table.parquet"):  # somebody's, and whole
+        space.store.put(f"{layout.snapshots('core')}20260101-000000/{name}", b"x")
     assert list(capability.orphans(space, grace=timedelta(seconds=-9))) == [stray]
     with space.ledger.holding("studies/core"):
         assert list(capability.orphans(space, grace=timedelta(seconds=-9))) == []

@@ -225,7 +225,11 @@ def test_files_of_the_settings_are_bounded_and_must_be_there(opened, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "output", ["../out", "a//b", "/", ".catchment/x", "_staging", "/_staging/tables/nacc"]
+    "output",
+    [
+        *("../out", "a//b", "/", ".catchment/x", "_staging", "/_staging/tables/nacc"),
+        *("studies/core/snapshots", "imaging/ct/extra", "upload_staging", "arrays", "exports/x"),
+    ],
 )
 def test_an_output_that_is_no_prefix(opened, output):
     with pytest.raises(Invalid):

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
+WAY = "provider"  # where: about reaching a site, which each run tries anew
+
 
 class Severity(enum.StrEnum):
     """How much a finding matters: a note, a warning, or an error that stopped the contribution."""

@@ -101,6 +101,31 @@ class Settings(Section):
                 raise ValueError(f"tables.{other} and tables.{name} have the same output")
         return self
 
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        """A warehouse and Dagster know a dash as an underscore."""
+        for section in NAMED.keys() - {"deidentify"}:
+            owners: dict[str, str] = {}
+            for name in getattr(self, section):
+                other = owners.setdefault(name.replace("-", "_"), name)
+                if other != name:
+                    raise ValueError(
+                        f"{section}.{other} and {section}.{name} differ by a dash only: a "
+                        "warehouse takes them for one"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _warehouses_differ(self) -> Self:
+        """Two aggregates of imaging in one file would replace one another's tables."""
+        owners: dict[str, str] = {}
+        for name, imaging in self.imaging.items():
+            if imaging.warehouse is not None:
+                other = owners.setdefault(imaging.warehouse, name)
+                if other != name:
+                    raise ValueError(f"imaging.{other} and imaging.{name} have the same warehouse")
+        return self
+
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @classmethod
@@ -315,6 +340,7 @@ def _describe(
         return f"{origin}: {key!r} is missing"
     told = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     at = flags[key] if origins.get(key) == "argument" and key in flags else f"{origin}: {key}"
+    at = at.removesuffix(": ")
     if (
         _is_secret(path)
         or error["type"] == "value_error"
@@ -343,6 +369,8 @@ def _is_secret(path: list[str]) -> bool:
 
 def _line(text: str, path: list[str]) -> int | None:
     """The line of a key, or else of its table; dotted and quoted spellings are not looked for."""
+    if not path:  # it is about more than one key
+        return None
     table, best = "", None
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[([^\]]+)\]", line):

@@ -112,9 +112,11 @@ def verify(store: Store, ledger: Ledger, job: Status) -> list[str]:
     if not wrong:
         wrong = [fault for output in job.outputs for fault in _unlike(store, job.location, output)]
     account = Account.from_json(snapshot.provenance[SECTION]["account"])
+    units = {line.unit for line, _ in account}  # without outcomes: of an earlier version
     for kind in Kind:
+        unit = "outcomes" if kind is Kind.ERROR and "outcomes" in units else "lines"
         part = "OperationOutcome" if kind is Kind.ERROR else job.resource_type or "records"
-        kept = account.total("lines", part=part).kept
+        kept = account.total(unit, part=part).kept
         lines = sum(output.count for output in job.outputs if output.kind is kind)
         if kept != lines:
             wrong.append(f"{job.location}: {lines} lines of {part}, the account kept {kept}")

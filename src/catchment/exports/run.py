@@ -337,7 +337,7 @@ class _Work:
         contract, label = self.job.contract, self.job.source.resource_type or "records"
         members = account[Line(contract, label, "members")]
         records = account[Line(contract, label, "lines")]
-        errors = account[Line(contract, "OperationOutcome", "lines")]
+        errors = account[Line(contract, "OperationOutcome", "outcomes")]  # no records
         members.received = len(self.job.members) + self.job.repeated
         if self.job.repeated:
             members.dropped["repeated"] = self.job.repeated

@@ -27,7 +27,7 @@ from catchment.core.errors import (
     NotFound,
     Unavailable,
 )
-from catchment.core.finding import Finding, Severity
+from catchment.core.finding import WAY, Finding, Severity
 from catchment.core.ledger import Contribution, Delivery, Lease
 from catchment.core.progress import Event
 from catchment.core.store import Stat, Store
@@ -97,7 +97,7 @@ def receive(job: Job, house: House, lease: Lease) -> tuple[list[Finding], list[C
                     provider.name,
                     Severity.ERROR,
                     error.kind,
-                    "provider",
+                    WAY,
                     error.message,
                     error.hint or "nothing is lost: the next run looks again",
                 )
@@ -142,7 +142,7 @@ def _receive_one(
             provider.name,
             Severity.WARNING,
             code,
-            "provider",
+            WAY,
             f"{count} {_LOST[code]}",
             "nothing is lost: the next run looks again",
         )

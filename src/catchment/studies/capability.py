@@ -94,7 +94,10 @@ def orphans(workspace: Workspace, *, grace: timedelta, dry_run: bool = False) ->
 def _left_over(ledger: Ledger, store: Store, study: str) -> Iterator[Stat]:
     known = _known(ledger, study)
     for prefix in (layout.snapshots(study), layout.merges_of(study)):
-        yield from (stat for stat in store.list(prefix) if stat.key not in known)
+        left = [stat for stat in store.list(prefix) if stat.key not in known]
+        # With a provenance it is whole, and somebody's: not of a crash.
+        whole = tuple(s.key.removesuffix(NAME) for s in left if s.key.endswith(f"/{NAME}"))
+        yield from (stat for stat in left if not stat.key.startswith(whole))
 
 
 def sites(workspace: Workspace, name: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ next after a crash finds them done.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 from catchment.core.errors import CatchmentError, Conflict, Invalid
+from catchment.core.finding import Finding
 from catchment.core.ledger import Contribution, Lease, Ledger, Publication, Run, Snapshot
 from catchment.core.progress import Event
 from catchment.core.provenance import learn, manifest, seal
@@ -307,6 +308,15 @@ class _Run:
         marks += [((s, p, v), "deleted", True) for _, p, v, s in made.gone]
         return marks
 
+    def _standing(self, made: Plan) -> Iterator[Finding]:
+        """What the sites of which nothing is decided now were told last: it still stands."""
+        if self.latest is not None:
+            decided = {self.known[move.contribution].site for move in made.moves}
+            decided |= {site for *_, site in [*made.current, *made.gone]}
+            for finding in self.house.ledger.findings(run=self.latest.run):
+                if finding.site not in decided:
+                    yield finding
+
     def _publication(
         self,
         made: Plan,
@@ -341,7 +351,7 @@ class _Run:
                 "views": shown.to_json(),
             },
             account=made.account,
-            findings=told.results(self.house.store, self.before, made),
+            findings=[*told.results(self.house.store, self.before, made), *self._standing(made)],
             moves=made.moves,
             run=record.id,
             parent=self.before.snapshot,

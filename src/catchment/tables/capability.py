@@ -31,6 +31,8 @@ from catchment.tables.model import Options
 from catchment.tables.snapshot import TableSnapshot, open_snapshot
 from catchment.tables.sources import MappingSource, Source, TemplateSource
 
+# What lies there and is not known to those that work there, they collect.
+OTHERS = (layout.STAGING, "arrays/", "exports/", "imaging/", "studies/", "upload_staging/")
 MAX_FILE = 64 * 1024 * 1024  # bytes of a center mapping or of criteria
 
 
@@ -184,9 +186,10 @@ def output_prefix(workspace: Workspace, name: str) -> str:
     """Prefix of the snapshots of ``[tables.<name>]`` below the workspace's store."""
     output = settings_of(workspace, name).output
     output = f"tables/{name}/" if output is None else output and f"{output.strip('/')}/"
-    if output.startswith(layout.STAGING):
+    if output.startswith(OTHERS):
         raise Invalid(
-            f"tables.{name}: an output below {shown(output)} would be collected as left over",
+            f"tables.{name}: an output below {shown(output)} would be collected as left over by "
+            "those whose place it is",
             kind="bad-output",
             hint="name another output",
         )

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from catchment.core.finding import Finding
+from catchment.core.finding import WAY, Finding
 from catchment.core.ledger import counts as count_rows
 from catchment.core.ledger import leases
 from catchment.core.ledger import runs as run_rows
@@ -114,12 +114,13 @@ def _wholes(c: sa.Connection, names: Sequence[str], newest: int, now: datetime) 
         ids |= {run for run in row[-newest:] if run is not None}
     for snapshot in snapshot_rows.of_keys(c, latest):
         made[snapshot.aggregate].snapshot = snapshot
-        if snapshot.aggregate in idle:
-            ended_of[snapshot.run] = snapshot.aggregate
+    earlier = {w.snapshot.run: name for name, w in made.items() if name in idle and w.snapshot}
+    ended_of |= earlier
     for run in run_rows.of_ids(c, ids):
         made[run.aggregate].runs.append(run)
     for run_id, finding in run_rows.findings_of(c, ended_of):
-        made[ended_of[run_id]].findings.append(finding)
+        if finding.where != WAY or run_id not in earlier:
+            made[ended_of[run_id]].findings.append(finding)
     for aggregate, state, count in count_rows.states(c, names):
         made[aggregate].states[state] = count
     return made
@@ -165,9 +166,10 @@ def standings(c: sa.Connection) -> list[Standing]:
     for one, when, run in c.execute(at):
         published[one], made_by[one] = when, run
     told_of = {ended: one for one, _, ended, _, _ in rows if ended}
-    told_of |= {made_by[one]: one for one, *_, idle in rows if idle and one in made_by}
+    earlier = {made_by[one]: one for one, *_, idle in rows if idle and one in made_by}
+    told_of |= earlier
     counts: Counter[tuple[str, str]] = Counter()
-    for (run, _, severity), n in _counts(c, told_of).items():
+    for (run, _, severity), n in _counts(c, told_of, earlier).items():
         counts[told_of[run], severity] += n
     return [
         Standing(
@@ -184,12 +186,16 @@ def standings(c: sa.Connection) -> list[Standing]:
 
 
 def _counts(
-    c: sa.Connection, ids: Collection[str], only: str | None = None
+    c: sa.Connection, ids: Collection[str], earlier: Collection[str], only: str | None = None
 ) -> dict[tuple[str, str, str], int]:
-    """How many findings of each severity runs have about each site, or about one."""
+    """How many findings of each severity runs have about each site, or about one.
+
+    After those that are ``earlier``, somebody looked at the way to the sites again.
+    """
+    f = findings.c
     by = (findings.c.run, findings.c.site, findings.c.severity)
     query = sa.select(findings.c.run, findings.c.site, findings.c.severity, sa.func.count()).where(
-        findings.c.run.in_(ids)
+        f.run.in_(ids), sa.not_(f.run.in_(earlier) & (f.where == WAY))
     )
     if only is not None:
         query = query.where(findings.c.site == only)
@@ -220,13 +226,15 @@ def cells(c: sa.Connection, names: Collection[str], only: str | None) -> list[Ce
     published = sa.select(s.run).where(s.aggregate == name).order_by(s.number.desc()).limit(1)
     ended = _last(name, runs.c.finished_at.is_not(None))
     last = sa.select(name, ended, published.scalar_subquery(), _idle(ended))
-    ended_of, published_of = {}, {}
+    ended_of, published_of, earlier = {}, {}, set()
     for one, finished, run, idle in c.execute(last.where(name.in_(names))):
         ended_of[finished], published_of[run] = one, one
         if idle:
             ended_of[run] = one
+            earlier.add(run)
+    counted = _counts(c, [r for r in ended_of if r], [r for r in earlier if r], only).items()
     told: dict[tuple[str, str], Counter[str]] = {}
-    for (run, site, severity), count in _counts(c, [r for r in ended_of if r], only).items():
+    for (run, site, severity), count in counted:
         told.setdefault((ended_of[run], site), Counter())[severity] += count
     sums = sa.select(a.run, a.site, a.unit, sa.func.sum(a.received), sa.func.sum(a.kept))
     wanted = sums.where(a.run.in_([r for r in published_of if r]), a.unit != "bytes")

@@ -139,7 +139,7 @@ class Views:
         return self._database.read(lambda c: standing.wholes(c, names, runs, now))
 
     def days(self, days: int) -> list[Day]:
-        """What came in on each of the last days."""
+        """What runs published on each of the last days: tables as a whole, others what was new."""
         since = f"{self.now() - timedelta(days=days - 1):%Y%m%d}"
         day = sa.func.substr(runs.c.id, 1, 8)
         capability = sa.func.substr(runs.c.aggregate, 1, 4)  # tabl, expo, stud, imag, arra

@@ -1,4 +1,4 @@
-"""Overview: sites by aggregates, what needs attention, what came in day by day."""
+"""Overview: sites by aggregates, what needs attention, what was published day by day."""
 
 from __future__ import annotations
 

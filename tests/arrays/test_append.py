@@ -112,6 +112,24 @@ def test_other_content_under_the_same_id_is_a_conflict(store):
         put(store, other, on_conflict="merge")
 
 
+def test_who_slept_takes_no_slot_that_was_committed_since(store):
+    """Its writer is gone, but what it wrote is seen: it was cleared, and written over."""
+    put(store, make_session("a"))
+    stack = Stack(store)
+    document = stack.published()
+    put(store, make_session("b"), make_session("c"))
+    with journal.holding() as holder:
+        staged = stack.stage(document, prepare(make_session("d", seed=9))[0][0], holder)
+        assert staged.claim.slot == 3
+        assert verify(stack).wrong == []
+        assert stack.commit(document, [staged]) is None
+        assert stack.commit(stack.published(), [staged]) is not None
+    for name, seed in {"b": 0, "c": 0, "d": 9}.items():
+        found = read.session(catchment.arrays.open(store), name)
+        assert same(found, make_session(name, seed=seed) if seed else make_session(name))
+    assert verify(stack).wrong == []
+
+
 def test_a_withdrawn_session_leaves_a_tombstone_and_no_chunks(store):
     put(store, *(make_session(name) for name in "abc"))
     put(store, make_session("b", seed=9), on_conflict="replace")

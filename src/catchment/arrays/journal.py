@@ -87,12 +87,18 @@ def take(
 ) -> Claim:
     """Claim the first slot behind the visible ones that is free, ours already, or a dead one's.
 
-    ``avoid`` are slots that the same commit fills with other sessions.
+    ``avoid`` are slots that the same commit fills with other sessions. Whoever had the slot before
+    is gone, but may have committed it since the document was read: then it is no one's to take.
     """
     slot = document.size
-    while slot in avoid or (made := claim(store, slot, row, holder)) is None:
-        slot += 1
-    return made
+    while True:
+        while slot in avoid or (made := claim(store, slot, row, holder)) is None:
+            slot += 1
+        size = max((record["size"] for record in since(store, document.commit)), default=0)
+        if slot >= size:
+            return made
+        release(store, made, row, holder)
+        slot = size
 
 
 def next_slot(store: Store, document: Document) -> int:

@@ -80,9 +80,10 @@ def test_every_fault_leaves_the_old_state_or_the_new(tmp_path, case, when, each)
 
 
 def test_what_was_written_is_not_written_again(tmp_path):
-    store = open_store((tmp_path / "x.zarr").as_uri())
-    appended(Stack(store), "a")
-    for faults in every_fault():
+    first = tmp_path / "first.zarr"
+    appended(Stack(open_store(first.as_uri())), "a")
+    for number, faults in enumerate(every_fault()):
+        store = open_store(shutil.copytree(first, tmp_path / f"{number}.zarr").as_uri())
         try:
             appended(Stack(inject(store, faults)), "b")
         except CatchmentError:

@@ -88,6 +88,29 @@ def test_run_status_verify(catchment, workspace, server):
     assert "error: 2 of 8" in catchment("exports", "status").out
 
 
+def test_who_comes_just_after_another_publishes_nothing(catchment, workspace, server, monkeypatch):
+    """The other run ends between our look at what is published and our lease."""
+    real, work = capability.runs.run, []
+
+    def late(job, house, meanwhile):
+        work.append(real(job, house))  # the other's
+        if len(work) == 2:  # it had other members
+            monkeypatch.setattr(capability, "_is_done", lambda *_: False)
+        return real(job, house, meanwhile)
+
+    with Workspace.open(workspace) as opened:
+        (name,) = opened.settings.exports
+        monkeypatch.setattr(capability.runs, "run", late)
+        outcome = capability.run(opened, name)
+        assert (outcome.state, outcome.snapshot) == ("unchanged", work[0].number)
+        again = capability.run(opened, name, again=True)
+        assert (again.state, again.snapshot) == ("published", work[1].number + 1)
+        with (workspace / "members.txt").open("a") as members:
+            members.write("9\n")
+        other = capability.run(opened, name)
+        assert (other.state, other.snapshot) == ("published", work[2].number + 1)
+
+
 def test_the_command_for_all_runs_a_job_once(catchment, workspace, server):
     assert catchment("run", "--json").json[0]["state"] == "published"
     with sqlite3.connect(workspace / ".catchment/ledger.db") as ledger:

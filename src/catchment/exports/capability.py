@@ -59,8 +59,21 @@ def run(
         return _outcome(ledger, latest, wanted, "unchanged")
     if dry_run:
         return _outcome(ledger, latest, wanted, "planned")
-    published = runs.run(wanted, house(workspace, progress))
-    return _outcome(ledger, published, wanted, "published")
+    state, seen = "published", latest.number if latest else 0
+
+    def meanwhile() -> Snapshot | None:
+        """Under the lease: what another run published since we looked."""
+        nonlocal state
+        newest = ledger.latest(wanted.aggregate)
+        if again or newest is None or newest.number == seen:
+            return None
+        if not _is_done(wanted, newest.provenance):
+            return None
+        state = "unchanged"
+        return newest
+
+    published = runs.run(wanted, house(workspace, progress), meanwhile)
+    return _outcome(ledger, published, wanted, state)
 
 
 def _is_done(job: Job, published: Mapping[str, Any]) -> bool:

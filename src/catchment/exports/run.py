@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing, contextmanager, suppress
 from itertools import islice
@@ -45,10 +45,13 @@ TELL_SECONDS = 2.0  # between two times that the ledger is told how many members
 _PATIENCE_SECONDS = 90.0  # for a worker that was told to stop
 
 
-def run(job: Job, house: House) -> Snapshot:
+def run(
+    job: Job, house: House, meanwhile: Callable[[], Snapshot | None] = lambda: None
+) -> Snapshot:
     """Export the members' records; a job that a crash or an error left open is taken up again.
 
-    Batches that were finished are not read again, outputs that were made stand.
+    Batches that were finished are not read again, outputs that were made stand. Where ``meanwhile``
+    gives a snapshot, asked once the lease is held, it is that one and nothing is done.
 
     Raises:
         Conflict: kind ``lease-held`` while another coordinator is at work, ``job-open`` if the open
@@ -59,6 +62,8 @@ def run(job: Job, house: House) -> Snapshot:
     """
     with house.ledger.holding(job.aggregate, ttl=house.lease) as lease:
         mend(house.store, house.ledger, job.aggregate)
+        if (other := meanwhile()) is not None:
+            return other
         record = _open(job, house)
         for ended in set(house.store.folders(layout.staging(job.aggregate))) - {record.id}:
             clear(house.store, layout.staging(job.aggregate, ended))
